@@ -1,0 +1,72 @@
+# `make repro` on a bare clone makes everything, environment included; `make` lists what there is.
+PYTHON := $(or $(PYTHON),$(shell command -v python3))
+BIN := $(CURDIR)/.venv/bin
+READY := .venv/ready
+
+# stages and notebooks call `python`, `dvc` and `jupyter`: those of the environment
+export PATH := $(BIN):$(PATH)
+# nothing is written outside the checkout and pip's own cache (aasist_lib/pipeline/run.py says the same), nothing sent
+export JUPYTER_CONFIG_DIR := $(CURDIR)/.cache/jupyter/config
+export JUPYTER_DATA_DIR := $(CURDIR)/.cache/jupyter/data
+export JUPYTER_RUNTIME_DIR := $(CURDIR)/.cache/jupyter/runtime
+export IPYTHONDIR := $(CURDIR)/.cache/ipython
+export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
+export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help install repro quick test lint lab strip readme lock clean
+
+help:                ## list of targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
+
+install: $(READY)    ## the environment, .venv; every other target makes it when needed
+
+repro: $(READY)      ## the default corpus, all stages and reports/index.html; runs what is not up to date
+	dvc repro
+	@echo "The report: $(CURDIR)/reports/index.html"
+
+quick: $(READY)      ## the same on a tiny corpus, in build/quick: minutes, for a first look
+	python -m aasist_lib.pipeline quick
+
+test: $(READY)       ## all tests
+	python -m pytest
+
+lint: $(READY)       ## style of the code
+	ruff check .
+	ruff format --check .
+
+lab: $(READY)        ## JupyterLab on notebooks/
+	mkdir -p $(JUPYTER_RUNTIME_DIR)
+	jupyter lab --notebook-dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks/00_overview.ipynb \
+	  --LabApp.extension_manager=readonly --LanguageServerManager.autodetect=False
+
+strip: $(READY)      ## notebooks/ without outputs, before committing
+	python -m aasist_lib.pipeline notebooks --in-place
+
+readme: $(READY)     ## the table of metrics in README.md
+	python -m aasist_lib.pipeline readme
+
+lock: $(READY)       ## requirements.lock from what .venv holds (Python 3.11)
+	{ grep -E '^#|python_version' requirements.lock; \
+	  pip freeze --all --exclude pip --exclude-editable | sed 's/+[a-z0-9]*$$//'; } | LC_ALL=C sort -f > requirements.new
+	mv requirements.new requirements.lock
+
+clean:               ## remove what stages made; DVC's cache, downloads and .venv stay
+	rm -rf build corpus data features models runs scores dvc_plots
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make environments: install its venv module (Debian: python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/dvc config --local core.site_cache_dir "$(CURDIR)/.cache/dvc"
+	$(BIN)/python -m aasist_lib.pipeline plots-page
+	@# JupyterLab does not ask whether it may fetch news, and looks for no updates
+	mkdir -p .venv/share/jupyter/lab/settings
+	echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
+	  > .venv/share/jupyter/lab/settings/overrides.json
+	@touch $@

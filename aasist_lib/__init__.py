@@ -1,0 +1,25 @@
+"""Tells bona fide human speech from deepfake speech.
+
+>>> from aasist_lib import Detector
+"""
+
+import os
+
+# Threads that wait are to sleep, not to spin: where anything else wants a core, training is several times quicker.
+# It counts when torch is loaded, so it stands here, before any module that needs torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+__all__ = ["Detector"]
+
+
+def __getattr__(name: str):
+    # loaded when asked for: torch takes seconds, and `aasist --help` or a metric needs none of it
+    if name == "Detector":
+        from aasist_lib.detector import Detector
+
+        return Detector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,196 @@
+"""Any audio file to mono float32 at the working rate, or a reason why not.
+
+Everything that libsndfile reads (WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, AU, CAF, W64 and more), any number of
+channels, any rate. Blocks are decoded, mixed down and resampled one after the other, so that an hour takes no
+more memory than its result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from aasist_lib.errors import UserError
+
+BLOCK = 2**18  # frames decoded at a time: 6 s at 44.1 kHz
+OGG_TAIL = 2**17  # bytes that surely hold the last page of an Ogg file (a page has 65,307 at most)
+UNKNOWN_SIZE = 2**31 - 2**16  # header sizes from here on are what a program writes that cannot seek back
+MP3_SLACK = 2 * 1152  # frames: without a Xing header, libsndfile goes by the file's size and is off by this much
+# "data : 420000 (should be 209978)": libsndfile's log says so of a WAV, AIFF, AU or W64 file cut short.
+SIZE_TOO_LARGE = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
+
+
+class BadAudio(UserError):
+    """A file that cannot be used.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    reason : str
+        One of "missing", "not audio", "empty", "truncated", "not finite", "too short".
+    detail : str
+        What exactly was found; may be empty.
+    """
+
+    def __init__(self, path, reason: str, detail: str = ""):
+        super().__init__(f"{path}: {reason}" + (f" ({detail})" if detail else ""))
+        self.path, self.reason, self.detail = Path(path), reason, detail
+
+    def __reduce__(self):  # by default an exception is rebuilt from its message alone
+        return type(self), (self.path, self.reason, self.detail)
+
+
+def read(path, sample_rate: int) -> np.ndarray:
+    """The whole file as mono at `sample_rate`.
+
+    Channels are averaged; other rates are resampled by soxr in its high quality, so that the result is that of
+    `librosa.load(path, sr=sample_rate)`.
+
+    Parameters
+    ----------
+    path : str or Path
+        Any file that libsndfile reads.
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    np.ndarray
+        (samples,), float32, full scale at 1.
+
+    Raises
+    ------
+    BadAudio
+        If the file is missing, is not audio, holds no samples, ends before its header says, or holds NaN or
+        infinite samples. Not every cut can be seen: see `cut_short`.
+    """
+    blocks = list(_blocks(path, sample_rate))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def read_windows(path, sample_rate: int, window_seconds: float) -> Iterator[np.ndarray]:
+    """The file in windows, for recordings too long to hold in memory.
+
+    Parameters
+    ----------
+    path, sample_rate
+        As for `read`.
+    window_seconds : float
+        Length of a window.
+
+    Yields
+    ------
+    np.ndarray
+        (samples,), float32: one window after the other, without overlap; the last is what is left. Together they
+        are what `read` gives.
+
+    Raises
+    ------
+    BadAudio
+        As `read`; a fault in the middle of a file shows when the reading gets there.
+    """
+    size = round(window_seconds * sample_rate)
+    held, count = [], 0
+    for block in _blocks(path, sample_rate):
+        held.append(block)
+        count += len(block)
+        if count >= size:
+            joined = np.concatenate(held)
+            whole = count - count % size
+            for start in range(0, whole, size):
+                yield joined[start : start + size]
+            held, count = [joined[whole:].copy()], count - whole  # a copy: a view would keep all of it
+    if count:
+        yield np.concatenate(held)
+
+
+def info(path) -> float:
+    """Seconds that the file's header promises, without decoding it.
+
+    Raises
+    ------
+    BadAudio
+        If the file is missing, empty or not audio.
+    """
+    with _open(path) as file:
+        return file.frames / file.samplerate
+
+
+def cut_short(path, file: soundfile.SoundFile) -> str:
+    """How an open file shows that its end is missing, or "" if it does not.
+
+    Seen here: WAV, AIFF, AU and W64 whose header promises more bytes than there are (unless it was written by
+    a program that could not seek back, which promises the largest number there is); Ogg whose last page is
+    incomplete. Seen when decoding: FLAC that breaks off, MP3 that promises more frames than it holds. Not to be
+    seen: RF64, MP3 without a count of frames (of which, if of variable bit rate, libsndfile may leave out the
+    end), and Ogg cut exactly between two pages (the mark of the last page is no help: some whole ones lack it).
+    """
+    if file.format == "OGG":
+        with open(path, "rb") as raw:
+            raw.seek(max(0, Path(path).stat().st_size - OGG_TAIL))
+            tail = raw.read()
+        page = tail[tail.rfind(b"OggS") :]
+        # A page's header has 27 bytes, the last of them the number of segments, then the segments' sizes.
+        if len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
+            return "the last Ogg page is incomplete"
+        return ""
+    for promised, found in SIZE_TOO_LARGE.findall(file.extra_info):
+        if int(found) < int(promised) < UNKNOWN_SIZE:
+            return f"the header promises {promised} bytes, {found} are there"
+    return ""
+
+
+def _open(path) -> soundfile.SoundFile:
+    path = Path(path)
+    if not path.is_file():
+        raise BadAudio(path, "missing")
+    if path.stat().st_size == 0:
+        raise BadAudio(path, "empty", "0 bytes")
+    try:
+        return soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        raise BadAudio(path, "not audio", error.error_string.strip().rstrip(".")) from None
+    except TypeError:  # soundfile takes the name *.raw for headerless samples and asks for their rate
+        raise BadAudio(path, "not audio", "headerless samples") from None
+
+
+def _blocks(path, sample_rate: int) -> Iterator[np.ndarray]:
+    """Mono float32 blocks at `sample_rate`, at least one of them; raises BadAudio as `read` says."""
+    with _open(path) as file:
+        if problem := cut_short(path, file):
+            raise BadAudio(path, "truncated", problem)
+        # Or soundfile seeks after every block, which fails at the end of a FLAC that does not tell its length.
+        file.seekable = lambda: False
+        stream = None
+        if file.samplerate != sample_rate:
+            stream = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
+        decoded = given = 0
+        while True:
+            try:
+                block = file.read(BLOCK, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                detail = error.error_string.strip().rstrip(".")
+                raise BadAudio(path, "truncated", f"after {decoded} frames: {detail}") from None
+            ended = len(block) < BLOCK
+            decoded += len(block)
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+            if not np.isfinite(mono).all():
+                raise BadAudio(path, "not finite", "NaN or infinite samples")
+            if stream:
+                mono = stream.resample_chunk(np.ascontiguousarray(mono), last=ended)
+            if len(mono):
+                given += len(mono)
+                yield mono
+            if ended:
+                break
+        slack = MP3_SLACK if file.format in ("MP3", "MPEG") else 0
+        if decoded + slack < file.frames < 2**62:  # libsndfile's largest number stands for "not said"
+            raise BadAudio(path, "truncated", f"{decoded} of {file.frames} frames")
+        if not given:
+            raise BadAudio(path, "empty", "no samples")

@@ -1,0 +1,336 @@
+"""Front-ends: torch modules that turn waveforms into feature maps.
+
+Shapes: waveforms are (batch, samples), float32, at the front-end's own sampling rate; feature maps are
+(batch, coefficients, frames). Utterances of different lengths share a batch by padding with zeros at the end:
+`lengths` says how many samples each one has, and every utterance then gets the values that it has alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+
+import torch
+from torch import Tensor, nn
+
+from aasist_lib.errors import UserError
+
+AMIN = 1e-10  # power below which a mel band counts as silent (librosa.power_to_db)
+TOP_DB = 80.0  # an utterance's bands are cut off this far below its loudest one
+MEL_BLOCK = 16  # filters that share a matrix product, see MFCC
+CACHE_FLOATS = 2**18  # of windowed signal at a time: what a core's cache holds beside the spectra
+
+
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
+    """Triangular filters on Slaney's mel scale, each of unit area.
+
+    Linear below 1 kHz (66.7 Hz a mel), logarithmic above (a factor of 6.4 in 27 mels): M. Slaney, Auditory
+    Toolbox, 1998, which is also what `librosa.filters.mel` computes by default.
+
+    Parameters
+    ----------
+    sample_rate : int
+        In Hz; the filters reach from 0 to half of it.
+    n_fft : int
+        Samples of a frame.
+    n_mels : int
+        Number of filters.
+
+    Returns
+    -------
+    Tensor
+        (n_fft // 2 + 1, n_mels), float32.
+
+    Examples
+    --------
+    >>> mel_filters(16000, 512, 64).shape
+    torch.Size([257, 64])
+    """
+    hz_per_mel, knee = 200.0 / 3, 1000.0
+    log_step = math.log(6.4) / 27
+    half = sample_rate / 2
+    top = half / hz_per_mel if half < knee else knee / hz_per_mel + math.log(half / knee) / log_step
+    mels = torch.linspace(0, top, n_mels + 2, dtype=torch.float64)
+    above = knee * torch.exp(log_step * (mels - knee / hz_per_mel))
+    edges = torch.where(mels < knee / hz_per_mel, mels * hz_per_mel, above)
+    bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)[:, None] * sample_rate / n_fft
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return (torch.minimum(rising, falling).clamp(min=0) * 2 / (edges[2:] - edges[:-2])).float()
+
+
+def dct_matrix(n_in: int, n_out: int) -> Tensor:
+    """The first `n_out` rows of the orthonormal DCT-II of `n_in` points, as columns: (n_in, n_out), float64.
+
+    Examples
+    --------
+    >>> basis = dct_matrix(8, 8)
+    >>> bool(torch.allclose(basis.T @ basis, torch.eye(8, dtype=torch.float64)))
+    True
+    """
+    points = torch.arange(n_in, dtype=torch.float64)[:, None] + 0.5
+    basis = torch.cos(math.pi / n_in * points * torch.arange(n_out, dtype=torch.float64))
+    basis *= math.sqrt(2 / n_in)
+    basis[:, 0] /= math.sqrt(2)
+    return basis
+
+
+class MFCC(nn.Module):
+    """Mel-frequency cepstral coefficients, the values of `librosa.feature.mfcc`, in batches and differentiable.
+
+    Hann window, frames centred on multiples of `hop_length` with zeros beyond both ends, power spectrum,
+    Slaney mel filters, decibels cut off 80 below the utterance's loudest band, orthonormal DCT-II.
+
+    Parameters
+    ----------
+    sample_rate : int
+        Of the waveforms, in Hz.
+    n_mfcc, n_mels : int
+        Coefficients kept, of so many mel bands.
+    n_fft, hop_length : int
+        Samples of a frame and between two frames.
+
+    Raises
+    ------
+    UserError
+        If a setting is not a positive whole number, or `n_mfcc` exceeds `n_mels`.
+
+    Examples
+    --------
+    >>> mfcc = MFCC(sample_rate=16000)
+    >>> mfcc(torch.zeros(2, 16000)).shape
+    torch.Size([2, 20, 101])
+    >>> a, b = torch.sin(torch.arange(8000) / 9), torch.sin(torch.arange(5000) / 7)
+    >>> batch = nn.utils.rnn.pad_sequence([a, b], batch_first=True)
+    >>> together = mfcc(batch, torch.tensor([8000, 5000]))
+    >>> bool(torch.allclose(together[1, :, : mfcc.frames(5000)], mfcc(b[None])[0], atol=1e-3))
+    True
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        n_mfcc: int = 20,
+        n_fft: int = 512,
+        hop_length: int = 160,
+        n_mels: int = 64,
+    ):
+        super().__init__()
+        settings = dict(
+            sample_rate=sample_rate, n_mfcc=n_mfcc, n_fft=n_fft, hop_length=hop_length, n_mels=n_mels
+        )
+        for name, value in settings.items():
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"features.{name}: {value!r} is not a positive whole number")
+        if n_mfcc > n_mels:
+            raise UserError(f"features.n_mfcc: {n_mfcc} coefficients cannot come from n_mels: {n_mels} bands")
+        self.sample_rate, self.n_mfcc, self.n_fft, self.hop_length = sample_rate, n_mfcc, n_fft, hop_length
+        self.coefficients = n_mfcc
+        self.register_buffer("window", torch.hann_window(n_fft, dtype=torch.float64).float(), persistent=False)
+        # Decibels are 10 log10: the factor stands in the last matrix.
+        self.register_buffer("dct", (10 * dct_matrix(n_mels, n_mfcc)).float(), persistent=False)
+        # Nine tenths of the filter bank are zeros. Neighbouring filters share their few bins, so that products
+        # of 16 filters with just the bins they touch take half the time of the one large product.
+        self._blocks = []
+        for first in range(0, n_mels, MEL_BLOCK):
+            filters = mel_filters(sample_rate, n_fft, n_mels)[:, first : first + MEL_BLOCK]
+            touched = filters.any(1).nonzero().flatten().tolist() or [0]
+            bins, name = slice(touched[0], touched[-1] + 1), f"mel_{first}"
+            self.register_buffer(name, filters[bins].contiguous(), persistent=False)
+            self._blocks.append((name, bins))
+
+    def frames(self, samples):
+        """Frames of an utterance of so many samples (an int or a tensor): 1 + samples // hop_length.
+
+        (For the rare odd n_fft, what librosa gives: one sample less.)
+        """
+        return 1 + (samples - self.n_fft % 2) // self.hop_length
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(batch, samples) to (batch, n_mfcc, frames); frames past an utterance's own are 0.
+
+        Parameters
+        ----------
+        waveforms : Tensor
+            (batch, samples), floating point, zeros after an utterance's end.
+        lengths : Tensor, optional
+            (batch,), samples of each utterance, at least 1; without it all have the full length.
+        """
+        log_mel = self._log_mel(waveforms)
+        loudest = log_mel.amax(2)
+        if lengths is not None:
+            own = own_frames(self.frames(lengths.to(log_mel.device)), log_mel.shape[1])
+            loudest = loudest.masked_fill(~own[..., 0], -math.inf)
+        log_mel = torch.maximum(log_mel, loudest.amax(1)[:, None, None] - TOP_DB / 10)
+        mfcc = log_mel @ self.dct
+        # The first coefficient is a plain sum. Large as it is, a matrix product, which adds up its 64 numbers
+        # one by one, would lose a digit of it; `sum` adds in pairs.
+        mfcc[..., 0] = log_mel.sum(2) * self.dct[0, 0]
+        return (mfcc if lengths is None else mfcc * own).transpose(1, 2)
+
+    def _log_mel(self, waveforms: Tensor) -> Tensor:
+        """(batch, samples) to the common logarithm of mel power, (batch, frames, n_mels)."""
+        batch, samples = waveforms.shape
+        frames = self.frames(samples)
+        # All utterances stand in one long signal, each at a multiple of the hop with zeros around it: then
+        # a single strided view holds every frame of the batch, and can be worked through in even pieces.
+        # (The three frames or so that lie between two utterances are computed for nothing.)
+        stride = max(frames - 1 + -(-self.n_fft // self.hop_length), 1)  # #frames from one to the next
+        signal = waveforms.new_zeros(batch * stride * self.hop_length + self.n_fft)
+        pad = self.n_fft // 2
+        end = min(samples, stride * self.hop_length - pad)  # what lies past the last frame's window
+        signal[: -self.n_fft].view(batch, -1)[:, pad : pad + end] = waveforms[:, :end]
+        signal = signal.unfold(0, self.n_fft, self.hop_length)[: batch * stride]
+        # Gradients through many slices would each cost a signal's worth of zeros: then all at once.
+        piece = len(signal) if signal.requires_grad else max(1, CACHE_FLOATS // self.n_fft)
+        mel = torch.cat([self._mel(signal[start : start + piece]) for start in range(0, len(signal), piece)])
+        return mel.clamp(min=AMIN).log10().view(batch, stride, -1)[:, :frames]
+
+    def _mel(self, frames: Tensor) -> Tensor:
+        """(frames, n_fft) to power in mel bands, (frames, n_mels)."""
+        spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window))
+        squares = spectrum.square() if spectrum.requires_grad else spectrum.square_()
+        power = squares[..., 0] + squares[..., 1]  # several times quicker than abs(), which takes a root
+        return torch.cat([power[:, bins] @ getattr(self, name) for name, bins in self._blocks], 1)
+
+
+class Deltas(nn.Module):
+    """Slopes of coefficients over time, the values of `librosa.feature.delta(width=9, order=order)`.
+
+    A polynomial of degree `order` is fitted to nine frames around each frame (A. Savitzky and M. Golay,
+    Analytical Chemistry 36, 1964); its derivative of that order is constant over the nine, so that the four
+    frames at either end, which the first and the last nine decide, repeat their neighbour's value.
+
+    Parameters
+    ----------
+    order : int
+        1 for slopes, 2 for their slopes.
+
+    Examples
+    --------
+    >>> Deltas(1)(3 * torch.arange(12.0)[None, None]).round(decimals=4).unique()
+    tensor([3.])
+    """
+
+    WIDTH = 9
+
+    def __init__(self, order: int = 1):
+        super().__init__()
+        offsets = torch.arange(self.WIDTH, dtype=torch.float64) - self.WIDTH // 2
+        fit = torch.linalg.pinv(offsets[:, None] ** torch.arange(order + 1))
+        self.order = order
+        self.taps = (math.factorial(order) * fit[order]).tolist()
+
+    def forward(self, coefficients: Tensor, frames: Tensor | None = None) -> Tensor:
+        """(batch, coefficients, frames) to the same shape; frames past an utterance's own are 0.
+
+        Parameters
+        ----------
+        coefficients : Tensor
+            (batch, coefficients, frames).
+        frames : Tensor, optional
+            (batch,), frames of each utterance; without it all have the full number.
+
+        Raises
+        ------
+        UserError
+            If an utterance has fewer than nine frames, where the fit is not defined.
+        """
+        x = coefficients.transpose(1, 2)
+        batch, total, width = x.shape
+        shortest = total if frames is None else int(frames.min())
+        if shortest < self.WIDTH:
+            raise UserError(
+                f"an utterance of {shortest} frames has no deltas: they take {self.WIDTH} frames; "
+                "leave out recordings so short (extract.min_seconds), or set features.deltas: 0"
+            )
+        inner = total - self.WIDTH + 1
+        slopes = x[:, :inner] * self.taps[0]
+        for offset, tap in enumerate(self.taps[1:], 1):
+            slopes = slopes.add(x[:, offset : offset + inner], alpha=tap)
+        counts = torch.full((batch,), total, device=x.device) if frames is None else frames.to(x.device)
+        nearest = torch.arange(total, device=x.device) - self.WIDTH // 2
+        nearest = nearest.clamp(min=0).expand(batch, total).minimum(counts[:, None] - self.WIDTH)
+        nearest = nearest + inner * torch.arange(batch, device=x.device)[:, None]
+        slopes = slopes.reshape(-1, width).index_select(0, nearest.flatten()).view(batch, total, width)
+        return (slopes if frames is None else slopes * own_frames(counts, total)).transpose(1, 2)
+
+
+def own_frames(counts: Tensor, total: int) -> Tensor:
+    """Which of `total` frames are an utterance's own: (batch, total, 1), boolean."""
+    return (torch.arange(total, device=counts.device) < counts[:, None])[..., None]
+
+
+class FrontEnd(nn.Module):
+    """A transform and its deltas: what params.yaml calls `features`. Made by `build`.
+
+    Attributes
+    ----------
+    coefficients : int
+        Rows of the feature map: those of the transform, then their slopes, then the slopes' slopes.
+    channels : int
+        1 + deltas: the map also reads as (channels, coefficients // channels, frames).
+    sample_rate, hop_length : int
+        In Hz, and in samples from one frame to the next.
+    min_samples : int
+        The shortest utterance that it takes.
+    """
+
+    def __init__(self, transform: nn.Module, deltas: int):
+        super().__init__()
+        self.transform = transform
+        self.deltas = nn.ModuleList(Deltas(order) for order in range(1, deltas + 1))
+        self.channels = deltas + 1
+        self.coefficients = transform.coefficients * self.channels
+        self.sample_rate, self.hop_length = transform.sample_rate, transform.hop_length
+        self.frames = transform.frames
+        self.min_samples = (Deltas.WIDTH - 1) * self.hop_length + 1 if deltas else 1
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(batch, samples) to (batch, coefficients, frames); frames past an utterance's own are 0."""
+        static = self.transform(waveforms, lengths)
+        counts = None if lengths is None else self.frames(lengths)
+        maps = [static, *(deltas(static, counts) for deltas in self.deltas)]
+        # Joined with time outside, as they lie in memory, and as the store keeps them: no copy turns them over.
+        return torch.cat([part.transpose(1, 2) for part in maps], 2).transpose(1, 2)
+
+
+KINDS = {"mfcc": MFCC}
+
+
+def build(features: dict) -> FrontEnd:
+    """The front-end that the section `features` of params.yaml describes.
+
+    Parameters
+    ----------
+    features : dict
+        `kind`, `deltas` (0, 1 or 2), and the settings of that kind's class.
+
+    Raises
+    ------
+    UserError
+        If the kind or a setting is unknown or out of range.
+
+    Examples
+    --------
+    >>> front_end = build({"kind": "mfcc", "sample_rate": 16000, "n_mfcc": 20, "deltas": 2})
+    >>> front_end.coefficients, front_end.channels, front_end(torch.zeros(1, 16000)).shape
+    (60, 3, torch.Size([1, 60, 101]))
+    >>> build({"kind": "mfc"})
+    Traceback (most recent call last):
+    ...
+    aasist_lib.errors.UserError: features.kind: there is no 'mfc'; did you mean 'mfcc'? (known: mfcc)
+    """
+    settings = dict(features)
+    kind, deltas = settings.pop("kind", "mfcc"), settings.pop("deltas", 0)
+    if kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), KINDS, 1, 0)[0]
+        raise UserError(
+            f"features.kind: there is no {kind!r}; did you mean {near!r}? (known: {', '.join(KINDS)})"
+        )
+    if deltas not in (0, 1, 2):
+        raise UserError(f"features.deltas: {deltas!r} is not 0, 1 or 2")
+    try:
+        return FrontEnd(KINDS[kind](**settings), deltas)
+    except TypeError as error:
+        raise UserError(f"features: {error}".replace(f"{KINDS[kind].__name__}.__init__() ", "")) from None

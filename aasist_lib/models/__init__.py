@@ -1,0 +1,153 @@
+"""Networks by name, and how a trained one is kept: weights as safetensors, everything else as JSON.
+
+A network maps features (batch, coefficients, frames) to logits (batch,), higher for bona fide, and takes any
+number of frames from 8 on. Its module offers `Options`, a frozen dataclass, and the network's class; its
+convolutional part, if it has one, is its attribute `cnn` (`train.freeze_cnn_epochs` freezes that).
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from aasist_lib.errors import UserError
+from aasist_lib.models import cnn_attention
+
+NETWORKS = {"cnn_attention": (cnn_attention.Options, cnn_attention.CNNAttention)}
+
+# A recording is scored in windows of this length, each as an utterance of its own, so that an hour of speech
+# needs no more memory than a sentence and no window is much longer than what the network was trained on.
+WINDOW_SECONDS = 8.0
+
+
+def windows(length: int, rate: float) -> list[tuple[int, int]]:
+    """Where a recording of `length` samples or frames, `rate` a second, is cut: (start, end) of each window.
+
+    A rest shorter than half a window goes with the one before it: scores of short windows are poor.
+
+    >>> windows(20, 1), windows(12, 1), windows(11, 1), windows(3, 1)
+    ([(0, 8), (8, 16), (16, 20)], [(0, 8), (8, 12)], [(0, 11)], [(0, 3)])
+    """
+    size = round(WINDOW_SECONDS * rate)
+    starts = [0, *range(size, length - size // 2 + 1, size)]
+    return list(zip(starts, [*starts[1:], length], strict=True))
+
+
+def build(name: str, **options) -> nn.Module:
+    """A network with fresh weights, drawn from torch's random state.
+
+    Parameters
+    ----------
+    name : str
+        One of `NETWORKS`.
+    **options
+        The params section `model` without its name, and `coefficients` and `channels` of the features.
+
+    Returns
+    -------
+    nn.Module
+        (batch, coefficients, frames) -> (batch,); `.options` holds what it was built with.
+
+    Raises
+    ------
+    UserError
+        Unknown name or option (the nearest valid one is named), or a value that cannot be.
+
+    Examples
+    --------
+    >>> build("cnn_attention", coefficients=60, channels=3, width=32).options.width
+    32
+    """
+    if name not in NETWORKS:
+        raise UserError(f"model.name: '{name}' is unknown{_nearest(name, NETWORKS)}")
+    kind, network = NETWORKS[name]
+    known = [field.name for field in dataclasses.fields(kind)]
+    for option in options:
+        if option not in known:
+            raise UserError(f"model.{option}: {name} has no such option{_nearest(option, known)}")
+    return network(kind(**options))
+
+
+def parameters(network: nn.Module) -> dict[str, int]:
+    """Learned numbers by part of the network, in order, with "total" at the end.
+
+    >>> list(parameters(build("cnn_attention")))
+    ['cnn', 'project', 'transformer', 'pool', 'output', 'total']
+    """
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
+    parts = {name: count for name, count in parts.items() if count}
+    return {**parts, "total": sum(p.numel() for p in network.parameters())}
+
+
+def save(network: nn.Module, folder: Path, about: dict) -> None:
+    """Write `network.safetensors` and `network.json` (what `about` says), each whole or not at all.
+
+    `about` holds at least `model` (the params section, name included), `coefficients` and `channels`:
+    `load` builds the network again from these.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    beside = folder / "network.safetensors.part"
+    save_file(weights, beside)
+    os.chmod(beside, 0o644)  # save_file makes it private, and DVC would keep that
+    os.replace(beside, folder / "network.safetensors")
+    write_json(folder / "network.json", about)
+
+
+def load(folder: Path) -> tuple[nn.Module, dict]:
+    """A trained network, in evaluation mode, and what its `network.json` says.
+
+    Raises
+    ------
+    UserError
+        A file is missing, broken, or the two do not belong together.
+    """
+    folder = Path(folder)
+    about = read_json(folder / "network.json")
+    weights_file = folder / "network.safetensors"
+    try:
+        network = build(**about["model"], coefficients=about["coefficients"], channels=about["channels"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'network.json'} does not describe a network ({error}): train it again") from None
+    try:
+        network.load_state_dict(load_file(weights_file))
+    except FileNotFoundError:
+        raise UserError(f"{weights_file} is missing: train first, or name another folder") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{weights_file} cannot be read ({error}): train again, or fetch it anew") from None
+    except RuntimeError as error:  # names or shapes: torch says which, over many lines
+        raise UserError(
+            f"{weights_file} does not fit network.json beside it: {' '.join(str(error).split())[:200]}"
+        ) from None
+    return network.eval(), about
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file; UserError in one line if it is missing or broken."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: train first, or name another folder") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): make it again, or fetch it anew") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object: make it again, or fetch it anew")
+    return found
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON object, sorted and indented, whole or not at all."""
+    beside = Path(f"{path}.part")
+    beside.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _nearest(word: str, known) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f": did you mean {close[0]}?" if close else f": use {', '.join(known)}"

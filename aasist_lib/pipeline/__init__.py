@@ -1,0 +1,1 @@
+"""Runs notebooks as stages of the DVC pipeline, reads its settings, renders its report."""

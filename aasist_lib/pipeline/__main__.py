@@ -1,0 +1,78 @@
+"""Commands of the pipeline: `python -m aasist_lib.pipeline --help`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from aasist_lib import paths
+from aasist_lib.errors import UserError
+from aasist_lib.pipeline.run import kept_inside
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status of one command; 2 where the person has to mend something."""
+    parser = argparse.ArgumentParser(prog="python -m aasist_lib.pipeline", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command = commands.add_parser("check", help="check params.yaml")
+    command = commands.add_parser("run", help="run a stage's notebook from build/nb/ into runs/")
+    command.add_argument("stage", help="for example 20_train")
+    command = commands.add_parser("notebooks", help="copy the notebooks, stripped of outputs, to a folder")
+    command.add_argument("folder", nargs="?", type=Path, default=Path("build/nb"))
+    command.add_argument("--in-place", action="store_true", help="strip notebooks/ itself")
+    command = commands.add_parser("report", help="write reports/ from runs/ and metrics/")
+    command = commands.add_parser("readme", help="write the table of metrics into README.md")
+    command.add_argument("--check", action="store_true", help="only say whether it is current")
+    command = commands.add_parser("plots-page", help="write the page that `dvc plots show` fills, for reading offline")
+    command = commands.add_parser("quick", help="the whole pipeline on the tiny corpus, in a folder of its own")
+    command.add_argument("folder", nargs="?", type=Path, default=Path("build/quick"))
+    given = parser.parse_args(arguments)
+    try:
+        return _run(given)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(given: argparse.Namespace) -> int:
+    os.environ.update(kept_inside(paths.root()))
+    # each command imports only what it needs: nbconvert and papermill take a second each
+    match given.command:
+        case "check":
+            from aasist_lib.pipeline import params
+
+            params.load()
+            print("params.yaml is valid")
+        case "run":
+            from aasist_lib.pipeline.run import run
+
+            return run(given.stage)
+        case "notebooks":
+            from aasist_lib.pipeline.notebooks import copy_stripped
+
+            source = paths.root() / "notebooks"
+            target = source if given.in_place else given.folder
+            print(f"{target.name}: {len(copy_stripped(source, target))} notebooks written")
+        case "report":
+            from aasist_lib.pipeline.report import write
+
+            write(paths.root())
+        case "readme":
+            from aasist_lib.pipeline.report import update_readme
+
+            update_readme(paths.root(), only_check=given.check)
+        case "plots-page":
+            from aasist_lib.pipeline.report import write_plots_page
+
+            write_plots_page(paths.root())
+        case "quick":
+            from aasist_lib.pipeline.quick import quick
+
+            return quick(paths.root(), given.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""Settings: `params.yaml`, checked strictly.
+
+Every key is required and known, every value has its type and range: a typing error stops a run at its start, with the
+key's name and the nearest valid one, and not after an hour with a setting that was never used.
+"""
+
+import difflib
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+from aasist_lib import paths
+from aasist_lib.errors import UserError
+
+Count = Annotated[int, Field(ge=1)]
+WholeNumber = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Corpus(Section):
+    profile: Literal["default", "tiny"]
+    workers: Count
+    format: Literal["protocol", "folder"]
+
+
+class Features(Section):
+    kind: Literal["mfcc"]
+    sample_rate: Annotated[int, Field(ge=4000, le=192000)]
+    n_mfcc: Count
+    n_fft: Annotated[int, Field(ge=16)]
+    hop_length: Count
+    n_mels: Count
+    deltas: Annotated[int, Field(ge=0, le=2)]
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.n_mfcc > self.n_mels:
+            raise ValueError(f"n_mfcc ({self.n_mfcc}) must not exceed n_mels ({self.n_mels})")
+        if self.hop_length > self.n_fft:
+            raise ValueError(f"hop_length ({self.hop_length}) must not exceed n_fft ({self.n_fft})")
+        return self
+
+
+class Extract(Section):
+    workers: Count
+    min_seconds: Annotated[float, Field(ge=0)]
+    max_bad_fraction: Share
+
+
+class Model(Section):
+    name: Literal["cnn_attention"]
+    width: Count
+    heads: Count
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class Train(Section):
+    max_epochs: Count
+    patience: Count
+    batch_size: Count
+    crop_seconds: Positive
+    lr: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_fraction: Share
+    time_masks: WholeNumber
+    time_mask_frames: WholeNumber
+    coefficient_masks: WholeNumber
+    coefficient_mask_width: WholeNumber
+    init_from: str
+    freeze_cnn_epochs: WholeNumber
+
+
+class Calibrate(Section):
+    prior_spoof: Probability
+    cost_miss: Positive
+    cost_false_alarm: Positive
+    max_bonafide_rejected: Probability
+    policy: Literal["equal_error", "min_cost", "few_false_alarms"]
+
+
+class Evaluate(Section):
+    bootstrap: Annotated[int, Field(ge=20)]  # fewer replicates have no 2.5 % quantile
+    worst: WholeNumber
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    threads: Count
+    corpus: Corpus
+    features: Features
+    extract: Extract
+    model: Model
+    train: Train
+    calibrate: Calibrate
+    evaluate: Evaluate
+
+
+def load(path: Path | None = None) -> dict[str, Any]:
+    """All settings, checked.
+
+    Parameters
+    ----------
+    path : pathlib.Path, optional
+        The YAML file; `params.yaml` of the project by default.
+
+    Returns
+    -------
+    dict
+        By section: a dict, or the value itself for `seed` and `threads`.
+
+    Raises
+    ------
+    UserError
+        One line for every key that is unknown, missing, or has a value of a wrong type or range.
+    """
+    return _checked(Params, _raw(path), (), _name(path))
+
+
+def read(section: str, path: Path | None = None) -> Any:
+    """One section of the settings, checked; mistakes in other sections do not matter.
+
+    Parameters
+    ----------
+    section : str
+        For example `train`.
+    path : pathlib.Path, optional
+        As in `load`.
+
+    Returns
+    -------
+    dict or int
+        A plain dict, or the value itself for `seed` and `threads`.
+
+    Raises
+    ------
+    UserError
+        As `load`, and when there is no such section.
+    """
+    field = Params.model_fields.get(section)
+    if field is None:
+        raise UserError(f"{_name(path)} has no section '{section}'{_nearest(section, Params.model_fields)}")
+    raw = _raw(path)
+    if section not in raw:
+        raise UserError(f"{_name(path)}: {section} is missing")
+    return _checked(Annotated[field.annotation, field], raw[section], (section,), _name(path))
+
+
+def _name(path: Path | None) -> str:
+    return path.name if path else "params.yaml"
+
+
+def _raw(path: Path | None) -> dict:
+    """What the file says. YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is text."""
+    path = path or paths.root() / "params.yaml"
+    try:
+        raw = YAML(typ="safe", pure=True).load(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except YAMLError as error:
+        raise UserError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path.name} must be sections of `key: value` lines")
+    return raw
+
+
+def _checked(schema, raw: Any, above: tuple, name: str) -> Any:
+    try:
+        checked = TypeAdapter(schema).validate_python(raw, strict=True)
+    except ValidationError as errors:
+        lines = [f"{name}: {_explain(error, above)}" for error in errors.errors()]
+        raise UserError("\n".join(lines)) from None
+    return checked.model_dump() if isinstance(checked, BaseModel) else checked
+
+
+def _explain(error: dict, above: tuple) -> str:
+    """One of pydantic's errors in the words of somebody who edits the file."""
+    where = (*above, *error["loc"])
+    key, value, kind = ".".join(map(str, where)), error["input"], error["type"]
+    if kind == "extra_forbidden":
+        return f"{key} is not a setting{_nearest(where[-1], _keys(where[:-1]))}"
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind in ("float_type", "int_type") and isinstance(value, str):
+        return f"{key}: '{value}' is text, not a number{_as_number(value)}"
+    if kind == "literal_error":
+        choices = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{key}: '{value}' is none of {', '.join(choices)}{_nearest(value, choices)}"
+    if kind == "model_type":
+        return f"{key} must hold `key: value` lines, not {value!r}"
+    if kind == "value_error":
+        return f"{key}: {error['ctx']['error']}"
+    return f"{key}: {value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _as_number(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    if not math.isfinite(number):
+        return ""
+    mantissa, e, exponent = text.lower().partition("e")
+    return f": write {mantissa if '.' in mantissa or not e else mantissa + '.0'}{e}{exponent} without quotes"
+
+
+def _keys(where: tuple) -> list[str]:
+    """Valid keys of a section."""
+    schema = Params
+    for key in where:
+        schema = schema.model_fields[key].annotation
+    return list(schema.model_fields)
+
+
+def _nearest(word: Any, choices) -> str:
+    found = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
+    return f": did you mean '{found[0]}'?" if found else f"; there are: {', '.join(choices)}"

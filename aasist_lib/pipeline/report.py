@@ -1,0 +1,360 @@
+"""Web pages that need no network: an index of results, and one page for each executed notebook.
+
+Everything on them is a function of the stages' results, so that the same results give the same bytes. What made the
+results is stated by content (hashes, settings, versions), never by clock, host or commit: a page in git cannot name
+the commit that contains it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from ruamel.yaml import YAML
+
+from aasist_lib import evaluation, plots
+from aasist_lib.errors import UserError
+from aasist_lib.pipeline import params
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+# what the numbers of the headline table mean, for somebody who meets them for the first time
+MEANING = {
+    "eer": "at the threshold where both kinds of error are equally frequent; guessing gives 50",
+    "bonafide_rejected": "at the threshold that dev chose",
+    "spoof_accepted": "at the same threshold",
+    "accuracy": "of all decisions",
+    "precision": "of what was called fake, so much was; depends on how many fakes the test holds",
+    "recall": "of the fakes, so much was found",
+    "f1": "harmonic mean of precision and recall",
+    "auc": "how often a fake scores lower than a real voice, of all pairs; guessing gives 50",
+    "min_dcf": "expected cost at the best threshold for these recordings; 1 is deciding without listening",
+    "act_dcf": "expected cost at the threshold that calibration implies; close to minDCF if that is right",
+    "cllr": "how far the likelihood ratios can be trusted; 0 is perfect, 1 says nothing",
+    "min_cllr": "what is left of Cllr after the best recalibration: what the scores cannot tell apart",
+}
+
+
+def write(root: Path) -> list[Path]:
+    """Writes `reports/index.html`, a page for every notebook in `runs/`, and the figure that README.md shows.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Top folder of the project.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The pages.
+
+    Raises
+    ------
+    UserError
+        When a stage's results are missing.
+    """
+    notebooks = sorted((root / "runs").glob("*.ipynb"))
+    nav = [("index.html", "Results")] + [(f"{path.stem}.html", _title(path)) for path in notebooks]
+    pages = {"index.html": ("index.html.j2", {"title": "Real voice or fake?", **_results(root)})}
+    known = {name for name, _ in nav}
+    for path, (name, title) in zip(notebooks, nav[1:], strict=True):
+        pages[name] = ("stage.html.j2", {"title": title, "body": Markup(_body(path, known))})
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    folder = root / "reports"
+    folder.mkdir(exist_ok=True)
+    for name, (template, values) in pages.items():
+        text = templates.get_template(template).render(nav=nav, page=name, **values)
+        _replace(folder / name, "\n".join(line.rstrip() for line in text.splitlines()) + "\n")
+    (folder / "confusion.png").write_bytes(_confusion_figure(_csv(root / "metrics/confusion.csv")))
+    write_plots_page(root)
+    return [folder / name for name in pages]
+
+
+def update_readme(root: Path, *, only_check: bool = False) -> None:
+    """Writes the table of metrics between `<!-- metrics -->` and `<!-- /metrics -->` in README.md.
+
+    Raises
+    ------
+    UserError
+        When README.md lacks the two lines, or, with `only_check`, when the table is not that of metrics/eval.json.
+    """
+    path = root / "README.md"
+    old = path.read_text(encoding="utf-8")
+    table = evaluation.headline_table(_headline(root / "metrics/eval.json"))
+    lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.itertuples(index=False)]
+    block = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    new, found = re.subn(
+        r"(<!-- metrics -->\n).*?(<!-- /metrics -->)", lambda m: f"{m[1]}{block}\n{m[2]}", old, flags=re.DOTALL
+    )
+    if found != 1:
+        raise UserError("README.md needs the lines <!-- metrics --> and <!-- /metrics -->, once")
+    if new == old:
+        return
+    if only_check:
+        raise UserError("README.md does not show metrics/eval.json: run `python -m aasist_lib.pipeline readme`")
+    _replace(path, new)
+
+
+def write_plots_page(root: Path) -> Path:
+    """Writes `.cache/plots.html`, the page that `dvc plots show` fills (.dvc/config names it).
+
+    DVC's own page loads its drawing library from the network; this one holds it (0.9 MB, from vl-convert-python).
+    """
+    import vl_convert
+
+    page = (TEMPLATES / "plots.html").read_text(encoding="utf-8")
+    path = root / ".cache/plots.html"
+    path.parent.mkdir(exist_ok=True)
+    _replace(path, page.replace("{vega}", vl_convert.javascript_bundle()))
+    return path
+
+
+def _results(root: Path) -> dict:
+    """What the index shows, from metrics/, features/index.csv, params.yaml and dvc.lock."""
+    metrics = root / "metrics"
+    headline = _headline(metrics / "eval.json")
+    used = _csv(root / "features/index.csv", ["split", "label", "speaker", "attack", "seconds"])
+    meaning = {words: MEANING.get(key, "") for key, (words, _) in evaluation.MEASURES.items()}
+    return {
+        "headline": headline,
+        "summary": _summary(headline),
+        "table": evaluation.headline_table(headline),
+        "meaning": meaning,
+        "confusion": _confusion(_csv(metrics / "confusion.csv")),
+        "attacks": evaluation.readable(_csv(metrics / "by_attack.csv")),
+        "speakers": evaluation.readable(_csv(metrics / "by_speaker.csv")),
+        "corpus": _corpus(used),
+        "speakers_in_two_splits": _speakers_in_two_splits(used),
+        "training": _json(metrics / "train.json"),
+        "history": _curves(_csv(metrics / "history.csv")),
+        "settings": _settings(root / "params.yaml"),
+        "provenance": _provenance(root),
+        "percent": lambda share: f"{100 * share:.1f}\u00a0%",
+        "conditions": evaluation.CONDITIONS,
+    }
+
+
+def _headline(path: Path) -> dict[str, dict]:
+    """Measures by condition, in the order to show them in."""
+    measured = _json(path)
+    headline = {key: measured[key] for key in evaluation.CONDITIONS if key in measured}
+    if not headline:
+        raise UserError(f"{path.name} has none of the conditions {', '.join(evaluation.CONDITIONS)}")
+    return headline
+
+
+def _summary(headline: dict) -> str:
+    """The results in plain words."""
+
+    def percent(row, key):
+        return f"{100 * row[key]:.1f}\u00a0%"
+
+    def wrong(share):
+        return f"about one in {round(1 / share)}" if share > 0.001 else "fewer than one in a thousand"
+
+    first = headline.get("known") or next(iter(headline.values()))
+    kinds = "fakes of kinds that training has seen" if "known" in headline else "the fakes of the test"
+    words = (
+        f"Set against {kinds}, the detector errs in {percent(first, 'eer')} of cases when both kinds of error "
+        f"are equally frequent, {wrong(first['eer'])} (95\u00a0% interval {percent(first, 'eer_low')} to "
+        f"{percent(first, 'eer_high')})."
+    )
+    if "known" in headline and "unseen" in headline:
+        unseen = headline["unseen"]
+        words += (
+            f" For kinds that it has never met it is {percent(unseen, 'eer')} ({percent(unseen, 'eer_low')} to "
+            f"{percent(unseen, 'eer_high')}); guessing would give 50\u00a0%. At the threshold chosen beforehand "
+            f"it finds {percent(first, 'recall')} of the known kinds of fakes and {percent(unseen, 'recall')} of the "
+            f"unseen ones, and calls {percent(first, 'bonafide_rejected')} of real voices fake."
+        )
+    return words
+
+
+def _by_condition(trials: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Trials of each condition that has fakes; real voices belong to every condition."""
+    spoof = trials["actual"] == "spoof"
+    chosen = {
+        words: trials[~spoof | (trials["condition"] == condition)] if condition != "all" else trials
+        for condition, words in evaluation.CONDITIONS.items()
+    }
+    return {words: table for words, table in chosen.items() if (table["actual"] == "spoof").any()}
+
+
+def _confusion(trials: pd.DataFrame) -> list[dict]:
+    """Counts and shares of rows by condition."""
+    tables = []
+    for words, chosen in _by_condition(trials).items():
+        rows = []
+        for actual in ("bonafide", "spoof"):
+            predicted = chosen.loc[chosen["actual"] == actual, "predicted"]
+            counts = [int((predicted == label).sum()) for label in ("bonafide", "spoof")]
+            rows.append((actual, [(count, count / max(len(predicted), 1)) for count in counts]))
+        tables.append({"words": words, "rows": rows})
+    return tables
+
+
+def _confusion_figure(trials: pd.DataFrame) -> bytes:
+    tables = _by_condition(trials)
+    tables.pop(evaluation.CONDITIONS["all"], None)  # the sum of the others
+    return plots.png(plots.confusion(tables))
+
+
+def _corpus(table: pd.DataFrame) -> pd.DataFrame:
+    """Utterances, hours, speakers and kinds of attack by split and class."""
+    rows = [
+        {
+            "Split": split,
+            "Class": {"bonafide": "real", "spoof": "fake"}[label],
+            "Utterances": len(group),
+            "Hours": f"{group['seconds'].astype(float).sum() / 3600:.2f}",
+            "Speakers": group["speaker"].nunique(),
+            "Kinds of attack": group["attack"].nunique() if label == "spoof" else "",
+        }
+        for split in ("train", "dev", "eval")
+        for label, group in table[table["split"] == split].groupby("label", sort=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _speakers_in_two_splits(table: pd.DataFrame) -> int:
+    """How many speakers of eval train or dev has heard; -1 if nobody knows who speaks."""
+    if (table["speaker"] == "").any():
+        return -1
+    in_eval = table["split"] == "eval"
+    return len(set(table.loc[in_eval, "speaker"]) & set(table.loc[~in_eval, "speaker"]))
+
+
+def _curves(history: pd.DataFrame) -> list[dict]:
+    """Points of the learning curves, in the units of a 0 0 300 150 view box."""
+    figures = []
+    for title, unit, factor, columns in (
+        ("Loss", "", 1, {"train_loss": "train", "dev_loss": "dev"}),
+        ("Equal error rate on dev", " %", 100, {"dev_eer": "dev"}),
+    ):
+        columns = {column: name for column, name in columns.items() if column in history}
+        top = factor * max((history[column].max() for column in columns), default=0)
+        if not top > 0:
+            continue
+        last = max(len(history) - 1, 1)
+        lines = [
+            {
+                "name": name,
+                "last": f"{factor * history[column].iloc[-1]:.3g}{unit}",
+                "points": " ".join(
+                    f"{34 + 256 * epoch / last:.1f},{132 - 122 * factor * value / top:.1f}"
+                    for epoch, value in enumerate(history[column])
+                ),
+            }
+            for column, name in columns.items()
+        ]
+        figures.append({"title": title, "top": f"{top:.3g}{unit}", "epochs": len(history), "lines": lines})
+    return figures
+
+
+def _settings(path: Path) -> list[dict]:
+    """Sections of params.yaml with the comments that explain them; how many processes work decides nothing."""
+    sections, general = [], {"name": "general", "rows": []}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        found = re.match(r"( *)(\w+):\s*((?:[^#\s][^#]*?)?)\s*(?:#\s*(.*))?$", line)
+        if not found:
+            continue
+        indent, key, value, comment = found.groups()
+        if not indent and not value:
+            sections.append({"name": key, "rows": []})
+        elif key != "workers":
+            (sections[-1] if indent else general)["rows"].append((key, value, comment or ""))
+    return [general, *sections]
+
+
+def _provenance(root: Path) -> list[tuple[str, str]]:
+    """What made the results: hashes of what stages made, and what decides their bytes."""
+    rows = []
+    lock = root / "dvc.lock"
+    stages = YAML(typ="safe").load(lock)["stages"] if lock.is_file() else {}
+    for dep in stages.get("extract", {}).get("deps", []):
+        if dep["path"] == "data":
+            rows.append(("data", f"md5 {dep['md5']}"))
+    for stage in ("extract", "train", "calibrate", "evaluate"):
+        for out in stages.get(stage, {}).get("outs", []):
+            if not out["path"].startswith("metrics/"):  # those are in git themselves
+                rows.append((out["path"], f"md5 {out['md5']}"))
+    with open(root / "requirements.lock", "rb") as file:
+        rows.append(("requirements.lock", f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"))
+    versions = [f"{name} {metadata.version(name).partition('+')[0]}" for name in ("torch", "numpy", "librosa", "dvc")]
+    general = params.load(root / "params.yaml")
+    rows.append(("seed and threads", f"{general['seed']}, {general['threads']}"))
+    rows.append(("versions", ", ".join([f"Python {platform.python_version().rpartition('.')[0]}", *versions])))
+    rows.append(("processor", _processor()))
+    return rows
+
+
+def _processor() -> str:
+    """Family and widest vector instructions: what decides the last digits of a sum, whichever machine of its kind."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.machine()
+    vendor = re.search(r"^vendor_id\s*: (.*)$", text, re.MULTILINE)
+    flags = re.search(r"^flags\s*: (.*)$", text, re.MULTILINE)
+    widest = next((name for name in ("avx512f", "avx2", "avx") if flags and name in flags[1].split()), None)
+    return ", ".join(filter(None, [platform.machine(), vendor and vendor[1], widest and widest.upper().rstrip("F")]))
+
+
+def _title(path: Path) -> str:
+    """The first heading of a notebook."""
+    text = "\n".join("".join(cell["source"]) for cell in _json(path)["cells"] if cell["cell_type"] == "markdown")
+    found = re.search(r"^# (.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else path.stem
+
+
+def _body(path: Path, pages: set[str]) -> str:
+    """An executed notebook as HTML, its code folded."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(
+        template_name="basic",
+        raw_template=(TEMPLATES / "notebook.html.j2").read_text(encoding="utf-8"),
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+    )
+    body, _ = exporter.from_filename(str(path))
+
+    def link(found):  # notebooks have pages beside this one, or are read in the repository
+        name = f"{Path(found[1]).stem}.html"
+        return f'href="{name if name in pages else f"../notebooks/{Path(found[1]).name}"}"'
+
+    return re.sub(r'href="([^":]+\.ipynb)"', link, body)
+
+
+def _json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent.name}/{path.name} is missing: run `dvc repro`") from None
+
+
+def _csv(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, usecols=columns, keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise UserError(f"{path.parent.name}/{path.name} is missing: run `dvc repro`") from None
+    return table.fillna({column: "" for column in table.select_dtypes(exclude="number")})
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(partial, path)

@@ -1,0 +1,199 @@
+"""Runs a stage's notebook: settings in, executed notebook and files out, and a readable account of what went wrong."""
+
+import ast
+import json
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+from aasist_lib import paths
+from aasist_lib.errors import UserError
+from aasist_lib.pipeline import params
+
+SOURCES, EXECUTED, UNFINISHED = Path("build/nb"), Path("runs"), Path("runs/.failed")
+
+# What Jupyter, IPython, matplotlib, numba and DVC would else keep in the home directory. The Makefile says the same.
+KEPT_INSIDE = {
+    "JUPYTER_CONFIG_DIR": ".cache/jupyter/config",
+    "JUPYTER_DATA_DIR": ".cache/jupyter/data",
+    "JUPYTER_RUNTIME_DIR": ".cache/jupyter/runtime",
+    "IPYTHONDIR": ".cache/ipython",
+    "MPLCONFIGDIR": ".cache/matplotlib",
+    "NUMBA_CACHE_DIR": ".cache/numba",
+    "DVC_SITE_CACHE_DIR": ".cache/dvc",
+}
+
+
+def run(stage: str) -> int:
+    """Executes `build/nb/<stage>.ipynb` into `runs/<stage>.ipynb`.
+
+    Sections of params.yaml that the notebook's cell tagged `parameters` names are injected after it. The notebook is
+    written to `runs/.failed/` while it runs and stays there when it fails, so that `runs/` holds finished ones only.
+
+    Parameters
+    ----------
+    stage : str
+        Name of the notebook, for example `20_train`.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 1 when a cell failed.
+
+    Raises
+    ------
+    UserError
+        When params.yaml is not valid, the notebook does not exist, or its parameters cell is not understood.
+    KeyboardInterrupt
+        When the person stops it, or SIGTERM does; the kernel is gone then.
+    """
+    root = paths.root()
+    os.chdir(root)
+    source = SOURCES / f"{stage}.ipynb"
+    if not source.is_file():
+        there = ", ".join(sorted(path.stem for path in SOURCES.glob("*.ipynb"))) or "none: run `dvc repro notebooks`"
+        raise UserError(f"there is no {source}; there are: {there}")
+    settings = params.load()
+    injected = {section: settings[section] for section in sections(source)}
+    os.environ.update(environment(root, settings["threads"]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    # imported late: a mistake in params.yaml is told at once
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.engines import papermill_engines
+
+    from aasist_lib.pipeline.engine import Engine
+
+    papermill_engines.register("aasist", Engine)  # the entry point is absent where the package is not installed
+    unfinished, executed = UNFINISHED / source.name, EXECUTED / source.name
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    print(f"{stage}: started", flush=True)
+    try:
+        papermill.execute_notebook(
+            source, unfinished, injected, engine_name="aasist", kernel_name="python3", progress_bar=False
+        )
+    except papermill.PapermillExecutionError as error:
+        trace = "\n".join(error.traceback) or f"{error.ename}: {error.evalue}"
+        print(_plain(trace), file=sys.stderr)
+        return _failed(stage, _where(unfinished), unfinished, start)
+    except DeadKernelError:
+        where = f"{_where(unfinished)}, where its process died (out of memory?),"
+        return _failed(stage, where, unfinished, start)
+    except KeyboardInterrupt:
+        print(f"\n{stage}: stopped after {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        raise
+    os.replace(unfinished, executed)
+    print(f"{stage}: done in {time.monotonic() - start:.0f} s: {executed}", flush=True)
+    return 0
+
+
+def sections(notebook: Path) -> list[str]:
+    """Sections of params.yaml that a notebook reads, from its cell tagged `parameters`.
+
+    Raises
+    ------
+    UserError
+        When the cell holds anything but imports and lines like `train = params.read("train")`.
+
+    Examples
+    --------
+    >>> _section(ast.parse('train = params.read("train")').body[0])
+    'train'
+    """
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) > 1:
+        raise UserError(f"{notebook}: more than one cell is tagged `parameters`")
+    lines = ast.parse("".join(tagged[0]["source"])).body if tagged else []
+    names = []
+    for line in lines:
+        if isinstance(line, ast.Import | ast.ImportFrom):
+            continue
+        name = _section(line)
+        if name not in params.Params.model_fields:
+            raise UserError(
+                f"{notebook}: `{ast.unparse(line)}` in the parameters cell: each line must be like "
+                '`train = params.read("train")`, with the name of a section of params.yaml'
+            )
+        names.append(name)
+    return names
+
+
+def _section(line: ast.stmt) -> str | None:
+    match line:
+        case ast.Assign(
+            targets=[ast.Name(id=name)],
+            value=ast.Call(
+                func=ast.Attribute(value=ast.Name(id="params"), attr="read"), args=[ast.Constant(value=section)]
+            ),
+        ) if name == section:
+            return name
+    return None
+
+
+def environment(root: Path, threads: int) -> dict[str, str]:
+    """Environment variables of a stage.
+
+    The package comes from the project that runs (`dvc exp run --temp` works in a copy), hashes and the number of
+    threads are pinned because results depend on them, and nothing is written to the home directory.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Top folder of the project.
+    threads : int
+        For numerical libraries; torch's own number is set by the library from the same setting.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    above = os.environ.get("PYTHONPATH")
+    return {
+        "PYTHONPATH": os.pathsep.join([str(root), *([above] if above else [])]),
+        "PYTHONHASHSEED": "0",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        **{pool: str(threads) for pool in pools},
+        **kept_inside(root),
+        "AASIST_TERMINAL": os.ttyname(2) if os.isatty(2) else "",
+    }
+
+
+def kept_inside(root: Path) -> dict[str, str]:
+    """Folders for what tools keep between runs, in the project unless somebody has chosen others."""
+    folders = {name: os.environ.get(name, str(root / folder)) for name, folder in KEPT_INSIDE.items()}
+    for folder in folders.values():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return folders
+
+
+def _failed(stage: str, where: str, unfinished: Path, start: float) -> int:
+    print(
+        f"{stage}: failed {where} after {time.monotonic() - start:.0f} s; the notebook up to there: {unfinished}\n"
+        f"{stage}: results of the last good run come back with: dvc checkout --force && git checkout -- metrics",
+        file=sys.stderr,
+        flush=True,
+    )
+    return 1
+
+
+def _where(unfinished: Path) -> str:
+    """The last cell that ran, as JupyterLab numbers it, and its first line."""
+    cells = json.loads(unfinished.read_text(encoding="utf-8"))["cells"]
+    ran = [cell for cell in cells if cell["metadata"].get("papermill", {}).get("start_time")]
+    if not ran:
+        return "before its first cell"
+    number, first = ran[-1]["execution_count"], "".join(ran[-1]["source"]).strip().partition("\n")[0]
+    return f"in cell {'' if number is None else f'[{number}] '}`{first[:80]}`"
+
+
+def _plain(text: str) -> str:
+    """Without colours, unless a terminal shows them."""
+    return text if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", text)

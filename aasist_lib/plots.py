@@ -1,0 +1,375 @@
+"""The figures of the notebooks and reports.
+
+Every function returns a matplotlib Figure; `show` puts it into a notebook with a description for those who
+cannot see it. The colours are Okabe and Ito's (2008), which the colour-blind can tell apart; line styles
+and hatches say the same again for print. The same data give the same bytes.
+"""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
+from scipy.stats import norm
+
+from aasist_lib import metrics
+from aasist_lib.errors import UserError
+
+BONAFIDE, KNOWN, UNSEEN, GREY = "#0072B2", "#D55E00", "#CC79A7", "#595959"
+COLOURS = {"bonafide": BONAFIDE, "spoof": KNOWN, "known": KNOWN, "unseen": UNSEEN}
+NAMES = {"bonafide": "real voices", "spoof": "fakes"}
+DPI = 144
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+
+def png(fig: Figure) -> bytes:
+    """The figure as PNG, the same bytes for the same figure: fixed resolution, no software or date inside."""
+    buffer = io.BytesIO()
+    with rc_context(STYLE):
+        fig.draw_without_rendering()
+        fig.set_layout_engine("none")  # constrained layout would move things a little with every rendering
+        fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Display a figure in a notebook, with `alt` for screen readers and for where there is no picture."""
+    from IPython.display import display
+
+    width, height = (int(96 * inches) for inches in fig.get_size_inches())
+    display(
+        {"image/png": base64.b64encode(png(fig)).decode("ascii"), "text/plain": alt},
+        metadata={"image/png": {"alt": alt, "width": width, "height": height}},
+        raw=True,
+    )
+
+
+def show_table(table: pd.DataFrame, caption: str) -> None:
+    """Display a table in a notebook: HTML with a caption and marked headings, no index, no random ids."""
+    from IPython.display import display
+
+    text = table.to_html(index=False, border=0, escape=True, justify="left")
+    text = text.replace("<thead>", f"<caption>{html.escape(caption)}</caption>\n  <thead>", 1)
+    text = text.replace("<th>", '<th scope="col">')
+    # the first cell of a row names it
+    text = re.sub(r"(<tr>\s*)<td>(.*?)</td>", r'\1<th scope="row">\2</th>', text)
+    plain = f"{caption}\n{table.to_string(index=False)}"
+    display({"text/html": text, "text/plain": plain}, raw=True)
+
+
+def confusion(tables: pd.DataFrame | Mapping[str, pd.DataFrame], title: str = "Confusion matrix") -> Figure:
+    """Heatmap of counts with the share of each row.
+
+    Parameters
+    ----------
+    tables : rows with `actual` and `predicted` (bonafide or spoof), as `evaluation.confusion_table` gives; or
+        several such by name, drawn side by side.
+    """
+    tables = tables if isinstance(tables, Mapping) else {"": tables}
+    labels = ["bonafide", "spoof"]
+    with rc_context(STYLE | {"axes.grid": False}):
+        fig, axes = _figure(3.4 * len(tables) + 0.4, 3.3, columns=len(tables))
+        for ax, (name, table) in zip(axes, tables.items(), strict=True):
+            counts = pd.crosstab(table["actual"], table["predicted"]).reindex(
+                index=labels, columns=labels, fill_value=0
+            )
+            share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+            text = counts.astype(str) + share.map(lambda x: f"\n{100 * x:.1f} % of row")
+            sns.heatmap(
+                share, annot=text, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=ax,
+                linewidths=1, linecolor="white", annot_kws={"fontsize": 10},
+            )  # fmt: skip
+            ax.set(xlabel="called", ylabel="truth", title=name)
+            ax.set_xticklabels(["real", "fake"])
+            ax.set_yticklabels(["real", "fake"], rotation=0)
+            ax.tick_params(length=0)
+        fig.suptitle(title, fontweight="bold", fontsize=12)
+    return fig
+
+
+def det(trials: Mapping[str, tuple], title: str = "Detection error trade-off") -> Figure:
+    """DET curves on normal-deviate axes.
+
+    Parameters
+    ----------
+    trials : name -> (bona fide scores, spoof scores); the dot on each curve is its equal error rate.
+    """
+    with rc_context(STYLE):
+        fig, (ax,) = _figure(5.6, 5.0)
+        ends = norm.ppf([0.001, 0.995])
+        ax.plot(ends, ends, color=GREY, linewidth=0.8, linestyle=":")
+        for (name, (bonafide, spoof)), colour, style in zip(trials.items(), _colours(trials), _styles(), strict=False):
+            curve = metrics.det(bonafide, spoof)
+            x, y = (norm.ppf(np.clip(rate, 1e-6, 1 - 1e-6)) for rate in (curve.spoof_accepted, curve.bonafide_rejected))
+            eer = curve.eer().value
+            ax.plot(x, y, color=colour, linestyle=style, linewidth=1.8, label=f"{name}: EER {100 * eer:.1f} %")
+            ax.plot(*[norm.ppf(np.clip(eer, 1e-6, 1 - 1e-6))] * 2, "o", color=colour)
+        ticks = np.array([0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99])
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_ticks(norm.ppf(ticks / 100), [f"{tick:g}" for tick in ticks])
+        ax.set(xlim=ends, ylim=ends, title=title, aspect="equal")
+        ax.set(xlabel="fakes let through (%)", ylabel="real voices called fake (%)")
+        ax.tick_params(axis="x", labelsize=8)
+        ax.tick_params(axis="y", labelsize=8)
+        ax.legend(loc="upper right")
+    return fig
+
+
+def score_histogram(
+    scores: pd.DataFrame,
+    thresholds: float | Mapping[str, float] | None = None,
+    column: str = "llr",
+    title: str = "Scores",
+) -> Figure:
+    """Distribution of the scores of real voices and of fakes, the latter by condition where there are any.
+
+    Parameters
+    ----------
+    scores : table with label, condition and `column`.
+    thresholds : one, or several by name: vertical lines; left of a line is called fake.
+    """
+    groups = {"real voices": scores.loc[scores["label"] == "bonafide", column]}
+    spoofs = scores[scores["label"] == "spoof"]
+    for condition, group in spoofs.groupby("condition", sort=True):
+        groups[f"fakes, {condition} attacks" if condition else "fakes"] = group[column]
+    if thresholds is None or isinstance(thresholds, Mapping):
+        lines = dict(thresholds or {})
+    else:
+        lines = {"threshold": thresholds}
+    low, high = np.quantile(scores[column], [0.001, 0.999])
+    bins = np.linspace(low, high, 41)
+    with rc_context(STYLE):
+        fig, (ax,) = _figure(7.2, 3.8)
+        for (name, values), colour, style in zip(groups.items(), _colours(groups), _styles(), strict=False):
+            _steps(ax, np.clip(values, low, high), bins, colour, style, name, fill=name == "real voices")
+        for (name, value), style in zip(lines.items(), ("-", "--", ":"), strict=False):
+            ax.axvline(
+                value,
+                color="black",
+                linewidth=1.2,
+                linestyle=style,
+                label=f"{name.replace('_', ' ')}: {value:.2f}",
+            )
+        unit = (
+            "log-likelihood ratio (natural log; higher: more like a real voice)"
+            if column == "llr"
+            else "score (no unit; higher: more like a real voice)"
+        )
+        ax.set(xlabel=unit, ylabel="share of its group (%)", title=title)
+        ax.set_ylim(top=1.35 * ax.get_ylim()[1])  # room for the legend
+        ax.legend(fontsize=8, ncols=2, loc="upper left", frameon=True, edgecolor="none", framealpha=0.9)
+    return fig
+
+
+def reliability(
+    trials: Mapping[str, tuple], bins: int = 10, title: str = "Does the number mean what it says?"
+) -> Figure:
+    """What the scores claim against what happens, at even odds of real and fake.
+
+    Parameters
+    ----------
+    trials : name -> (bona fide LLRs, spoof LLRs). Each class weighs one half; the trials, sorted, are cut
+        into `bins` groups of equal weight, a dot each.
+    """
+    with rc_context(STYLE):
+        fig, (ax,) = _figure(5.4, 4.6)
+        ax.plot([0, 100], [0, 100], color=GREY, linewidth=0.8, linestyle=":", label="perfect")
+        for (name, (bonafide, spoof)), colour, style in zip(
+            trials.items(), (GREY, BONAFIDE, KNOWN), _styles(), strict=False
+        ):
+            llr = np.concatenate([bonafide, spoof])
+            real = np.repeat([1.0, 0.0], [len(bonafide), len(spoof)])
+            weight = np.where(real == 1, 0.5 / len(bonafide), 0.5 / len(spoof))
+            order = np.argsort(llr, kind="stable")
+            group = np.minimum((np.cumsum(weight[order]) * bins).astype(int), bins - 1)
+            total = np.bincount(group, weight[order], bins)
+            claimed = np.bincount(group, (weight / (1 + np.exp(-np.clip(llr, -60, 60))))[order], bins)
+            happened = np.bincount(group, (weight * real)[order], bins)
+            keep = total > 0
+            ax.plot(100 * claimed[keep] / total[keep], 100 * happened[keep] / total[keep], "o", color=colour,
+                    linestyle=style, label=name)  # fmt: skip
+        ax.set(
+            xlabel="chance of a real voice that the scores claim (%)",
+            ylabel="share that were real voices (%)",
+        )
+        ax.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal", title=title)
+        ax.legend(loc="upper left")
+    return fig
+
+
+def bars(
+    table: pd.DataFrame, name: str, value: str, group: str | None = None, *, title: str, label: str,
+    guess: float | None = None,
+) -> Figure:  # fmt: skip
+    """Horizontal bars of shares, the highest on top.
+
+    Parameters
+    ----------
+    table : one row a bar; `name` and `value` (a fraction, drawn in percent) are columns, and `group` is the
+        condition that colours it.
+    guess : fraction at which a line marks what guessing gives.
+    """
+    table = table.sort_values([value, name], ascending=[True, False])
+    groups = table[group] if group else pd.Series("bonafide", index=table.index)
+    with rc_context(STYLE | {"axes.grid.axis": "x"}):
+        fig, (ax,) = _figure(7.2, 1.2 + 0.28 * len(table))
+        for kind, hatch in zip(sorted(groups.unique()), ("", "///", "..."), strict=False):
+            rows = np.flatnonzero(groups == kind)
+            ax.barh(
+                rows, 100 * table[value].iloc[rows], color=COLOURS.get(kind, GREY), hatch=hatch,
+                edgecolor="white", height=0.75, label=f"{kind} attacks".strip() if group else None,
+            )  # fmt: skip
+        for row, share in enumerate(table[value]):
+            ax.text(100 * share + 0.5, row, f"{100 * share:.1f}", va="center", fontsize=8)
+        if guess is not None:
+            ax.axvline(100 * guess, color="black", linewidth=1, linestyle="--", label="guessing")
+        ax.set_yticks(range(len(table)), table[name], fontsize=9)
+        widest = max(0.1, 1.1 * table[value].max(), 1.1 * (guess or 0))
+        ax.set(xlabel=label, title=title, xlim=(0, 100 * widest))
+        if group or guess is not None:
+            ax.legend(fontsize=8, loc="lower right", frameon=True)
+    return fig
+
+
+def history(table: pd.DataFrame, title: str = "Learning curve") -> Figure:
+    """Losses and dev EER by epoch, the best epoch marked.
+
+    Parameters
+    ----------
+    table : columns epoch, train_loss, dev_loss, dev_eer (a fraction), a row an epoch.
+    """
+    best = table.loc[table["dev_eer"].idxmin()]
+    with rc_context(STYLE):
+        fig, (left, right) = _figure(8.4, 3.4, columns=2)
+        left.plot(table["epoch"], table["train_loss"], "o-", color=BONAFIDE, label="train")
+        left.plot(table["epoch"], table["dev_loss"], "s--", color=KNOWN, label="dev")
+        left.set(xlabel="epoch", ylabel="loss (nats)", title=title)
+        left.legend()
+        right.plot(table["epoch"], 100 * table["dev_eer"], "s--", color=KNOWN)
+        right.plot(best["epoch"], 100 * best["dev_eer"], "*", color="black", markersize=14,
+                   label=f"best: epoch {best['epoch']:.0f}, {100 * best['dev_eer']:.1f} %")  # fmt: skip
+        right.set(xlabel="epoch", ylabel="equal error rate on dev (%)", title="What training is stopped by")
+        right.set_ylim(bottom=0)
+        right.legend()
+        for ax in (left, right):
+            ax.xaxis.set_major_locator(MultipleLocator(max(1, len(table) // 8)))
+    return fig
+
+
+def durations(table: pd.DataFrame, title: str = "Length of the utterances") -> Figure:
+    """Distribution of `seconds` of each class (column `label`): it should not tell them apart."""
+    bins = np.linspace(0, np.quantile(table["seconds"], 0.995), 41)
+    with rc_context(STYLE):
+        fig, (ax,) = _figure(7.2, 3.4)
+        for (label, words), style in zip(NAMES.items(), _styles(), strict=False):
+            seconds = table.loc[table["label"] == label, "seconds"]
+            seconds = np.clip(seconds, None, bins[-1])
+            _steps(ax, seconds, bins, COLOURS[label], style, words, fill=label == "bonafide")
+        ax.set(xlabel="length (s)", ylabel="share of its class (%)", title=title)
+        ax.legend()
+    return fig
+
+
+def counts(table: pd.DataFrame, column: str = "attack", title: str = "Utterances") -> Figure:
+    """Utterances of each split and class by `column` (attack, speaker, source, language), as a heatmap.
+
+    Parameters
+    ----------
+    table : columns split, label and `column`; an empty attack is a real voice.
+    """
+    names = table[column].where(table[column] != "", "real voices" if column == "attack" else "(none)")
+    splits = [split for split in ("train", "dev", "eval") if (table["split"] == split).any()]
+    columns = [(split, label) for split in splits for label in NAMES if column != "attack"] or splits
+    keys = [table["split"]] if column == "attack" else [table["split"], table["label"]]
+    numbers = pd.crosstab(names, keys).reindex(columns=columns, fill_value=0)
+    numbers = numbers.loc[sorted(numbers.index, key=lambda name: (name != "real voices", name))]
+    with rc_context(STYLE | {"axes.grid": False}):
+        fig, (ax,) = _figure(1.8 + 0.12 * names.str.len().max() + 0.8 * len(columns), 1.4 + 0.27 * len(numbers))
+        sns.heatmap(
+            np.log1p(numbers.to_numpy()), annot=numbers.map(lambda n: str(n) if n else "").to_numpy(), fmt="",
+            cmap="Blues", vmin=0, cbar=False, linewidths=0.5, linecolor="#eeeeee", ax=ax,
+            annot_kws={"fontsize": 9},
+        )  # fmt: skip
+        ax.set_xticks(np.arange(len(columns)) + 0.5)
+        ax.set_xticklabels(
+            [x if isinstance(x, str) else f"{x[0]}\n{NAMES[x[1]]}" for x in columns], rotation=0, fontsize=9
+        )
+        ax.set_yticks(np.arange(len(numbers)) + 0.5)
+        ax.set_yticklabels(numbers.index, rotation=0, fontsize=9)
+        ax.tick_params(length=0)
+        ax.set(xlabel="", ylabel=column, title=title)
+    return fig
+
+
+def mfcc(features: np.ndarray, frame_rate: float, channels: int = 1, title: str = "MFCC") -> Figure:
+    """Features of an utterance as pictures, one a channel.
+
+    Parameters
+    ----------
+    features : (coefficients, frames), the channels (static, slopes, slopes of slopes) one after another.
+    frame_rate : frames a second.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or features.shape[0] % channels:
+        raise UserError(f"features of shape {features.shape} do not hold {channels} channels of coefficients")
+    names = ["coefficients", "slopes (delta)", "slopes of slopes (delta-delta)"]
+    seconds = features.shape[1] / frame_rate
+    with rc_context(STYLE | {"axes.grid": False}):
+        fig, axes = _figure(7.2, 0.5 + 1.7 * channels, rows=channels)
+        for i, (ax, part) in enumerate(zip(axes, np.split(features, channels), strict=True)):
+            # the first coefficient is loudness, far above the rest: the colours are for the rest
+            limit = np.quantile(np.abs(part[1:] if len(part) > 1 else part), 0.96) or 1.0
+            image = ax.imshow(
+                part, origin="lower", aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit,
+                extent=(0, seconds, -0.5, len(part) - 0.5), interpolation="nearest",
+            )  # fmt: skip
+            fig.colorbar(image, ax=ax, label="dB", extend="both")
+            ax.set(ylabel="coefficient", title=names[i] if i < len(names) else f"channel {i}")
+        axes[-1].set_xlabel("time (s)")
+        fig.suptitle(title, fontweight="bold", fontsize=12)
+    return fig
+
+
+def _steps(ax, values, bins, colour, style, name, *, fill):
+    """Outline (and area) of a histogram in percent of its own group."""
+    sns.histplot(
+        x=values, bins=bins, stat="percent", element="step", ax=ax, color=colour, fill=fill,
+        alpha=0.35 if fill else 1.0, linestyle=style, linewidth=1.8, label=f"{name} ({len(values)})",
+    )  # fmt: skip
+
+
+def _figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+    """A figure outside pyplot: nothing shows it twice, nothing keeps it in memory."""
+    fig = Figure(figsize=(width, height), layout="constrained")
+    return fig, fig.subplots(rows, columns, squeeze=False).ravel()
+
+
+def _colours(names) -> list[str]:
+    """A colour for each name: by what it speaks of, else in turn."""
+    spare = iter(["#009E73", "#E69F00", "#56B4E9", GREY, "black"] * 4)
+    words = {"real": BONAFIDE, "known": KNOWN, "unseen": UNSEEN, "fakes": KNOWN}
+    return [next((c for word, c in words.items() if word in name.lower()), None) or next(spare) for name in names]
+
+
+def _styles() -> list[str]:
+    return ["-", "--", "-.", ":"] * 4

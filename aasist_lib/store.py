@@ -1,0 +1,507 @@
+"""Features on disk: extracted by several processes, memory-mapped when read.
+
+A store is a folder of
+
+- `shard-00000.npy` and so on: float32, (frames, coefficients), utterances one after another;
+- `index.csv`: a row for each utterance, with the columns of the table of utterances, then `shard`, `start` and
+  `frames` (where its frames lie) and `seconds`;
+- `rejected.csv`: `utt_id, path, reason, detail` of the recordings that could not be used;
+- `meta.json`: the settings of the features, `coefficients`, `channels` and the version of this layout.
+
+A shard holds a fixed run of the table's rows, and its bytes depend on nothing else: any number of processes, killed
+and started again any number of times, writes the same store.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+import torch
+
+from aasist_lib import audio, features
+from aasist_lib.errors import UserError
+
+VERSION = 1  # of the layout on disk
+NEEDED = ["utt_id", "path", "label", "split"]
+PLACE = ["shard", "start", "frames", "seconds"]  # what the index adds to the table
+REJECTED = ["utt_id", "path", "reason", "detail"]
+HELD_SECONDS = 240  # of audio that a process holds at once, beyond a single longer recording
+BATCH_SECONDS = 80  # of audio, padding included, that go through the front-end together
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an extraction came to.
+
+    Attributes
+    ----------
+    utterances, rejected : int
+        Recordings in the store, and set aside.
+    seconds : float
+        Of audio in the store.
+    splits : dict
+        split -> label -> {"utterances", "seconds"}.
+    """
+
+    utterances: int
+    rejected: int
+    seconds: float
+    splits: dict
+
+    def to_dict(self) -> dict:
+        """For metrics/extract.json."""
+        return {
+            "utterances": self.utterances, "rejected": self.rejected, "seconds": self.seconds, "splits": self.splits
+        }  # fmt: skip
+
+
+def extract(
+    table: pd.DataFrame,
+    audio_root,
+    folder,
+    features: dict,
+    *,
+    workers: int = 1,
+    min_seconds: float = 0.25,
+    max_bad_fraction: float = 0.01,
+) -> Summary:
+    """Compute the features of a corpus into the store `folder`.
+
+    The work goes on in `<folder>.partial`, which replaces `folder` when it is complete. Killed and called again, it
+    goes on from the last complete shard, unless the table, the settings, a recording (size or time of change) or
+    this code are others than before: then it starts afresh. Memory does not grow with the corpus; a process holds
+    a few minutes of audio, or the longest recording.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The table of utterances; `path` is relative to `audio_root`.
+    audio_root, folder : path
+        Where the recordings are, and where the store shall be.
+    features : dict
+        The section `features` of params.yaml, see `aasist_lib.features.build`.
+    workers : int
+        Processes, one thread each; 1 works in this one.
+    min_seconds : float
+        Shorter recordings are set aside.
+    max_bad_fraction : float
+        Share of the recordings that may be unusable.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    UserError
+        If more recordings are unusable than allowed (how many, the first five with their reasons, and where the
+        list of all is), if the table lacks a column, repeats an utt_id or has a path that leaves `audio_root`, or
+        if the settings are wrong.
+    """
+    from aasist_lib.progress import progress
+
+    audio_root, folder = Path(audio_root), Path(folder)
+    front_end = build(features)
+    _check(table, audio_root)
+    partial = folder.with_name(folder.name + ".partial")
+    done = partial / "done"
+    _start_or_go_on(done, _key(table, audio_root, features, min_seconds))
+    jobs = [
+        Job(number, rows["utt_id"].tolist(), rows["path"].tolist(), audio_root, partial, features, min_seconds)
+        for number, rows in enumerate(_runs(table))
+    ]
+    waiting = [job for job in jobs if not job.record.exists()]
+    with progress(total=len(table), desc="extract", unit="utt") as bar:
+        bar.update(len(table) - sum(len(job.paths) for job in waiting))
+        for job in _in_processes(waiting, min(workers, len(waiting))):
+            bar.update(len(job.paths))
+
+    places = pd.concat([_read_csv(job.record) for job in jobs], ignore_index=True)
+    bad = (places["reason"] != "").to_numpy()
+    rejected = pd.concat([table[["utt_id", "path"]].reset_index(drop=True), places[["reason", "detail"]]], axis=1)[bad]
+    _write(partial / "rejected.csv", rejected[REJECTED].to_csv(index=False))
+    if len(rejected) > max_bad_fraction * len(table) or len(rejected) == len(table):
+        raise UserError(_too_many(rejected, len(table), max_bad_fraction, partial / "rejected.csv"))
+    index = pd.concat([table.reset_index(drop=True), places[PLACE]], axis=1)[~bad]
+    _write(partial / "index.csv", index.to_csv(index=False))
+    meta = {
+        "version": VERSION,
+        "features": features,
+        "coefficients": front_end.coefficients,
+        "channels": front_end.channels,
+        "frame_rate": front_end.sample_rate / front_end.hop_length,
+    }
+    _write(partial / "meta.json", json.dumps(meta, indent=2, sort_keys=True) + "\n")
+    shutil.rmtree(done)
+    _replace_folder(partial, folder)
+    return _summary(index, len(rejected))
+
+
+class Store:
+    """Features on disk, read as memory-mapped arrays.
+
+    Parameters
+    ----------
+    folder : path
+        What `extract` wrote.
+
+    Attributes
+    ----------
+    table : DataFrame
+        index.csv; row numbers are positions in it.
+    features : dict
+        The settings that the features were made with.
+    coefficients, channels : int
+        Rows of a feature map, and how many groups of equal size they form.
+    frame_rate : float
+        Frames a second.
+
+    Raises
+    ------
+    UserError
+        If there is no store, or one of another version.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        try:
+            meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+            self.table = _read_csv(self.folder / "index.csv")
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename}: missing, so this is no store; `dvc repro extract` makes one") from None
+        if meta.get("version") != VERSION:
+            raise UserError(
+                f"{self.folder}: layout {meta.get('version')} of a store, this code reads {VERSION}; extract again"
+            )
+        self.features, self.coefficients, self.channels = meta["features"], meta["coefficients"], meta["channels"]
+        self.frame_rate = self.features["sample_rate"] / self.features["hop_length"]
+        self._places = [self.table[name].to_numpy() for name in ("shard", "start", "frames")]
+        self._splits = self.table["split"].to_numpy()
+        self._shards = {}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getstate__(self):  # a process of its own maps the files itself: a pickled map is a copy of it
+        return self.__dict__ | {"_shards": {}}
+
+    def select(self, split: str) -> np.ndarray:
+        """Row numbers of a split, ascending; empty if there are none."""
+        return np.flatnonzero(self._splits == split)
+
+    def read(self, row: int, start: int = 0, frames: int | None = None) -> np.ndarray:
+        """Feature map of an utterance, or `frames` frames of it from `start` on.
+
+        Returns
+        -------
+        np.ndarray
+            (coefficients, frames), float32, a copy; fewer frames where the utterance ends earlier.
+        """
+        shard, first, count = (int(column[row]) for column in self._places)
+        start = min(max(start, 0), count)
+        stop = count if frames is None else min(start + frames, count)
+        return np.array(self._shard(shard)[first + start : first + stop].T, order="C")
+
+    def _shard(self, number: int) -> np.ndarray:
+        if number not in self._shards:
+            path = self.folder / shard_name(number)
+            try:
+                self._shards[number] = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path}: cannot be read ({error}); extract again") from None
+        return self._shards[number]
+
+
+def shard_name(number: int) -> str:
+    """
+    >>> shard_name(7)
+    'shard-00007.npy'
+    """
+    return f"shard-{number:05d}.npy"
+
+
+def rows_per_shard(utterances: int) -> int:
+    """How many rows of a table of so many a shard holds.
+
+    Enough shards to keep every process busy and to lose little to a kill, few enough for a large corpus.
+
+    >>> rows_per_shard(150), rows_per_shard(7000), rows_per_shard(2_000_000)
+    (16, 110, 1024)
+    """
+    return min(max(math.ceil(utterances / 64), 16), 1024)
+
+
+# What an extraction does before and after the work itself.
+
+
+def build(settings: dict):
+    """The front-end of these settings, for use without gradients."""
+    return features.build(settings).eval().requires_grad_(False)
+
+
+def _check(table: pd.DataFrame, audio_root: Path) -> None:
+    missing = [name for name in NEEDED if name not in table.columns]
+    if missing:
+        raise UserError(f"the table of utterances lacks the column {missing[0]}")
+    if table.empty:
+        raise UserError("the table of utterances is empty: there is nothing to extract")
+    taken = [name for name in PLACE if name in table.columns]
+    if taken:
+        raise UserError(f"the table of utterances has a column {taken[0]}, which the store writes: rename it")
+    repeated = table["utt_id"][table["utt_id"].duplicated()]
+    if len(repeated):
+        raise UserError(f"the table of utterances has the utt_id {repeated.iloc[0]!r} twice")
+    for utt_id, path in zip(table["utt_id"], table["path"], strict=True):
+        if not path or path.startswith("/") or ".." in PurePosixPath(path).parts or "\\" in path:
+            raise UserError(
+                f"{utt_id}: the path {path!r} leaves the corpus; paths are relative to {audio_root}, without '..'"
+            )
+
+
+def _key(table: pd.DataFrame, audio_root: Path, settings: dict, min_seconds: float) -> str:
+    """What a partial store belongs to: another key means another content."""
+    key = hashlib.sha256(json.dumps([VERSION, settings, min_seconds], sort_keys=True).encode())
+    for module in (__file__, audio.__file__, features.__file__):
+        key.update(Path(module).read_bytes())
+    key.update(table.to_csv(index=False).encode())
+    for path in table["path"]:
+        try:
+            stat = os.stat(audio_root / path)
+            key.update(b"%d %d\n" % (stat.st_size, stat.st_mtime_ns))
+        except OSError:
+            key.update(b"missing\n")
+    return key.hexdigest()
+
+
+def _start_or_go_on(done: Path, key: str) -> None:
+    """Keep a partial store that belongs to `key`, remove any other."""
+    mark = done / "key"
+    if mark.is_file() and mark.read_text() == key:
+        return
+    shutil.rmtree(done.parent, ignore_errors=True)
+    done.mkdir(parents=True)
+    _write(mark, key)
+
+
+def _runs(table: pd.DataFrame):
+    size = rows_per_shard(len(table))
+    return (table.iloc[start : start + size] for start in range(0, len(table), size))
+
+
+def _too_many(rejected: pd.DataFrame, total: int, allowed: float, listed: Path) -> str:
+    first = "; ".join(
+        f"{row.path}: {row.reason}" + (f" ({row.detail})" if row.detail else "")
+        for row in rejected.head(5).itertuples()
+    )
+    return (
+        f"{len(rejected)} of {total} recordings cannot be used, more than extract.max_bad_fraction allows "
+        f"({allowed:g}): {first}{'; ...' if len(rejected) > 5 else ''}. All are listed in {listed}: mend or remove "
+        "them, or allow more"
+    )
+
+
+def _summary(index: pd.DataFrame, rejected: int) -> Summary:
+    splits: dict = {}
+    for (split, label), rows in index.groupby(["split", "label"]):
+        counted = {"utterances": len(rows), "seconds": round(float(rows["seconds"].sum()), 6)}
+        splits.setdefault(split, {})[label] = counted
+    return Summary(len(index), rejected, round(float(index["seconds"].sum()), 6), splits)
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; whoever is killed in between finds the old one beside."""
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8", newline="")
+    os.replace(beside, path)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Numbers for what the store adds, text for the rest; empty fields stay empty text."""
+    with open(path, encoding="utf-8", newline="") as file:
+        names = next(csv.reader(file))
+    numbers = {"shard": "int64", "start": "int64", "frames": "int64", "seconds": "float64"}
+    return pd.read_csv(path, dtype={name: numbers.get(name, "str") for name in names}, keep_default_na=False)
+
+
+# The work itself.
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard: a run of the table's rows. It counts as done when its record exists."""
+
+    number: int
+    utt_ids: list[str]
+    paths: list[str]
+    audio_root: Path
+    partial: Path
+    features: dict
+    min_seconds: float
+
+    @property
+    def record(self) -> Path:
+        return self.partial / "done" / f"{shard_name(self.number)}.csv"
+
+
+def _in_processes(jobs: list[Job], workers: int):
+    """Do the jobs in so many processes, yield each when it is done."""
+    if workers <= 1:
+        yield from _here(jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked copy of torch's or a notebook's threads may hang
+    pool = ProcessPoolExecutor(workers, context, initializer=_prepare_process)
+    try:
+        futures = {pool.submit(_work, job): job for job in jobs}
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that computed features was killed, likely for want of memory: set extract.workers lower and "
+            "start again; it goes on from the shards that are complete"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _here(jobs: list[Job]):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a process of its own: more threads, other bytes
+    try:
+        for job in jobs:
+            _work(job)
+            yield job
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _prepare_process() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops its processes
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent():  # a parent that was killed cannot stop them
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _work(job: Job) -> None:
+    """Write a shard, then its record: of each utterance, where it lies or why it does not."""
+    front_end = build(job.features)
+    path = job.partial / shard_name(job.number)
+    beside = path.with_name(path.name + ".new")
+    records: list[dict] = []
+    with open(beside, "wb") as file, torch.inference_mode():
+        _write_header(file, 0, front_end.coefficients)
+        start = 0
+        for held in _held(job, front_end):
+            for position, found in enumerate(_maps(held, front_end)):
+                if isinstance(found, audio.BadAudio):
+                    place = {"frames": 0, "seconds": 0.0, "reason": found.reason, "detail": found.detail}
+                else:
+                    file.write(found.tobytes())
+                    seconds = round(len(held[position]) / front_end.sample_rate, 6)
+                    place = {"frames": len(found), "seconds": seconds, "reason": "", "detail": ""}
+                records.append({"shard": job.number, "start": start, **place})
+                start += place["frames"]
+        file.seek(0)
+        _write_header(file, start, front_end.coefficients)
+    os.replace(beside, path)
+    _write(job.record, pd.DataFrame(records).to_csv(index=False))
+
+
+def _write_header(file, frames: int, coefficients: int) -> None:
+    """The header of an .npy file; numpy leaves room in it, so that more frames do not make it longer."""
+    about = {"descr": "<f4", "fortran_order": False, "shape": (frames, coefficients)}
+    np.lib.format.write_array_header_1_0(file, about)
+
+
+def _held(job: Job, front_end):
+    """The shard's waveforms (or what is wrong with them), in turn, as many together as may be held in memory."""
+    held, samples = [], 0
+    for path in job.paths:
+        held.append(_waveform(job.audio_root / path, front_end, job.min_seconds))
+        samples += len(held[-1]) if isinstance(held[-1], np.ndarray) else 0
+        if samples >= HELD_SECONDS * front_end.sample_rate:
+            yield held
+            held, samples = [], 0
+    if held:
+        yield held
+
+
+def _waveform(path: Path, front_end, min_seconds: float) -> np.ndarray | audio.BadAudio:
+    try:
+        waveform = audio.read(path, front_end.sample_rate)
+    except audio.BadAudio as error:
+        return error
+    shortest = max(min_seconds, front_end.min_samples / front_end.sample_rate)
+    seconds = len(waveform) / front_end.sample_rate
+    if seconds < shortest:
+        return audio.BadAudio(path, "too short", f"{seconds:.3f} s, less than {shortest:g} s")
+    return waveform
+
+
+def _maps(held: list, front_end) -> list[np.ndarray | audio.BadAudio]:
+    """Feature maps, (frames, coefficients), in the order given; what is no waveform passes through."""
+    found = list(held)
+    for batch in batches(
+        [len(item) if isinstance(item, np.ndarray) else 0 for item in held],
+        round(BATCH_SECONDS * front_end.sample_rate),
+    ):
+        for position, features_of in zip(batch, feature_maps([held[i] for i in batch], front_end), strict=True):
+            found[position] = features_of
+            if not np.isfinite(features_of).all():  # samples so large that their power overflows
+                found[position] = audio.BadAudio("", "not finite", "samples far beyond full scale")
+    return found
+
+
+def batches(lengths: list[int], most: int) -> list[list[int]]:
+    """Positions of the positive lengths in groups of similar length, each at most `most` with its padding.
+
+    A single length beyond that is a group of its own.
+
+    >>> batches([5, 0, 9, 4, 30, 8], most=20)
+    [[3, 0], [5, 2], [4]]
+    """
+    groups: list[list[int]] = []
+    for position in sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (lengths[i], i)):
+        if groups and lengths[position] * (len(groups[-1]) + 1) <= most:
+            groups[-1].append(position)
+        else:
+            groups.append([position])
+    return groups
+
+
+def feature_maps(waveforms: list[np.ndarray], front_end) -> list[np.ndarray]:
+    """Feature maps, (frames, coefficients), of waveforms that go through the front-end as one batch."""
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    padded = np.zeros((len(waveforms), int(lengths.max())), dtype=np.float32)
+    for row, waveform in zip(padded, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    maps = front_end(torch.from_numpy(padded), lengths).transpose(1, 2).contiguous().numpy()
+    return [frames[:count] for frames, count in zip(maps, front_end.frames(lengths).tolist(), strict=True)]

@@ -1,0 +1,536 @@
+"""The training run: from a store of features to a network's weights, the same bytes every time.
+
+Balance: an epoch makes as many draws as there are training utterances. Half are bona fide, half spoofed. Within
+a class, an utterance's chance is proportional to one over the root of its group's size (group: speaker for bona
+fide, attack for spoof), so that groups come up by the root of their size, between as they are and all alike.
+
+Reproducibility: whatever is random is drawn from (seed, epoch, position) or (seed, step), never from a state that
+a killed run would lose. A run keeps a checkpoint after every epoch and goes on from it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import signal
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from aasist_lib import metrics, models, paths
+from aasist_lib.errors import UserError
+from aasist_lib.progress import progress
+from aasist_lib.store import Store
+
+GRADIENT_NORM = 1.0  # longer gradients are cut to this: one odd batch early on can undo a warm-up
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The params section `train`; see the comments in params.yaml."""
+
+    max_epochs: int
+    patience: int
+    batch_size: int
+    crop_seconds: float
+    lr: float
+    weight_decay: float
+    warmup_fraction: float
+    time_masks: int
+    time_mask_frames: int
+    coefficient_masks: int
+    coefficient_mask_width: int
+    init_from: str
+    freeze_cnn_epochs: int
+
+
+def fit(store_folder, output, *, model: dict, train: dict, seed: int, threads: int, checkpoints) -> pd.DataFrame:
+    """Train a network on the split `train`, choose its best epoch on `dev`; `eval` is never read.
+
+    Parameters
+    ----------
+    store_folder : path
+        What `store.extract` made.
+    output : path
+        Gets `network.safetensors` and `network.json`.
+    model, train : dict
+        The params sections of these names.
+    seed, threads : int
+        The same seed, threads, store and versions give the same bytes.
+    checkpoints : path
+        Folder for the state after each epoch. A run with the same settings that was killed goes on from there;
+        a run with others starts afresh. Emptied on success.
+
+    Returns
+    -------
+    DataFrame
+        One row an epoch: epoch (from 1), lr (of its last step), train_loss, dev_loss (nats, both classes with
+        weight one half), dev_eer (fraction).
+
+    Raises
+    ------
+    UserError
+        A setting that cannot be, a split that lacks a class, an `init_from` that does not fit, a loss that is
+        no longer a number.
+    """
+    settings, store = _settings(train), Store(store_folder)
+    with _reproducible(threads, seed), _quiet():
+        name, options = model.get("name", ""), {k: v for k, v in model.items() if k != "name"}
+        network = models.build(name, **options, coefficients=store.coefficients, channels=store.channels)
+        if settings.init_from:
+            _start_from(network, paths.root() / settings.init_from)
+        module = Training(network, store, settings, seed)
+        checkpoint = Checkpoint(checkpoints, _key(store, network, settings, seed, threads))
+        module.history = checkpoint.history()
+        if not module.finished():
+            bar = Progress(settings, module)
+            trainer = pl.Trainer(
+                accelerator="cpu",  # a network this small gains little elsewhere and would lose its bytes
+                max_epochs=settings.max_epochs,
+                gradient_clip_val=GRADIENT_NORM,
+                callbacks=[checkpoint, bar],
+                plugins=[LightningEnvironment()],  # else it looks for a cluster to join
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            _run(trainer, module, checkpoint.latest())
+        else:
+            module.on_load_checkpoint(checkpoint.load())
+        network.load_state_dict(module.best)
+        best = module.history[module.best_epoch()]
+        about = {
+            "model": _described(name, network),
+            "features": store.features,
+            "train": train,
+            "seed": seed,
+            "threads": threads,
+            "coefficients": store.coefficients,
+            "channels": store.channels,
+            "best_epoch": best["epoch"],
+            "dev_eer": best["dev_eer"],
+            "dev_loss": best["dev_loss"],
+            "parameters": models.parameters(network)["total"],
+        }
+        models.save(network, output, about)
+        checkpoint.remove()
+    return pd.DataFrame(module.history)
+
+
+def scores(network_folder, store_folder, split: str, *, threads: int = 2) -> pd.DataFrame:
+    """Raw logits of all utterances of a split, each as if it were alone.
+
+    Returns
+    -------
+    DataFrame
+        The table's columns, `seconds`, and `score`: the network's logit, higher for bona fide. Utterances longer
+        than a window get the mean of their windows' logits, weighted by length, as `Detector` does it.
+
+    Raises
+    ------
+    UserError
+        The split is empty, or the features are not what the network was trained on.
+    """
+    network, about = models.load(network_folder)
+    store = Store(store_folder)
+    if store.features != about["features"]:
+        raise UserError(
+            f"{store_folder} holds {store.features}, but {network_folder} was trained on {about['features']}: "
+            "extract again with those settings, or train again"
+        )
+    rows = store.select(split)
+    if not len(rows):
+        raise UserError(f"{store_folder} has no utterances of split '{split}'")
+    with _reproducible(threads), torch.inference_mode():
+        found = [_logit(network, store, row) for row in progress(rows, desc=f"score {split}", unit="utt")]
+    columns = [c for c in store.table.columns if c not in ("shard", "start", "frames")]
+    return store.table.loc[rows, columns].reset_index(drop=True).assign(score=np.array(found))
+
+
+def _logit(network: nn.Module, store: Store, row: int) -> float:
+    """The logit of one utterance: one by one, since padding would change the values of the shorter ones."""
+    spans = models.windows(int(store.table["frames"].iloc[row]), store.frame_rate)
+    logits = [network(torch.from_numpy(store.read(row, start, end - start))[None]).item() for start, end in spans]
+    return float(np.average(logits, weights=[end - start for start, end in spans]))
+
+
+class Draws(Sampler):
+    """Which utterances an epoch trains on: (epoch, position, row) for each draw.
+
+    Rows are drawn at equal steps along their added-up weights (low-variance resampling): each utterance and each
+    group come up as often as their weights say, to within one, and a class with fewer draws than utterances
+    repeats hardly any.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns label, speaker, attack; its index holds the row numbers of the store.
+    count : int
+        Draws in an epoch.
+    seed : int
+    """
+
+    def __init__(self, table: pd.DataFrame, count: int, seed: int):
+        self.count, self.seed, self.epoch = count, seed, 0
+        self.classes = [
+            self._weighted(table[table["label"] == label][group])
+            for label, group in (("bonafide", "speaker"), ("spoof", "attack"))
+        ]
+
+    @staticmethod
+    def _weighted(groups: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, the number of each one's group, weights that sum to 1."""
+        weights = groups.map(groups.value_counts()).to_numpy(dtype=float) ** -0.5
+        return groups.index.to_numpy(), groups.factorize(sort=True)[0], weights / weights.sum()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self):
+        rng = np.random.default_rng((self.seed, self.epoch))
+        rows = []
+        shares = (self.count // 2, self.count - self.count // 2)
+        for (candidates, groups, weights), share in zip(self.classes, shares, strict=True):
+            order = rng.permutation(len(candidates))
+            order = order[np.argsort(groups[order], kind="stable")]
+            edges = np.cumsum(weights[order])
+            steps = (np.arange(share) + rng.random()) / share
+            rows.append(candidates[order][np.searchsorted(edges[:-1], steps, side="right")])
+        rows = rng.permutation(np.concatenate(rows))
+        return ((self.epoch, position, int(row)) for position, row in enumerate(rows))
+
+
+class Crops(Dataset):
+    """Random crops of the store, masked: (epoch, position, row) -> (features, target).
+
+    Features are (coefficients, frames) float32, target is 1.0 for bona fide and 0.0 for spoof. Only the crop
+    is read from disk. An utterance shorter than the crop repeats, starting anywhere.
+    """
+
+    def __init__(self, store: Store, settings: Settings, seed: int):
+        self.store, self.settings, self.seed = store, settings, seed
+        self.frames = max(models.cnn_attention.MIN_FRAMES, round(settings.crop_seconds * store.frame_rate))
+        self.lengths = store.table["frames"].to_numpy()
+        self.targets = (store.table["label"] == "bonafide").to_numpy(dtype=np.float32)
+
+    def __getitem__(self, draw: tuple[int, int, int]) -> tuple[np.ndarray, np.float32]:
+        epoch, position, row = draw
+        rng = np.random.default_rng((self.seed, epoch, position))
+        length = int(self.lengths[row])
+        if length < self.frames:
+            start = int(rng.integers(length))
+            features = self.store.read(row)[:, (start + np.arange(self.frames)) % length]
+        else:
+            start = int(rng.integers(length - self.frames + 1))
+            features = self.store.read(row, start, self.frames)
+        return self._masked(features, rng), self.targets[row]
+
+    def _masked(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """SpecAugment (Park and others 2019): spans of time and of coefficients take the crop's mean.
+
+        A coefficient is masked together with its slopes: they would give it away.
+        """
+        settings, mean = self.settings, features.mean(axis=1, keepdims=True)
+        by_channel = features.reshape(self.store.channels, -1, features.shape[1])
+        means = np.broadcast_to(mean, features.shape).reshape(by_channel.shape)
+        for _ in range(settings.coefficient_masks):
+            span = _span(rng, by_channel.shape[1], settings.coefficient_mask_width)
+            by_channel[:, span] = means[:, span]
+        for _ in range(settings.time_masks):
+            features[:, _span(rng, features.shape[1], settings.time_mask_frames)] = mean
+        return features
+
+
+def _span(rng: np.random.Generator, length: int, widest: int) -> slice:
+    width = int(rng.integers(min(widest, length - 1) + 1))
+    start = int(rng.integers(length - width + 1))
+    return slice(start, start + width)
+
+
+class Training(pl.LightningModule):
+    """What Lightning repeats: steps on crops, then a look at the whole dev split, epoch after epoch.
+
+    Attributes
+    ----------
+    history : list of dict
+        One row an epoch; with it alone it is known which epoch was best and whether the run is over.
+    best : dict of Tensor
+        The network's weights after the best epoch.
+    """
+
+    def __init__(self, network: nn.Module, store: Store, settings: Settings, seed: int):
+        super().__init__()
+        self.network, self.store, self.settings, self.seed = network, store, settings, seed
+        self.rows = {split: store.select(split) for split in ("train", "dev")}
+        self.targets = (store.table["label"] == "bonafide").to_numpy()
+        for split, rows in self.rows.items():
+            if len(set(self.targets[rows])) < 2:
+                raise UserError(f"split '{split}' needs bona fide and spoofed utterances, and lacks one or both")
+        # whole batches only: batch normalisation of a last batch of one or two would be noise
+        self.steps = max(1, round(len(self.rows["train"]) / settings.batch_size))
+        self.history, self.best, self.losses, self.logits = [], {}, [], []
+        if settings.freeze_cnn_epochs and not hasattr(network, "cnn"):
+            raise UserError("train.freeze_cnn_epochs: this network has no convolutional part to freeze: set it to 0")
+
+    # data
+
+    def train_dataloader(self) -> DataLoader:
+        table = self.store.table.iloc[self.rows["train"]].set_axis(self.rows["train"])
+        draws = Draws(table, self.steps * self.settings.batch_size, self.seed)
+        # no worker processes: a crop takes a tenth of a millisecond from the memory map
+        crops = Crops(self.store, self.settings, self.seed)
+        return DataLoader(crops, sampler=draws, batch_size=self.settings.batch_size, generator=torch.Generator())
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.rows["dev"].tolist(), batch_size=None, generator=torch.Generator())
+
+    # one epoch
+
+    def on_train_epoch_start(self) -> None:
+        self.losses = []
+        frozen = self.current_epoch < self.settings.freeze_cnn_epochs
+        self.network.train()
+        if hasattr(self.network, "cnn"):
+            self.network.cnn.requires_grad_(not frozen).train(not frozen)  # running means stay too
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        torch.manual_seed(_number(self.seed, self.global_step))  # dropout
+        features, targets = batch
+        loss = binary_cross_entropy_with_logits(self.network(features), targets)
+        self.losses.append(loss.item())
+        if not math.isfinite(self.losses[-1]):
+            raise UserError(
+                f"the training loss is no longer a number (epoch {self.current_epoch + 1}): lower train.lr, "
+                "or look for features that are not finite"
+            )
+        self.lr = self.optimizers().param_groups[0]["lr"]
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self.logits = []
+
+    def validation_step(self, row: int, batch_idx: int) -> None:
+        self.logits.append(_logit(self.network, self.store, row))
+
+    def on_validation_epoch_end(self) -> None:
+        logits, bonafide = np.array(self.logits), self.targets[self.rows["dev"]]
+        # log(1 + exp(-x)) for bona fide, log(1 + exp(x)) for spoof
+        losses = np.logaddexp(0, np.where(bonafide, -logits, logits))
+        row = {
+            "epoch": self.current_epoch + 1,
+            "lr": float(f"{self.lr:.6g}"),
+            "train_loss": round(float(np.mean(self.losses)), 6),
+            "dev_loss": round(float(losses[bonafide].mean() + losses[~bonafide].mean()) / 2, 6),
+            "dev_eer": round(float(metrics.eer(logits[bonafide], logits[~bonafide]).value), 6),
+        }
+        self.history.append(row)
+        if self.best_epoch() == len(self.history) - 1:
+            self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+
+    # when to stop, what to keep
+
+    def best_epoch(self) -> int:
+        """Place in the history of the lowest dev EER, of these the one with the lowest dev loss."""
+        return min(range(len(self.history)), key=lambda i: (self.history[i]["dev_eer"], self.history[i]["dev_loss"]))
+
+    def finished(self) -> bool:
+        """All epochs done, or `patience` epochs since the best one."""
+        done = len(self.history)
+        return done > 0 and (done >= self.settings.max_epochs or done - 1 - self.best_epoch() >= self.settings.patience)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint.update(history=self.history, best=self.best)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.history, self.best = checkpoint["history"], checkpoint["best"]
+
+    def configure_optimizers(self):
+        parameters = list(self.network.parameters())
+        groups = [  # weights decay; biases and the scales of normalisations do not
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.settings.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.settings.lr, fused=True)
+        total = self.settings.max_epochs * self.steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: _schedule(step, total, self.settings.warmup_fraction)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _schedule(step: int, total: int, warmup_fraction: float) -> float:
+    """Share of the full learning rate: a straight line up, then half a cosine down to nothing.
+
+    >>> [round(_schedule(step, 10, 0.2), 2) for step in (0, 1, 2, 6, 9)]
+    [0.5, 1.0, 1.0, 0.5, 0.04]
+    """
+    warmup = round(total * warmup_fraction)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+class Checkpoint(pl.Callback):
+    """The state of a run after its latest epoch, in one file named after what the run was asked to do."""
+
+    def __init__(self, folder, key: str):
+        self.folder = Path(folder)
+        self.file = self.folder / f"{key}.ckpt"
+
+    def load(self) -> dict | None:
+        """The state, or None if there is none that can be read. Nothing is unpickled but tensors and numbers."""
+        try:
+            return torch.load(self.file, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except Exception:  # torch has no one error for a broken file, and starting afresh mends all of them
+            self.file.unlink()
+            return None
+
+    def history(self) -> list[dict]:
+        state = self.load()
+        return state["history"] if state else []
+
+    def latest(self) -> str | None:
+        return str(self.file) if self.file.exists() else None
+
+    def remove(self) -> None:
+        for left in (*self.folder.glob("*.ckpt"), *self.folder.glob("*.part")):
+            left.unlink()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Training) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        beside = self.file.with_suffix(".part")
+        trainer.save_checkpoint(beside)
+        os.replace(beside, self.file)  # a kill leaves the former state or this one, never half
+        for other in self.folder.glob("*.ckpt"):
+            if other != self.file:
+                other.unlink()  # of a run with other settings
+        trainer.should_stop = module.finished()
+
+
+class Progress(pl.Callback):
+    """One bar for the whole run; the latest dev EER beside it."""
+
+    def __init__(self, settings: Settings, module: Training):
+        self.total, self.done = settings.max_epochs * module.steps, len(module.history) * module.steps
+
+    def on_train_start(self, trainer, module) -> None:
+        self.bar = progress(total=self.total, desc="train", unit="step")
+        self.bar.update(self.done)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self.bar.update(1)
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        row = module.history[-1]
+        self.bar.set_description(f"train: epoch {row['epoch']}, dev EER {row['dev_eer']:.1%}")
+
+    def on_train_end(self, trainer, module) -> None:
+        self.bar.close()
+
+    def on_exception(self, trainer, module, exception) -> None:
+        self.bar.close()
+
+
+def _settings(train: dict) -> Settings:
+    try:
+        return Settings(**train)
+    except TypeError as error:
+        raise UserError(f"train: {str(error).replace('Settings.__init__() ', '')}") from None
+
+
+def _described(name: str, network: nn.Module) -> dict:
+    """The section `model` with every option spelt out, so that a changed default spoils no trained network."""
+    options = dataclasses.asdict(network.options)
+    return {"name": name, **{k: v for k, v in options.items() if k not in ("coefficients", "channels")}}
+
+
+def _start_from(network: nn.Module, folder: Path) -> None:
+    there, _ = models.load(folder)
+    theirs, ours = ({k: tuple(v.shape) for k, v in n.state_dict().items()} for n in (there, network))
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise UserError(
+                f"train.init_from: {name} is {theirs.get(name, 'absent')} in {folder} and {ours.get(name, 'absent')} "
+                "in this network: give both the same model and features settings"
+            )
+    network.load_state_dict(there.state_dict())
+
+
+def _key(store: Store, network: nn.Module, settings: Settings, seed: int, threads: int) -> str:
+    """A hash of everything that the outcome depends on; the same key means that a checkpoint may be gone on from."""
+    about = [dataclasses.asdict(network.options), dataclasses.asdict(settings), store.features, seed, threads]
+    key = hashlib.sha256(json.dumps([*about, torch.__version__, pl.__version__], sort_keys=True).encode())
+    key.update(store.table.to_csv(index=False).encode())
+    for source in (__file__, models.__file__, models.cnn_attention.__file__):
+        key.update(Path(source).read_bytes())  # a run is not finished by other code than began it
+    for name, tensor in network.state_dict().items():  # tells one init_from from another
+        key.update(name.encode() + tensor.numpy().tobytes())
+    return key.hexdigest()[:16]
+
+
+def _number(*parts: int) -> int:
+    """A seed from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _run(trainer: pl.Trainer, module: Training, latest: str | None) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, ckpt_path=latest, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C; in JupyterLab an interrupted cell is to stay one
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
+def _reproducible(threads: int, seed: int | None = None):
+    """Fixed threads, order and random numbers inside; the caller's own again after it."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(True)
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            torch.use_deterministic_algorithms(before[1])
+
+
+@contextmanager
+def _quiet():
+    """Lightning greets, advises and advertises; an executed notebook is to hold none of it."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

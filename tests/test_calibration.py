@@ -1,0 +1,160 @@
+"""Calibration of scores and thresholds.
+
+| what | against |
+|---|---|
+| the fit | the known log-likelihood ratio of two Gaussians; scikit-learn's logistic regression |
+| class imbalance | the same fit with ten times the fakes |
+| classes that do not overlap | a finite scale, and claims no bolder than the number of trials allows |
+| an inverted detector | turned round, and said in plain words |
+| Cllr after calibration | close to its minimum, never above the raw scores' |
+| thresholds of the three policies | what they promise, on many random sets, with and without ties |
+| the detector's folder | the same numbers to the last bit; mistakes in one line |
+"""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from aasist_lib import calibration, metrics
+from aasist_lib.calibration import Affine, fit_affine, thresholds
+from aasist_lib.errors import UserError
+
+
+def _gaussians(seed=0, n_bonafide=4000, n_spoof=6000, distance=2.0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(distance / 2, 1, n_bonafide), rng.normal(-distance / 2, 1, n_spoof)
+
+
+def test_recovers_a_known_likelihood_ratio():
+    # of N(1, 1) against N(-1, 1) it is 2x; the detector's scale and zero are others
+    bonafide, spoof = _gaussians(n_bonafide=40000, n_spoof=60000)
+    affine = fit_affine(3 * bonafide + 7, 3 * spoof + 7)
+    assert affine.scale == pytest.approx(2 / 3, rel=0.03)
+    assert affine([7.0])[0] == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize("prior_spoof", [0.5, 0.05])
+def test_agrees_with_scikit_learn(prior_spoof):
+    bonafide, spoof = _gaussians()
+    scores = np.concatenate([bonafide, spoof])[:, None]
+    label = np.repeat([1, 0], [len(bonafide), len(spoof)])
+    weight = np.where(label == 1, (1 - prior_spoof) / len(bonafide), prior_spoof / len(spoof)) * len(scores)
+    model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(scores, label, weight)
+    affine = fit_affine(bonafide, spoof, prior_spoof)
+    # Platt's targets differ from 1 and 0 by 1/4000
+    assert affine.scale == pytest.approx(model.coef_[0, 0], rel=0.01)
+    assert affine.offset == pytest.approx(model.intercept_[0] - np.log((1 - prior_spoof) / prior_spoof), abs=0.02)
+
+
+def test_does_not_depend_on_how_many_fakes_there_are():
+    bonafide, spoof = _gaussians()
+    once, often = fit_affine(bonafide, spoof), fit_affine(bonafide, np.tile(spoof, 10))
+    assert (once.scale, once.offset) == pytest.approx((often.scale, often.offset), abs=0.005)
+
+
+def test_classes_that_do_not_overlap():
+    bonafide, spoof = np.linspace(5, 6, 30), np.linspace(-6, -5, 30)
+    llr = fit_affine(bonafide, spoof)(np.concatenate([bonafide, spoof]))
+    assert np.all(np.isfinite(llr)) and llr[0] > 2 > -2 > llr[-1]
+    assert np.abs(llr).max() < np.log(31) + 0.5  # 30 trials without an error do not show odds of a million
+
+
+def test_an_inverted_detector_is_turned_round_and_told():
+    bonafide, spoof = _gaussians()
+    affine = fit_affine(-bonafide, -spoof)
+    assert affine.inverted and "Warning" in affine.describe() and "upside down" in affine.describe()
+    assert metrics.eer(affine(-bonafide), affine(-spoof)).value < 0.2
+    straight = fit_affine(bonafide, spoof)
+    assert not straight.inverted and "Warning" not in straight.describe()
+
+
+@pytest.mark.parametrize("scale, offset", [(0.1, 0), (10, 0), (1, 5), (3, -20)])
+def test_mends_what_calibration_can_mend(scale, offset):
+    bonafide, spoof = _gaussians()
+    raw = scale * bonafide + offset, scale * spoof + offset
+    affine = fit_affine(*raw)
+    after = affine(raw[0]), affine(raw[1])
+    assert metrics.cllr(*after) <= metrics.cllr(*raw)
+    assert metrics.cllr(*after) == pytest.approx(metrics.min_cllr(*raw), abs=0.01)
+    assert metrics.act_dcf(*after) == pytest.approx(metrics.min_dcf(*raw).value, abs=0.03)
+    assert metrics.eer(*after).value == metrics.eer(*raw).value
+
+
+@pytest.mark.parametrize("decimals", [8, 0], ids=["no ties", "ties"])
+@pytest.mark.parametrize("seed", range(5))
+def test_policies_keep_their_promises(seed, decimals):
+    bonafide, spoof = (np.round(x, decimals) for x in _gaussians(seed, 90 + seed, 60, distance=1.5))
+    policies = thresholds(bonafide, spoof, max_bonafide_rejected=0.1)
+    assert tuple(policies) == calibration.POLICIES
+    rates = {name: metrics.rates(bonafide, spoof, value) for name, value in policies.items()}
+    # the decision at the threshold is the point of the curve that the metric speaks of
+    errors = rates["equal_error"]["bonafide_rejected"], rates["equal_error"]["spoof_accepted"]
+    assert np.mean(errors) == pytest.approx(metrics.eer(bonafide, spoof).value)
+    cost = 1.9 * rates["min_cost"]["bonafide_rejected"] + rates["min_cost"]["spoof_accepted"]
+    assert cost == pytest.approx(metrics.min_dcf(bonafide, spoof).value)
+    # as many real voices rejected as allowed, and not one score more
+    assert rates["few_false_alarms"]["bonafide_rejected"] <= 0.1
+    higher = np.concatenate([bonafide, spoof])
+    higher = higher[higher > policies["few_false_alarms"]].min() + 1e-9
+    following = np.sort(bonafide)[np.sum(bonafide < policies["few_false_alarms"])] + 1e-9
+    assert max(np.mean(bonafide < higher), np.mean(bonafide < following)) > 0.1
+    # no score lies on a threshold
+    assert not np.isin(list(policies.values()), np.concatenate([bonafide, spoof])).any()
+
+
+def test_no_real_voice_rejected_at_all():
+    assert metrics.rates(*(x := _gaussians()), thresholds(*x, max_bonafide_rejected=0)["few_false_alarms"])[
+        "bonafide_rejected"
+    ] == 0  # fmt: skip
+
+
+def test_costs_move_the_cheapest_threshold():
+    trials = _gaussians()
+    cheap_misses = thresholds(*trials, cost_miss=0.1)["min_cost"]
+    dear_misses = thresholds(*trials, cost_miss=10)["min_cost"]
+    assert dear_misses < thresholds(*trials)["min_cost"] < cheap_misses
+
+
+def test_a_detector_folder_holds_the_same_numbers(tmp_path):
+    network = tmp_path / "network"
+    network.mkdir()
+    (network / "network.safetensors").write_bytes(b"\x00weights")
+    (network / "network.json").write_text("{}")
+    bonafide, spoof = _gaussians(n_bonafide=50, n_spoof=70)
+    affine = fit_affine(bonafide, spoof)
+    policies = thresholds(affine(bonafide), affine(spoof))
+    folder = tmp_path / "detector"
+    calibration.save_detector(folder, network, affine, policies, policy="min_cost", prior_spoof=0.05)
+    calibration.save_detector(folder, network, affine, policies, policy="min_cost", prior_spoof=0.05)  # over itself
+    loaded, threshold, content = calibration.load(folder)
+    assert loaded == affine and threshold == policies["min_cost"] and content["thresholds"] == policies
+    assert content["prior_spoof"] == 0.05 and content["kind"] == "affine"
+    names = ["calibration.json", "network.json", "network.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert (folder / "network.safetensors").read_bytes() == b"\x00weights"
+
+
+def test_mistakes_are_told(tmp_path):
+    with pytest.raises(UserError, match="same"):
+        fit_affine([1, 1], [1, 1])
+    with pytest.raises(UserError, match="no spoofed"):
+        fit_affine([1, 2], [])
+    with pytest.raises(UserError, match="prior_spoof"):
+        fit_affine([1, 2], [0], prior_spoof=0)
+    with pytest.raises(UserError, match="max_bonafide_rejected"):
+        thresholds([1, 2], [0], max_bonafide_rejected=5)
+    with pytest.raises(UserError, match="isotonic"):
+        Affine.from_dict({"kind": "isotonic"})
+    with pytest.raises(UserError, match="offset"):
+        Affine.from_dict({"kind": "affine", "scale": 1.0, "offset": "high"})
+    with pytest.raises(UserError, match="calibrate stage"):
+        calibration.load(tmp_path)
+    (tmp_path / "calibration.json").write_text(json.dumps({"kind": "affine"}))
+    with pytest.raises(UserError, match="not a calibration"):
+        calibration.load(tmp_path)
+    with pytest.raises(UserError, match="train stage"):
+        calibration.save_detector(tmp_path, tmp_path, Affine(1, 0), {"min_cost": 0.0}, policy="min_cost")
+    with pytest.raises(UserError, match="cheapest"):
+        calibration.save_detector(tmp_path, tmp_path, Affine(1, 0), {"min_cost": 0.0}, policy="cheapest")

@@ -1,0 +1,178 @@
+"""Tables of the evaluation.
+
+| what | against |
+|---|---|
+| headline: conditions, counts, values | the metrics of trials picked by hand |
+| headline: intervals | hold the value; wider by speakers than by trials; the same for the same seed |
+| a corpus without conditions, a class that is missing | one row, one line |
+| by attack, speaker, source; the worst; confusion | counted by hand |
+| text for people | percent with one decimal, "value (low to high)", words as headings |
+| files | six digits, sorted keys, no partial file left, NaN refused |
+"""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aasist_lib import evaluation, metrics
+from aasist_lib.errors import UserError
+
+HUMANS = [("ana", "es", "stamps"), ("ben", "en", "prompts"), ("cyd", "en", "prompts"), ("dov", "ru", "game")]
+ATTACKS = [("formant", "known"), ("vocoder", "known"), ("neural", "unseen")]
+
+
+@pytest.fixture(scope="module")
+def scores() -> pd.DataFrame:
+    """Four people, 30 recordings each; three attacks: a synthesiser's voice and two kinds of copies of them."""
+    rng = np.random.default_rng(7)
+    rows = [(who, "bonafide", "", "", language, source) for who, language, source in HUMANS for _ in range(30)]
+    for attack, condition in ATTACKS:
+        for who, language, source in HUMANS if attack != "formant" else [("robot", "en", "formant")] * 4:
+            rows += [(who, "spoof", attack, condition, language, source)] * 20
+    table = pd.DataFrame(rows, columns=["speaker", "label", "attack", "condition", "language", "source"])
+    table.insert(0, "utt_id", [f"utt{i:03}" for i in range(len(table))])
+    centre = table["attack"].map({"": 2.0, "formant": -2.5, "vocoder": -1.5, "neural": 0.5})
+    who = table["speaker"].map({"ana": 1.0, "ben": 0.0, "cyd": 0.5, "dov": -1.5, "robot": 0.0})
+    table["llr"] = centre + who + rng.normal(0, 1.2, len(table))
+    return table
+
+
+def test_headline_counts_and_values(scores):
+    table = evaluation.headline(scores, 0.3, replicates=20)
+    assert list(table) == ["known", "unseen", "all"]
+    bonafide = scores.loc[scores["label"] == "bonafide", "llr"]
+    for condition, attacks in (("known", ["formant", "vocoder"]), ("unseen", ["neural"])):
+        spoof, row = scores.loc[scores["attack"].isin(attacks), "llr"], table[condition]
+        assert (row["n_bonafide"], row["n_spoof"]) == (120, 80 * len(attacks))
+        assert row["eer"] == metrics.eer(bonafide, spoof).value
+        assert row["min_dcf"] == metrics.min_dcf(bonafide, spoof).value
+        assert row["act_dcf"] == metrics.act_dcf(bonafide, spoof)
+        assert row["cllr"] == metrics.cllr(bonafide, spoof) and row["min_cllr"] == metrics.min_cllr(bonafide, spoof)
+        assert row["auc"] == metrics.auc(bonafide, spoof)
+        assert {name: row[name] for name in ("accuracy", "precision", "recall", "f1")}.items() <= metrics.rates(
+            bonafide, spoof, 0.3
+        ).items()
+    assert table["all"]["n_spoof"] == 240
+    assert table["known"]["bonafide_rejected"] == table["unseen"]["bonafide_rejected"]
+    assert table["known"]["eer"] < table["all"]["eer"] < table["unseen"]["eer"]
+
+
+def test_headline_intervals(scores):
+    by_speakers = evaluation.headline(scores, 0.3, replicates=200, seed=3)
+    by_trials = evaluation.headline(scores, 0.3, replicates=200, seed=3, clusters=False)
+    assert by_speakers == evaluation.headline(scores, 0.3, replicates=200, seed=3)
+    for condition, row in by_speakers.items():
+        for name in ("eer", "min_dcf", "act_dcf", "cllr", "auc", "accuracy", "precision", "recall", "f1"):
+            assert 0 <= row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+        width = {kind: t[condition]["eer_high"] - t[condition]["eer_low"] for kind, t in
+                 (("speakers", by_speakers), ("trials", by_trials))}  # fmt: skip
+        assert width["speakers"] > 1.3 * width["trials"]
+
+
+def test_costs_reach_the_headline(scores):
+    row = evaluation.headline(scores, 0.3, replicates=2, prior_spoof=0.5, cost_false_alarm=1.0)["all"]
+    assert row["min_dcf"] == metrics.min_dcf(*evaluation.split_classes(scores), 0.5, 1.0, 1.0).value
+
+
+def test_without_conditions_there_is_only_all(scores):
+    table = evaluation.headline(scores.assign(condition="", speaker=""), 0.0, replicates=5)
+    assert list(table) == ["all"]
+    only_known = evaluation.headline(scores[scores["condition"] != "unseen"], 0.0, replicates=5)
+    assert list(only_known) == ["known", "all"]
+    with pytest.raises(UserError, match="nothing to measure"):
+        evaluation.headline(scores[scores["label"] == "bonafide"], 0.0)
+    with pytest.raises(UserError, match="dev"):
+        evaluation.select(scores, "dev")
+
+
+def test_by_attack(scores):
+    table = evaluation.by_attack(scores, 0.3).set_index("attack")
+    assert table["condition"].to_dict() == dict(ATTACKS)
+    assert table["n_spoof"].to_list() == [80, 80, 80] and table["speakers"].to_dict()["formant"] == 1
+    neural = scores.loc[scores["attack"] == "neural", "llr"]
+    bonafide = scores.loc[scores["label"] == "bonafide", "llr"]
+    assert table.loc["neural", "spoof_accepted"] == np.mean(neural >= 0.3)
+    assert table.loc["neural", "eer"] == metrics.eer(bonafide, neural).value
+    assert table.loc["neural", "eer"] == table["eer"].max()
+
+
+def test_by_speaker(scores):
+    table = evaluation.by_speaker(scores, 0.3).set_index("speaker")
+    assert table["n_bonafide"].to_dict() == {"ana": 30, "ben": 30, "cyd": 30, "dov": 30, "robot": 0}
+    assert table["n_spoof"].to_dict() == {"ana": 40, "ben": 40, "cyd": 40, "dov": 40, "robot": 80}
+    dov = scores[scores["speaker"] == "dov"]
+    rejected = np.mean(dov.loc[dov["label"] == "bonafide", "llr"] < 0.3)
+    assert table.loc["dov", "bonafide_rejected"] == rejected == table["bonafide_rejected"].max()
+    assert table.loc["dov", "eer"] == metrics.eer(*evaluation.split_classes(dov)).value
+    assert table.loc["robot", ["bonafide_rejected", "eer"]].isna().all()
+
+
+def test_by_source_of_real_voices(scores):
+    table = evaluation.by_human(scores, 0.3).set_index("source")
+    assert table["n_bonafide"].to_dict() == {"game": 30, "prompts": 60, "stamps": 30}
+    assert table.loc["prompts", "speakers"] == 2 and table["bonafide_rejected"].idxmax() == "game"
+    assert list(evaluation.by_human(scores, 0.3, "language")["language"]) == ["en", "es", "ru"]
+
+
+def test_by_policy(scores):
+    bonafide, spoof = evaluation.split_classes(scores)
+    table = evaluation.by_policy(bonafide, spoof, {"low": -3.0, "high": 3.0}).set_index("policy")
+    assert table.loc["low", "bonafide_rejected"] < table.loc["high", "bonafide_rejected"] == np.mean(bonafide < 3)
+    assert table.loc["low", "spoof_accepted"] == np.mean(spoof >= -3)
+
+
+def test_worst_errors_first():
+    scores = pd.DataFrame(
+        {
+            "utt_id": list("abcdef"),
+            "label": ["bonafide", "bonafide", "spoof", "spoof", "spoof", "spoof"],
+            "llr": [-4.0, 5.0, 3.0, 4.0, 4.0, -9.0],
+        }
+    ).assign(attack="", speaker="", source="")
+    worst = evaluation.worst(scores, 1.0, n=3)
+    assert worst["utt_id"].to_list() == ["a", "d", "e"]  # 5 beyond the threshold, then twice 3: by name
+    assert evaluation.worst(scores, 1.0, n=10)["utt_id"].to_list() == ["a", "d", "e", "c"]
+    assert evaluation.worst(scores[scores["utt_id"] == "b"], 1.0).empty
+
+
+def test_confusion_table_has_a_row_a_trial(scores):
+    table = evaluation.confusion_table(scores, 0.3)
+    assert list(table) == ["condition", "actual", "predicted"] and len(table) == len(scores)
+    counts = pd.crosstab(table["actual"], table["predicted"])
+    expected = metrics.confusion(*evaluation.split_classes(scores), 0.3)
+    assert counts.loc["spoof", "spoof"] == expected["tp"] and counts.loc["bonafide", "spoof"] == expected["fp"]
+    assert (table["predicted"] == evaluation.decide(scores["llr"], 0.3)).all()
+
+
+def test_tables_for_people(scores):
+    headline = evaluation.headline(scores, 0.3, replicates=20)
+    table = evaluation.headline_table(headline).set_index("Measure")
+    row = headline["unseen"]
+    text = f"{100 * row['eer']:.1f} ({100 * row['eer_low']:.1f} to {100 * row['eer_high']:.1f})"
+    assert table.loc["Equal error rate (%)", "Unseen attacks"] == text
+    assert table.loc["Fakes", "Known attacks"] == "160" and table.loc["minCllr (bits)"].str.len().max() == 5
+    plain = evaluation.headline_table({"Raw": evaluation.measures([1.0, 2.0], [0.0, 1.5])}).set_index("Measure")
+    assert plain.loc["Equal error rate (%)", "Raw"] == "50.0" and "Accuracy (%)" not in plain.index
+    readable = evaluation.readable(evaluation.by_speaker(scores, 0.3)).set_index("Speaker")
+    assert readable.loc["robot", "Real voices called fake (%)"] == "" and readable.loc["robot", "Fakes"] == 80
+    share = evaluation.by_speaker(scores, 0.3).set_index("speaker").loc["dov", "bonafide_rejected"]
+    assert readable.loc["dov", "Real voices called fake (%)"] == f"{100 * share:.1f}"
+    assert "Condition" not in evaluation.readable(evaluation.by_attack(scores.assign(condition=""), 0.3))
+
+
+def test_files(tmp_path):
+    path = tmp_path / "metrics/eval.json"
+    evaluation.save_json(path, {"known": {"n": np.int64(3), "eer": np.float64(1 / 3)}, "a": [-0.0, 1e-9]})
+    assert (
+        path.read_text()
+        == '{\n  "a": [\n    0.0,\n    0.0\n  ],\n  "known": {\n    "eer": 0.333333,\n    "n": 3\n  }\n}\n'
+    )
+    assert json.loads(path.read_text())["known"]["n"] == 3
+    with pytest.raises(ValueError, match="nan"):
+        evaluation.save_json(path, {"eer": float("nan")})
+    assert json.loads(path.read_text())["known"]["n"] == 3  # what was there is still whole
+    evaluation.save_csv(tmp_path / "scores/dev.csv", pd.DataFrame({"utt_id": ["é"], "llr": [1 / 3], "eer": [np.nan]}))
+    assert (tmp_path / "scores/dev.csv").read_bytes() == "utt_id,llr,eer\né,0.333333,\n".encode()
+    assert not list(tmp_path.rglob("*.partial"))

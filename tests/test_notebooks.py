@@ -1,0 +1,148 @@
+"""The notebooks as files: what must hold before one is run.
+
+| what | test |
+|---|---|
+| committed without outputs, for the kernel `python3`, in the layout that `make strip` writes | test_stripped |
+| begins with a heading, has prose, at most 150 lines of code, no functions or classes | test_shape |
+| no path of one machine, no installation, no figure without a description, no bare progress bar | test_no_such_code |
+| its parameters are the sections of params.yaml that its stage names in dvc.yaml | test_parameters |
+| its stage depends on the modules it imports, directly or not, and on no other | test_stage_depends_on_its_imports |
+| so do the stages that are programs | test_other_stages_depend_on_their_imports |
+| every notebook that a stage runs exists, under a stage that depends on it | test_stages_have_notebooks |
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from aasist_lib.pipeline import run
+from aasist_lib.pipeline.notebooks import strip
+
+ROOT = Path(__file__).parents[1]
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+STAGE_OF = {
+    stage["cmd"].split()[-1]: name
+    for name, stage in STAGES.items()
+    if stage["cmd"].startswith("python -m aasist_lib.pipeline run ")
+}
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# say where things are, what went wrong and how far it is: no result depends on them
+DECIDE_NOTHING = {f"aasist_lib/{name}.py" for name in ("__init__", "errors", "paths", "progress", "pipeline/params")}
+# reading a store decodes and computes nothing: what store.py needs to write one matters to the stage that does
+ONLY_EXTRACT = {"aasist_lib/audio.py", "aasist_lib/features.py"}
+ENGINE = "aasist_lib/pipeline/engine.py"
+
+every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+every_stage = pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if path.stem in STAGE_OF], ids=lambda path: path.stem
+)
+
+
+def code(path):
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def imports(source):
+    """Files and packages of the library that Python code imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    for name in names:
+        path = name.replace(".", "/")
+        if (ROOT / f"{path}.py").is_file() and name.startswith("aasist_lib."):
+            yield f"{path}.py"
+        elif (ROOT / path / "__init__.py").is_file() and name in ("aasist_lib.models", "aasist_lib.corpus"):
+            yield path  # one out of many is chosen by name: the stage depends on the package
+
+
+def needed(sources):
+    """What code needs of the library, directly or not, as dvc.yaml names it."""
+    found, todo = set(), [name for source in sources for name in imports(source)]
+    while todo:
+        name = todo.pop()
+        if name in found or any(name.startswith(f"{package}/") for package in found):
+            continue
+        found.add(name)
+        files = sorted((ROOT / name).rglob("*.py")) if (ROOT / name).is_dir() else [ROOT / name]
+        todo += [inner for file in files for inner in imports(file.read_text("utf-8"))]
+    packages = {name for name in found if not name.endswith(".py")}
+    return {name for name in found if not any(name.startswith(f"{package}/") for package in packages)} - DECIDE_NOTHING
+
+
+def declared(stage):
+    return {dep for dep in STAGES[stage]["deps"] if dep.startswith("aasist_lib")}
+
+
+@every
+def test_stripped(path):
+    text = path.read_text("utf-8")
+    assert json.loads(text)["metadata"]["kernelspec"]["name"] == "python3"
+    assert strip(text) == text, "run `make strip`"
+
+
+@every
+def test_shape(path):
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    assert cells[0]["cell_type"] == "markdown" and cells[0]["source"][0].startswith("# ")
+    assert sum(cell["cell_type"] == "markdown" for cell in cells) >= 5
+    assert len({cell["id"] for cell in cells}) == len(cells)
+    lines = sum(len(source.splitlines()) for source in code(path))
+    assert lines <= 150, f"{lines} lines of code: logic belongs in aasist_lib"
+    for source in code(path):
+        definitions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        assert not definitions, f"{definitions[0].name} belongs in aasist_lib"
+
+
+@every
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"['\"](/(home|tmp|root|work|usr|var|mnt)/|[A-Z]:\\)",  # a path of one machine
+        r"^\s*[!%]|\bpip\b|subprocess|os\.system",
+        r"plt\.show|\.savefig",  # plots.show gives a figure its description
+        r"\btqdm\b|time\.time|perf_counter|datetime",  # differs from run to run
+        r"chdir|sys\.path",
+    ],
+)
+def test_no_such_code(path, pattern):
+    for source in code(path):
+        assert not re.search(pattern, source, re.MULTILINE), source
+
+
+@every_stage
+def test_parameters(path):
+    injected = run.sections(path)
+    stage = [name.partition(".")[0] for name in STAGES[STAGE_OF[path.stem]]["params"]]
+    assert sorted(set(stage)) == sorted(injected)
+    assert len(set(injected)) == len(injected)
+
+
+@every_stage
+def test_stage_depends_on_its_imports(path):
+    stage = STAGE_OF[path.stem]
+    assert declared(stage) == needed(code(path)) - (ONLY_EXTRACT if stage != "extract" else set()) | {ENGINE}
+
+
+@pytest.mark.parametrize("stage, package", [("corpus", "corpus/*.py"), ("report", "pipeline/report.py")])
+def test_other_stages_depend_on_their_imports(stage, package):
+    files = sorted((ROOT / "aasist_lib").glob(package))
+    assert files
+    own = {"aasist_lib/corpus"} if stage == "corpus" else {f"aasist_lib/{package}", "aasist_lib/pipeline/templates"}
+    assert declared(stage) == needed(file.read_text("utf-8") for file in files) | own
+
+
+@pytest.mark.parametrize("notebook", STAGE_OF)
+def test_stages_have_notebooks(notebook):
+    assert (ROOT / f"notebooks/{notebook}.ipynb").is_file()
+    stage = STAGES[STAGE_OF[notebook]]
+    assert f"build/nb/{notebook}.ipynb" in stage["deps"]
+    assert f"runs/{notebook}.ipynb" in stage["outs"]
+    assert f"runs/{notebook}.ipynb" in STAGES["report"]["deps"]

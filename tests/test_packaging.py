@@ -1,0 +1,120 @@
+"""The environment and the files around the code say the same things.
+
+| what | test |
+|---|---|
+| requirements.lock is exact, public, and satisfies every range of pyproject.toml | test_lock |
+| every locked package supports every Python that pyproject.toml allows | test_lock_for_every_python |
+| environment.yml adds nothing of its own | test_environment |
+| the Makefile and the runner keep the same things inside the checkout | test_kept_inside |
+| make without a usable python3 says so in one line | test_make_without_python |
+| DVC calls nobody; its templates exist; what stages make is not in git | test_dvc_config, test_ignored |
+| CI runs make test | test_ci |
+| the settings of `make quick` are valid | test_tiny_settings |
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
+
+from aasist_lib.pipeline import quick, run
+
+ROOT = Path(__file__).parents[1]
+LOCK = (ROOT / "requirements.lock").read_text("utf-8").splitlines()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def test_lock():
+    assert re.match("# ", LOCK[0]) and not any(line.startswith("#") for line in LOCK[1:])
+    locked = {}
+    for line in LOCK[1:]:
+        pin = Requirement(line)
+        (specifier,) = pin.specifier
+        assert specifier.operator == "==" and "*" not in specifier.version and "+" not in specifier.version, line
+        assert pin.url is None and "--" not in line
+        locked[canonicalize_name(pin.name)] = specifier.version
+    assert len(locked) == len(LOCK) - 1 and LOCK[1:] == sorted(LOCK[1:], key=str.upper)
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["build-system"]["requires"]
+    wanted += [line for extra in PROJECT["project"]["optional-dependencies"].values() for line in extra]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
+
+
+def test_lock_for_every_python():
+    assert PROJECT["project"]["requires-python"] == ">=3.11,<3.14"
+    for line in LOCK[1:]:
+        pin = Requirement(line)
+        if pin.marker is None:
+            wants = metadata.metadata(pin.name).get("Requires-Python") or ""
+            for version in ("3.11.2", "3.13.0"):  # Debian 12 has 3.11.2
+                assert SpecifierSet(wants).contains(version), f"{line} wants Python {wants}"
+
+
+def test_environment():
+    environment = YAML(typ="safe").load(ROOT / "environment.yml")
+    assert environment["dependencies"] == ["python=3.11", "pip", {"pip": ["-r requirements.lock", "-e ."]}]
+
+
+def test_kept_inside():
+    exports = dict(re.findall(r"^export (\w+) := \$\(CURDIR\)/(\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert exports == run.KEPT_INSIDE
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+@pytest.mark.parametrize("python, said", [("false", "Python 3.11, 3.12 or 3.13 is needed")])
+def test_make_without_python(tmp_path, python, said):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = subprocess.run(["make", "install", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode and done.stderr.startswith(said)
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_make_lists_its_targets():
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert re.findall(r"^make (\w+)", listed, re.MULTILINE) == targets
+
+
+def test_dvc_config():
+    config = (ROOT / ".dvc/config").read_text()
+    assert "analytics = false" in config and "check_update = false" in config and "remote" not in config
+    for path in (ROOT / ".dvc/plots").glob("*.json"):
+        assert "<DVC_METRIC_DATA>" in json.dumps(json.loads(path.read_text()))
+    used = re.findall(r"template: (\w+)", (ROOT / "dvc.yaml").read_text())
+    assert {f"{name}.json" for name in used} == {path.name for path in (ROOT / ".dvc/plots").iterdir()}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_ignored():
+    made = ["corpus/a", "data/a", "features/a", "models/a", "runs/a", "scores/a", "build/a", ".venv/a", ".cache/a"]
+    kept = ["data.dvc", "dvc.lock", "metrics/eval.json", "reports/index.html", "aasist_lib/models/x.py"]
+    listed = subprocess.run(
+        ["git", "check-ignore", "--no-index", *made, *kept], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    assert listed.split() == made
+
+
+def test_ci():
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_tiny_settings(tmp_path):
+    (tmp_path / "experiments").mkdir()
+    for name in ("params.yaml", "experiments/tiny.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    quick.set_tiny(tmp_path)
+    before, after = ((path / "params.yaml").read_text("utf-8").splitlines() for path in (ROOT, tmp_path))
+    changed = [new.split()[0] for old, new in zip(before, after, strict=True) if old.replace('""', "''") != new]
+    assert changed == ["profile:", "max_epochs:", "bootstrap:"]

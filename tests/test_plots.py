@@ -1,0 +1,179 @@
+"""Figures: that they can be drawn from what the tables give, and say what the data say.
+
+| what | against |
+|---|---|
+| every figure | drawn without warnings, title, labelled axes, the same bytes twice, nothing left open |
+| PNG | no software, date or version inside |
+| show, show_table | alt text for screen readers, captions and marked headings, no object addresses |
+| counts, rates and thresholds that a figure prints | the data |
+| MFCC | of a real recording |
+"""
+
+import base64
+import re
+import warnings
+
+import librosa
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from matplotlib.colors import to_hex
+
+from aasist_lib import evaluation, metrics, plots
+from aasist_lib.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def scores() -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    kinds = [("bonafide", "", ""), ("spoof", "vocoder", "known"), ("spoof", "neural", "unseen")]
+    rows = [(*kind, split, f"voice{i % 5}") for split in ("train", "eval") for kind in kinds for i in range(60)]
+    table = pd.DataFrame(rows, columns=["label", "attack", "condition", "split", "speaker"])
+    table["llr"] = table["attack"].map({"": 2.0, "vocoder": -2.0, "neural": 0.0}) + rng.normal(0, 1, len(table))
+    table["seconds"] = rng.uniform(1.5, 8, len(table))
+    table["source"] = table["speaker"].replace("voice1", "voice0")
+    return table
+
+
+@pytest.fixture(scope="module")
+def trials(scores) -> dict:
+    return {name: evaluation.split_classes(evaluation.select(scores, name)) for name in ("known", "unseen")}
+
+
+@pytest.fixture(scope="module")
+def history() -> pd.DataFrame:
+    epoch = np.arange(1, 6)
+    return pd.DataFrame(
+        {"epoch": epoch, "train_loss": 1 / epoch, "dev_loss": 1.2 / epoch, "dev_eer": [0.3, 0.25, 0.18, 0.2, 0.22]}
+    )
+
+
+FIGURES = {
+    "confusion": lambda s, t, h: plots.confusion({n: evaluation.confusion_table(s, 0) for n in ("a", "b")}),
+    "det": lambda s, t, h: plots.det(t),
+    "histogram": lambda s, t, h: plots.score_histogram(s, {"equal_error": 0.5, "min_cost": -1.0}),
+    "histogram, no conditions": lambda s, t, h: plots.score_histogram(s.assign(condition=""), 0.5),
+    "reliability": lambda s, t, h: plots.reliability(t),
+    "bars": lambda s, t, h: plots.bars(
+        evaluation.by_attack(s, 0), "attack", "eer", "condition", title="By attack", label="EER (%)", guess=0.5
+    ),
+    "bars, no groups": lambda s, t, h: plots.bars(
+        evaluation.by_human(s, 0), "source", "bonafide_rejected", title="By source", label="called fake (%)"
+    ),
+    "history": lambda s, t, h: plots.history(h),
+    "durations": lambda s, t, h: plots.durations(s),
+    "counts": lambda s, t, h: plots.counts(s),
+    "counts by source": lambda s, t, h: plots.counts(s, "source"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure(name, scores, trials, history):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = FIGURES[name](scores, trials, history)
+        png = plots.png(figure)
+        assert png == plots.png(FIGURES[name](scores, trials, history))
+    assert png.startswith(b"\x89PNG") and b"Software" not in png and b"tEXt" not in png
+    assert not plt.get_fignums()
+    assert figure.get_suptitle() or all(ax.get_title("left") for ax in figure.axes)
+    assert all(ax.get_xlabel() or ax.get_ylabel() for ax in figure.axes)
+
+
+def test_drawing_a_figure_again_moves_nothing(scores, trials, history):
+    figure = FIGURES["confusion"](scores, trials, history)
+    assert plots.png(figure) == plots.png(figure)
+
+
+def test_confusion_prints_counts_and_shares(scores):
+    figure = plots.confusion(evaluation.confusion_table(scores, 0.0))
+    found = [text.get_text() for text in figure.axes[0].texts]
+    counts = metrics.confusion(*evaluation.split_classes(scores), 0.0)
+    rejected = 100 * counts["fp"] / (counts["fp"] + counts["tn"])
+    assert [int(text.split("\n")[0]) for text in found] == [counts[name] for name in ("tn", "fp", "fn", "tp")]
+    assert found[1].endswith(f"\n{rejected:.1f} % of row")
+
+
+def test_confusion_of_one_class_and_one_answer():
+    figure = plots.confusion(pd.DataFrame({"actual": ["spoof"] * 3, "predicted": ["spoof"] * 3}))
+    assert [t.get_text().split("\n")[0] for t in figure.axes[0].texts] == ["0", "0", "0", "3"]
+
+
+def test_det_prints_equal_error_rates(trials):
+    legend = [text.get_text() for text in plots.det(trials).axes[0].get_legend().get_texts()]
+    assert legend == [f"{name}: EER {100 * metrics.eer(*pair).value:.1f} %" for name, pair in trials.items()]
+
+
+def test_histogram_tells_sizes_and_thresholds(scores):
+    figure = plots.score_histogram(scores, {"equal_error": 0.5, "min_cost": -1.25})
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == [
+        "real voices (120)",
+        "fakes, known attacks (120)",
+        "fakes, unseen attacks (120)",
+        "equal error: 0.50",
+        "min cost: -1.25",
+    ]
+
+
+def test_classes_differ_in_colour_and_in_shape(scores):
+    legend = plots.durations(scores).axes[0].get_legend()
+    (line,), (area,) = legend.get_lines(), legend.get_patches()
+    assert line.get_linestyle() == "--" and to_hex(line.get_color()) == plots.KNOWN.lower()
+    assert to_hex(area.get_edgecolor()) == plots.BONAFIDE.lower()
+    names = ["Known attacks", "Unseen attacks", "real voices"]
+    assert plots._colours(names) == [plots.KNOWN, plots.UNSEEN, plots.BONAFIDE]
+
+
+def test_history_marks_the_best_epoch(history):
+    legend = plots.history(history).axes[1].get_legend().get_texts()
+    assert [text.get_text() for text in legend] == ["best: epoch 3, 18.0 %"]
+
+
+def test_reliability_of_perfect_scores_is_the_diagonal():
+    rng = np.random.default_rng(0)
+    bonafide, spoof = 2 * rng.normal(1, 1, 20000), 2 * rng.normal(-1, 1, 20000)  # their LLR is twice the score
+    line = plots.reliability({"good": (bonafide, spoof), "boastful": (3 * bonafide, 3 * spoof)}).axes[0].lines
+    assert np.abs(line[1].get_xdata() - line[1].get_ydata()).max() < 3
+    assert np.abs(line[2].get_xdata() - line[2].get_ydata()).max() > 10
+
+
+def test_mfcc_of_a_recording(speech_files):
+    wave, rate = soundfile.read(speech_files[0], always_2d=True)
+    wave = wave.mean(axis=1)
+    features = librosa.feature.mfcc(y=wave, sr=rate, n_mfcc=20, n_fft=512, hop_length=rate // 100, n_mels=64)
+    figure = plots.mfcc(np.vstack([features, features]), frame_rate=100, channels=2)
+    pictures = [ax for ax in figure.axes if ax.images]
+    assert len(pictures) == 2 and pictures[0].images[0].get_array().shape == features.shape
+    assert pictures[-1].get_xlim()[1] == pytest.approx(len(wave) / rate, abs=0.02)
+    assert plots.png(figure)
+    with pytest.raises(UserError, match="3 channels"):
+        plots.mfcc(features, frame_rate=100, channels=3)
+
+
+@pytest.fixture
+def displayed(monkeypatch) -> list:
+    calls = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: calls.append((data, options)))
+    return calls
+
+
+def test_show_describes_the_picture(displayed, history):
+    plots.show(plots.history(history), "Learning curve; best epoch 3")
+    data, options = displayed[0]
+    about = options["metadata"]["image/png"]
+    assert options["raw"] and about["alt"] == data["text/plain"] == "Learning curve; best epoch 3"
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert (about["width"], about["height"]) == (int(8.4 * 96), int(3.4 * 96))
+
+
+def test_tables_can_be_read_aloud(displayed):
+    table = pd.DataFrame({"Attack": ["<b>hts</b>", "copy"], "Fakes": [3, 4]})
+    plots.show_table(table, "Fakes & attacks")
+    html, plain = displayed[0][0]["text/html"], displayed[0][0]["text/plain"]
+    assert "<caption>Fakes &amp; attacks</caption>" in html and "&lt;b&gt;" in html
+    assert re.findall(r'<th scope="col">(.*?)</th>', html) == ["Attack", "Fakes"]
+    assert len(re.findall(r'<th scope="row">', html)) == 2 and html.count("<td>") == 2
+    assert "0x" not in html + plain and plain.startswith("Fakes & attacks\n")

@@ -1,0 +1,258 @@
+"""The pages: right numbers, readable by everybody, without network, the same bytes again.
+
+| what | test |
+|---|---|
+| the same results give the same bytes, and no clock or path of the machine | test_same_bytes |
+| nothing is loaded from the network | test_offline |
+| language, landmarks, one h1, skip link, alternative texts, captions, headings of tables | test_accessible |
+| headline, confusion matrix, corpus and settings show what the files say | test_numbers |
+| a speaker of eval who is in another split is told of | test_speaker_in_two_splits |
+| a condition without trials is left out | test_one_condition |
+| a notebook's page: code folded, tables that scroll, links between pages | test_notebook_page |
+| missing results are named | test_missing |
+| the table in README.md | test_readme |
+| `dvc plots show` can be read offline | test_plots_page |
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+
+from aasist_lib import evaluation
+from aasist_lib.errors import UserError
+from aasist_lib.pipeline import report
+
+ROOT = Path(__file__).parents[1]
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="  # one pixel
+
+
+def measured(eer, n_spoof):
+    row = {"n_bonafide": 200, "n_spoof": n_spoof, "min_cllr": 0.4}
+    for name in ("eer", "auc", "min_dcf", "act_dcf", "cllr", "accuracy", "precision", "recall", "f1",
+                 "bonafide_rejected", "spoof_accepted"):  # fmt: skip
+        row |= {name: eer, f"{name}_low": eer - 0.01, f"{name}_high": eer + 0.02}
+    return row
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Results as stages leave them, of 200 real voices, 100 known and 50 unseen fakes."""
+    for name in ("params.yaml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("metrics", "runs", "features"):
+        (tmp_path / name).mkdir()
+    headline = {"unseen": measured(0.25, 50), "known": measured(0.125, 100), "all": measured(0.17, 150)}
+    (tmp_path / "metrics/eval.json").write_text(json.dumps(headline))
+    (tmp_path / "metrics/train.json").write_text(json.dumps({"best_epoch": 3, "parameters": 123456}))
+    trials = [("", "bonafide", "bonafide")] * 180 + [("", "bonafide", "spoof")] * 20
+    trials += [("known", "spoof", "spoof")] * 90 + [("known", "spoof", "bonafide")] * 10
+    trials += [("unseen", "spoof", "spoof")] * 30 + [("unseen", "spoof", "bonafide")] * 20
+    table = pd.DataFrame(trials, columns=["condition", "actual", "predicted"])
+    table.to_csv(tmp_path / "metrics/confusion.csv", index=False)
+    history = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [0.7, 0.4, 0.2], "dev_loss": [0.7, 0.5, 0.4]})
+    history.assign(dev_eer=[0.5, 0.3, 0.2]).to_csv(tmp_path / "metrics/history.csv", index=False)
+    scored = [
+        ("bonafide", "eval", "", "", "anna", 1.0), ("bonafide", "eval", "", "", "jan", -1.0),
+        ("spoof", "eval", "vocoder", "known", "anna", -2.0), ("spoof", "eval", "<tts>", "unseen", "robot", -0.5),
+    ]  # fmt: skip
+    scores = pd.DataFrame(scored, columns=["label", "split", "attack", "condition", "speaker", "llr"])
+    scores = scores.assign(language="cs", source="x", seconds=1800.0)
+    evaluation.save_csv(tmp_path / "metrics/by_attack.csv", evaluation.by_attack(scores, 0))
+    evaluation.save_csv(tmp_path / "metrics/by_speaker.csv", evaluation.by_speaker(scores, 0))
+    scores.to_csv(tmp_path / "features/index.csv", index=False)
+    for name, title in {"10_extract": "10 Extract: what is seen", "40_evaluate": "40 Evaluate: is it right?"}.items():
+        cell = nbformat.v4.new_code_cell("secret = 1", id="code", execution_count=1)
+        cell.outputs = [
+            nbformat.v4.new_output(
+                "display_data", {"image/png": PNG}, metadata={"image/png": {"alt": "A red <dot>", "width": 10}}
+            ),
+            nbformat.v4.new_output(
+                "display_data", {"text/html": '<table><thead><tr><th scope="col">a</th></tr></thead></table>'}
+            ),
+            nbformat.v4.new_output("stream", text="printed"),
+        ]
+        links = "[next](40_evaluate.ipynb), [first](00_overview.ipynb), [web](https://example.org/x.ipynb)"
+        texts = [
+            nbformat.v4.new_markdown_cell(text, id=f"text-{i}") for i, text in enumerate((f"# {title}\n\nText.", links))
+        ]
+        notebook = nbformat.v4.new_notebook(cells=[texts[0], cell, texts[1]])
+        nbformat.write(notebook, tmp_path / f"runs/{name}.ipynb")
+    (tmp_path / "runs/.failed").mkdir()
+    (tmp_path / "runs/.failed/20_train.ipynb").write_text("not to be shown")
+    (tmp_path / "dvc.lock").write_text(
+        "schema: '2.0'\nstages:\n  extract:\n    cmd: x\n    deps:\n    - {path: data, md5: 0123.dir}\n"
+        "    outs:\n    - {path: features, md5: 4567.dir}\n    - {path: metrics/extract.json, md5: '89'}\n"
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def pages(project):
+    written = report.write(project)
+    assert [path.name for path in written] == ["index.html", "10_extract.html", "40_evaluate.html"]
+    return {path.stem: BeautifulSoup(path.read_text("utf-8"), "html.parser") for path in written}
+
+
+def _plain(tag):
+    return tag.get_text(" ", strip=True).replace("\u00a0", " ")
+
+
+def cells(table):
+    return [[_plain(cell) for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
+
+
+def captioned(page, caption):
+    (found,) = [table for table in page.find_all("table") if table.caption and table.caption.get_text() == caption]
+    return cells(found)
+
+
+def test_same_bytes(project):
+    first = {path: path.read_bytes() for path in report.write(project)}
+    assert {path: path.read_bytes() for path in report.write(project)} == first
+    for data in first.values():
+        assert str(project).encode() not in data and b"uuid" not in data
+        assert not re.search(rb"20\d\d-\d\d-\d\d|\d\d:\d\d:\d\d", data)
+        assert not re.search(rb"[ \t]\n", data)
+
+
+def test_offline(pages):
+    for page in pages.values():
+        assert not page.find_all(["script", "link", "iframe"])
+        for tag in page.find_all(src=True):
+            assert tag["src"].startswith("data:")
+        assert not re.search(r"url\(|@import", page.style.get_text())
+
+
+def test_accessible(pages):
+    for page in pages.values():
+        assert page.html["lang"] == "en" and page.find("meta", attrs={"name": "viewport"}) and page.title.get_text()
+        assert "prefers-color-scheme: dark" in page.style.get_text()
+        for landmark in ("header", "nav", "main", "footer"):
+            assert len(page.find_all(landmark)) == 1, landmark
+        assert page.body.find("a")["href"] == f"#{page.main['id']}"  # the first thing the tab key reaches
+        assert len(page.find_all("h1")) == 1
+        levels = [int(tag.name[1]) for tag in page.find_all(re.compile("^h[1-6]$"))]
+        assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+        (here,) = page.find_all(attrs={"aria-current": "page"})
+        assert here.find_parent("nav")
+        assert all(tag.get("alt") for tag in page.find_all("img"))
+        assert all(tag.get("aria-label") for tag in page.find_all("svg"))
+        for tag in page.select(".scroll"):
+            assert tag["tabindex"] == "0" and tag["aria-label"]
+        ids = [tag["id"] for tag in page.find_all(id=True)]
+        assert len(ids) == len(set(ids))
+        for tag in page.find_all(attrs={"aria-labelledby": True}):
+            assert tag["aria-labelledby"] in ids
+    for table in pages["index"].find_all("table"):
+        assert table.caption and table.find("th", scope=True)
+
+
+def test_numbers(pages):
+    page = pages["index"]
+    headline = captioned(page, "Results by condition, with 95 % intervals")
+    assert headline[0] == ["Measure", "Known attacks", "Unseen attacks", "All attacks"]
+    assert headline[1][1:] == ["12.5 11.5 to 14.5", "25.0 24.0 to 27.0", "17.0 16.0 to 19.0"]
+    assert {row[0].split(" ")[0] for row in headline} >= {
+        "Accuracy",
+        "Precision",
+        "Recall",
+        "F1",
+        "minDCF",
+        "actDCF",
+        "Cllr",
+    }
+    assert captioned(page, "Known attacks") == [
+        ["", "called real", "called fake"],
+        ["real voice", "180 90.0 %", "20 10.0 %"],
+        ["fake", "10 10.0 %", "90 90.0 %"],
+    ]
+    assert captioned(page, "All attacks")[2] == ["fake", "30 20.0 %", "120 80.0 %"]
+    lead = _plain(page.select_one(".lead"))
+    assert "errs in 12.5 %" in lead and "about one in 8" in lead and "it is 25.0 % (24.0 % to 27.0 %)" in lead
+    assert [_plain(tag) for tag in page.select(".tiles .value")] == ["12.5 %", "12.5 %", "25.0 %", "25.0 %", "17.0 %"]
+    assert ["eval", "fake", "2", "1.00", "2", "2"] in captioned(page, "Recordings that were used")
+    assert captioned(page, "By speaker")[3][3:] == ["0", "", "1", "0.0", ""]  # the robot has no voice of its own
+    assert "a speaker whom neither training" in page.get_text()
+    assert "<tts>" in {row[1] for row in captioned(page, "By kind of attack")}
+    assert "123,456 parameters" in page.get_text(" ", strip=True)
+    settings = captioned(page, "params.yaml")
+    assert ["n_fft", "512", "samples: 32 ms"] in settings and ["train"] in settings
+    assert "workers" not in {row[0] for row in settings}
+    assert {line.get_text() for line in page.find_all("dt")} >= {"data", "features", "requirements.lock", "processor"}
+    assert "md5 4567.dir" in page.dl.get_text() and "metrics/" not in page.dl.get_text()
+    points = page.find("polyline")["points"].split()
+    assert len(points) == 3 and points[0] == "34.0,10.0"
+
+
+def test_one_condition(project):
+    path = project / "metrics/eval.json"
+    path.write_text(json.dumps({"all": measured(0.0005, 150)}))
+    report.write(project)
+    text = (project / "reports/index.html").read_text("utf-8")
+    assert "fewer than one in a thousand" in text and "never met" not in text
+    path.write_text("{}")
+    with pytest.raises(UserError, match="none of the conditions"):
+        report.write(project)
+
+
+def test_speaker_in_two_splits(project):
+    path = project / "features/index.csv"
+    path.write_text(path.read_text().replace("bonafide,eval,,,anna", "bonafide,train,,,anna"))
+    report.write(project)
+    assert "Training or dev has heard 1 of the speakers" in (project / "reports/index.html").read_text("utf-8")
+
+
+def test_notebook_page(pages):
+    page = pages["10_extract"]
+    assert page.title.get_text() == page.h1.get_text() == "10 Extract: what is seen"
+    assert page.details.summary.get_text() == "Code [1]" and not page.details.has_attr("open")
+    assert "secret" in page.details.get_text() and "secret" not in page.details.find_next_sibling().get_text()
+    assert page.img["alt"] == "A red <dot>" and page.find("table").find_parent(class_="scroll")
+    assert "printed" in page.get_text()
+    targets = [tag["href"] for tag in page.article.find_all("a")]
+    assert targets == ["40_evaluate.html", "../notebooks/00_overview.ipynb", "https://example.org/x.ipynb"]
+    assert [tag.get_text() for tag in page.nav.find_all("a")] == ["Results", "10 Extract", "40 Evaluate"]
+
+
+@pytest.mark.parametrize("name", ["metrics/eval.json", "metrics/confusion.csv", "features/index.csv"])
+def test_missing(project, name):
+    (project / name).unlink()
+    with pytest.raises(UserError, match=re.escape(f"{name} is missing: run `dvc repro`")):
+        report.write(project)
+
+
+def test_readme(project):
+    path = project / "README.md"
+    path.write_text("before\n<!-- metrics -->\nold\n<!-- /metrics -->\nafter\n")
+    with pytest.raises(UserError, match="README.md does not show"):
+        report.update_readme(project, only_check=True)
+    report.update_readme(project)
+    report.update_readme(project, only_check=True)
+    lines = path.read_text().splitlines()
+    assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
+    assert lines[2] == "| Measure | Known attacks | Unseen attacks | All attacks |"
+    assert lines[4].startswith("| Equal error rate (%) | 12.5 (11.5 to 14.5) | 25.0 (24.0 to 27.0) |")
+    path.write_text("no place for it")
+    with pytest.raises(UserError, match="README.md needs the lines"):
+        report.update_readme(project)
+
+
+@pytest.mark.skipif(not (ROOT / "metrics/eval.json").exists(), reason="nothing has been measured yet")
+def test_committed_readme_is_current():
+    report.update_readme(ROOT, only_check=True)
+
+
+def test_plots_page(project):
+    from dvc_render.html import HTML
+    from dvc_render.vega import VegaRenderer
+
+    text = report.write_plots_page(project).read_text("utf-8")
+    page = HTML(text).with_scripts(VegaRenderer.SCRIPTS).with_element("<p>a plot</p>").embed()
+    assert "<p>a plot</p>" in page and "vegaEmbed" in page
+    assert "jsdelivr" not in page and not re.search(r"<script[^>]+src", page)

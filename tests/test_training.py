@@ -1,0 +1,453 @@
+"""Training: what is tested.
+
+| test | what must hold |
+|---|---|
+| learns | a difference between the classes that is there is found; weights, json and history are written |
+| same bytes | twice the same run: the same safetensors and json, nothing left behind, nothing printed |
+| killed | SIGKILL after an epoch, started again: goes on, and the same bytes as without the kill |
+| interrupted | Ctrl-C, or the kernel's stop button: a KeyboardInterrupt, gone on from |
+| afresh | a checkpoint of other settings, or a broken one, is not gone on from |
+| eval unread | eval shards full of NaN change nothing; dev gives no gradients |
+| balance | classes half and half; groups by the root of their size; no more repeats than needed |
+| crops | short utterances wrap, masks hit all channels of a coefficient alike and take the mean |
+| schedule, patience, best epoch | as documented |
+| init_from, freeze | start from a network; shapes that differ are named; frozen parts stay the same to the bit |
+| scores | one by one, long ones in windows; another front-end is refused |
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aasist_lib import metrics, models, training
+from aasist_lib.errors import UserError
+from aasist_lib.store import Store
+
+FEATURES = dict(kind="mfcc", sample_rate=16000, n_mfcc=8, n_fft=512, hop_length=160, n_mels=32, deltas=2)
+MODEL = dict(name="cnn_attention", width=16, heads=2, dropout=0.3)
+TRAIN = dict(
+    max_epochs=6,
+    patience=5,
+    batch_size=8,
+    crop_seconds=0.64,
+    lr=2.0e-3,
+    weight_decay=1.0e-2,
+    warmup_fraction=0.1,
+    time_masks=1,
+    time_mask_frames=8,
+    coefficient_masks=1,
+    coefficient_mask_width=2,
+    init_from="",
+    freeze_cnn_epochs=0,
+)
+SPLITS = {"train": 48, "dev": 16, "eval": 16}
+
+
+def write_store(folder: Path, *, poison_eval=False, lengths=(30, 110), difference=0.8) -> Path:
+    """A store as `store.extract` writes it, one shard a split; spoofs move more slowly than real speech."""
+    folder.mkdir(parents=True)
+    rng, rows = np.random.default_rng(5), []
+    for shard, (split, count) in enumerate(SPLITS.items()):
+        parts, start = [], 0
+        for i in range(count):
+            label = "spoof" if i % 3 else "bonafide"
+            frames = int(rng.integers(*lengths))
+            x = rng.standard_normal((frames, 24)).astype(np.float32) * 10
+            if label == "spoof":
+                x[1:] = (1 - difference) * x[1:] + difference * x[:-1]
+            parts.append(np.full_like(x, np.nan) if poison_eval and split == "eval" else x)
+            rows.append(
+                dict(
+                    utt_id=f"{split}_{i:03d}", path=f"audio/{split}_{i:03d}.flac", label=label,
+                    speaker=f"s{i % 4}", attack=f"a{i % 5}" if label == "spoof" else "", split=split,
+                    condition="unseen" if split == "eval" and label == "spoof" else "", language="en",
+                    source="made", codec="", pair_id="", shard=shard, start=start, frames=frames,
+                    seconds=frames / 100,
+                )
+            )  # fmt: skip
+            start += frames
+        np.save(folder / f"shard-{shard:05d}.npy", np.concatenate(parts))
+    pd.DataFrame(rows).to_csv(folder / "index.csv", index=False)
+    pd.DataFrame(columns=["utt_id", "path", "reason"]).to_csv(folder / "rejected.csv", index=False)
+    meta = dict(features=FEATURES, coefficients=24, channels=3, version=1)
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+def fit(store: Path, work: Path, name="network", checkpoints="checkpoints", model=None, **train):
+    return training.fit(
+        store, work / name, model={**MODEL, **(model or {})}, train={**TRAIN, **train}, seed=7, threads=1,
+        checkpoints=work / checkpoints,
+    )  # fmt: skip
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return write_store(tmp_path_factory.mktemp("training") / "features")
+
+
+@pytest.fixture(scope="module")
+def trained(store, tmp_path_factory):
+    """(folder, history) of one uninterrupted run that the tests compare with."""
+    work = tmp_path_factory.mktemp("trained")
+    return work / "network", fit(store, work)
+
+
+def test_learns_and_writes(trained):
+    folder, history = trained
+    assert list(history.columns) == ["epoch", "lr", "train_loss", "dev_loss", "dev_eer"]
+    assert history["epoch"].tolist() == list(range(1, len(history) + 1))
+    assert history["dev_eer"].min() < 0.2 and history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+    about = json.loads((folder / "network.json").read_text())
+    best = history.sort_values(["dev_eer", "dev_loss"]).iloc[0]
+    assert (about["best_epoch"], about["dev_eer"]) == (best["epoch"], best["dev_eer"])
+    assert about["features"] == FEATURES and about["train"] == TRAIN and about["seed"] == 7
+    assert about["model"] == {**MODEL, "normalise": "utterance"}
+    assert sorted(bytes_of(folder)) == ["network.json", "network.safetensors"]
+
+
+def test_the_best_epoch_is_kept(store, trained):
+    folder, history = trained
+    dev = training.scores(folder, store, "dev", threads=1)
+    bonafide = dev["label"] == "bonafide"
+    eer = metrics.eer(dev["score"][bonafide], dev["score"][~bonafide]).value
+    assert round(float(eer), 6) == history["dev_eer"].min()
+
+
+def test_same_bytes_again_and_silent(store, trained, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.rand(3)  # whatever the caller drew before must not matter
+    history = fit(store, tmp_path)
+    assert bytes_of(tmp_path / "network") == bytes_of(trained[0])
+    pd.testing.assert_frame_equal(history, trained[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["network"]  # no logs, no checkpoints
+    assert capfd.readouterr() == ("", "")
+
+
+def test_leaves_torch_as_it_was(store, tmp_path):
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state()
+    fit(store, tmp_path, max_epochs=1)
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before[:2]
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+CHILD = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_training import fit
+fit(Path({store!r}), Path({work!r}))
+"""
+
+
+def test_killed_and_started_again(store, trained, tmp_path):
+    code = CHILD.format(tests=str(Path(__file__).parent), store=str(store), work=str(tmp_path))
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    try:
+        deadline = time.monotonic() + 60
+        while not (kept := list(tmp_path.glob("checkpoints/*.ckpt"))) and time.monotonic() < deadline:
+            assert child.poll() is None
+            time.sleep(0.002)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert not (tmp_path / "network").exists()
+    done = len(torch.load(kept[0], weights_only=True)["history"])
+    assert 1 <= done < 6
+    steps = count_steps(lambda: fit(store, tmp_path))
+    assert steps == (6 - done) * 6  # what was done is not done again
+    assert bytes_of(tmp_path / "network") == bytes_of(trained[0])
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def count_steps(run) -> int:
+    steps, original = [], training.Training.training_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            training.Training, "training_step", lambda *given: steps.append(1) or original(*given), raising=True
+        )
+        run()
+    return len(steps)
+
+
+@pytest.fixture(scope="module")
+def stopped(store, tmp_path_factory):
+    """A run stopped when it was to write its result: all of its epochs are in the checkpoint."""
+    work = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(models, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        fit(store, work)
+    return work
+
+
+@pytest.fixture
+def interrupted(stopped, tmp_path):
+    """A copy of it, to go on with."""
+    return shutil.copytree(stopped, tmp_path / "interrupted")
+
+
+def test_stopped_after_the_last_epoch(store, trained, interrupted):
+    assert count_steps(lambda: fit(store, interrupted)) == 0
+    assert bytes_of(interrupted / "network") == bytes_of(trained[0])
+
+
+@pytest.mark.parametrize("change", [{"lr": 1.0e-3}, {"max_epochs": 5}])
+def test_other_settings_start_afresh(store, interrupted, change):
+    epochs = {**TRAIN, **change}["max_epochs"]
+    assert count_steps(lambda: fit(store, interrupted, **change)) == epochs * 6
+
+
+def test_interrupted_by_hand(store, trained, tmp_path, monkeypatch):
+    handler, original = signal.getsignal(signal.SIGINT), training.Training.training_step
+
+    def stop(self, batch, batch_idx):
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Training, "training_step", stop)
+        fit(store, tmp_path)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert count_steps(lambda: fit(store, tmp_path)) == 4 * 6
+    assert bytes_of(tmp_path / "network") == bytes_of(trained[0])
+
+
+def test_a_broken_checkpoint_starts_afresh(store, trained, interrupted):
+    (kept,) = interrupted.glob("checkpoints/*.ckpt")
+    kept.write_bytes(kept.read_bytes()[:1000])
+    assert count_steps(lambda: fit(store, interrupted)) == 36
+    assert bytes_of(interrupted / "network") == bytes_of(trained[0])
+
+
+def test_checkpoints_are_not_unpickled(interrupted):
+    (kept,) = interrupted.glob("checkpoints/*.ckpt")
+    torch.save({"history": [Trap()]}, kept)
+    assert training.Checkpoint(kept.parent, kept.stem).load() is None
+    assert not Trap.sprung
+
+
+class Trap:
+    sprung = False
+
+    def __reduce__(self):
+        return setattr, (Trap, "sprung", True)
+
+
+def test_eval_is_never_read(trained, tmp_path):
+    poisoned = write_store(tmp_path / "features", poison_eval=True)
+    fit(poisoned, tmp_path)
+    assert bytes_of(tmp_path / "network") == bytes_of(trained[0])
+    (tmp_path / "features/shard-00002.npy").unlink()
+    fit(poisoned, tmp_path, name="without")
+    assert bytes_of(tmp_path / "without") == bytes_of(trained[0])
+
+
+def test_dev_gives_no_gradients(store, tmp_path, monkeypatch):
+    reads = []
+    original = Store.read
+    monkeypatch.setattr(
+        Store, "read", lambda self, row, *where: reads.append((torch.is_grad_enabled(), int(row)))
+        or original(self, row, *where)
+    )  # fmt: skip
+    fit(store, tmp_path, max_epochs=1)
+    rows = {split: set(Store(store).select(split)) for split in SPLITS}
+    assert {row for grad, row in reads if grad} <= rows["train"]
+    assert {row for grad, row in reads if not grad} >= rows["dev"]
+    assert not {row for _, row in reads} & rows["eval"]
+
+
+def table(bonafide: dict, spoof: dict) -> pd.DataFrame:
+    rows = [("bonafide", name, "") for name, count in bonafide.items() for _ in range(count)]
+    rows += [("spoof", "", name) for name, count in spoof.items() for _ in range(count)]
+    found = pd.DataFrame(rows, columns=["label", "speaker", "attack"])
+    return found.set_axis(found.index + 100)  # row numbers of a store need not start at 0
+
+
+def test_balance():
+    rows = table({"ann": 400, "bob": 100}, {"tts": 900, "vc": 100})
+    draws = training.Draws(rows, 3000, seed=1)
+    found = list(draws)
+    assert len(found) == len(draws) == 3000
+    assert [position for _, position, _ in found] == list(range(3000))
+    drawn = rows.loc[[row for _, _, row in found]]
+    assert drawn["label"].value_counts().to_dict() == {"bonafide": 1500, "spoof": 1500}
+    assert drawn["speaker"].value_counts()[["ann", "bob"]].tolist() == pytest.approx([1000, 500], abs=1)
+    assert drawn["attack"].value_counts()[["tts", "vc"]].tolist() == pytest.approx([1125, 375], abs=1)
+    # each as often as its weight says, to within one
+    times = drawn.index.value_counts()
+    assert times.loc[rows.index[rows["attack"] == "tts"]].isin([1, 2]).all()
+
+
+def test_draws_differ_by_epoch_and_seed_alone():
+    rows = table({"ann": 20, "bob": 5}, {"tts": 40})
+
+    def rows_drawn(seed, epoch):
+        draws = training.Draws(rows, 64, seed)
+        draws.set_epoch(epoch)
+        return [row for _, _, row in draws]
+
+    assert rows_drawn(1, 3) == rows_drawn(1, 3)
+    assert rows_drawn(1, 3) != rows_drawn(1, 4) != rows_drawn(2, 4)
+
+
+def test_crops(store, monkeypatch):
+    plain = training.Settings(**{**TRAIN, "time_masks": 0, "coefficient_masks": 0})
+    opened, lengths = Store(store), Store(store).table["frames"].to_numpy()
+    crops = training.Crops(opened, plain, seed=3)
+    assert crops.frames == 64
+    short, long = int(np.argmin(lengths)), int(np.argmax(lengths))
+    found, target = crops[0, 0, short]
+    assert found.shape == (24, 64) and found.dtype == np.float32
+    assert target == (opened.table["label"][short] == "bonafide")
+    n = lengths[short]
+    np.testing.assert_array_equal(found[:, n:], found[:, : 64 - n])  # it repeats
+    whole = opened.read(short)
+    assert any(np.array_equal(np.roll(whole, -k, axis=1)[:, : min(n, 64)], found[:, :n]) for k in range(n))
+    starts = {crops[epoch, 0, long][0][0, 0] for epoch in range(20)}
+    assert len(starts) > 5  # another place in every epoch
+    np.testing.assert_array_equal(crops[4, 5, long][0], crops[4, 5, long][0])
+
+
+def test_masks(store):
+    settings = training.Settings(**{**TRAIN, "time_mask_frames": 10, "coefficient_mask_width": 3})
+    plain = training.Settings(**{**TRAIN, "time_masks": 0, "coefficient_masks": 0})
+    opened = Store(store)
+    masked_frames, masked_coefficients = set(), set()
+    for position in range(40):
+        draw = (0, position, 1)
+        before, after = training.Crops(opened, plain, 3)[draw][0], training.Crops(opened, settings, 3)[draw][0]
+        changed = before != after
+        frames, coefficients = changed.all(axis=0), changed.all(axis=1).reshape(3, 8)
+        assert (coefficients == coefficients[0]).all()  # a coefficient goes with its slopes
+        np.testing.assert_array_equal(changed, frames | coefficients.reshape(24, 1))
+        mean = np.broadcast_to(before.mean(axis=1, keepdims=True), before.shape)
+        np.testing.assert_array_equal(after[changed], mean[changed])
+        masked_frames.add(int(frames.sum()))
+        masked_coefficients.add(int(coefficients[0].sum()))
+    assert masked_coefficients == {0, 1, 2, 3} and min(masked_frames) == 0 and max(masked_frames) == 10
+
+
+def test_the_store_stays_as_it_is(store, trained, tmp_path):
+    assert bytes_of(store) == bytes_of(write_store(tmp_path / "again"))
+
+
+def test_schedule(trained):
+    shares = np.array([training._schedule(step, 100, 0.1) for step in range(100)])
+    assert shares.argmax() in (9, 10) and shares.max() == 1
+    assert (np.diff(shares[:10]) > 0).all() and (np.diff(shares[10:]) < 0).all() and 0 < shares[-1] < 0.001
+    last = [TRAIN["lr"] * training._schedule(6 * epoch - 1, 36, 0.1) for epoch in range(1, 7)]
+    np.testing.assert_allclose(trained[1]["lr"], last, rtol=1e-4)
+
+
+def test_patience_and_best_epoch(store):
+    module = training.Training(
+        models.build(**MODEL, coefficients=24, channels=3), Store(store),
+        training.Settings(**{**TRAIN, "max_epochs": 9, "patience": 2}), seed=1,
+    )  # fmt: skip
+
+    def after(*eers, losses=(0.5,) * 9):
+        module.history = [
+            {"epoch": i + 1, "dev_eer": eer, "dev_loss": loss}
+            for i, (eer, loss) in enumerate(zip(eers, losses, strict=False))
+        ]
+        return module
+
+    assert not after().finished() and not after(0.3, 0.2, 0.25).finished()
+    assert after(0.3, 0.2, 0.25, 0.2).finished() and module.best_epoch() == 1
+    assert not after(0.3, 0.2, 0.25, 0.1).finished()
+    assert after(*np.linspace(0.4, 0.1, 9)).finished()
+    assert after(0.3, 0.2, 0.2, losses=(0.6, 0.5, 0.4)).best_epoch() == 2
+
+
+def test_stops_early(store, tmp_path):
+    history = fit(store, tmp_path, max_epochs=40, patience=2, lr=3.0e-3)
+    assert len(history) < 40
+    eers = history[["dev_eer", "dev_loss"]].apply(tuple, axis=1)
+    assert eers.idxmin() == len(history) - 3
+
+
+def test_starts_from_another_network(store, trained, tmp_path):
+    history = fit(store, tmp_path, init_from=str(trained[0]), lr=1.0e-9, max_epochs=1)
+    started = load_file(tmp_path / "network/network.safetensors")["output.weight"]
+    torch.testing.assert_close(started, load_file(trained[0] / "network.safetensors")["output.weight"])
+    assert history["train_loss"][0] < trained[1]["train_loss"][0]
+
+
+def test_shapes_that_differ_are_named(store, trained, tmp_path):
+    with pytest.raises(UserError, match=r"train.init_from: output.weight is \(1, 32\) in .* and \(1, 48\) in this"):
+        fit(store, tmp_path, model={"width": 24}, init_from=str(trained[0]))
+    with pytest.raises(UserError, match="nowhere.*missing"):
+        fit(store, tmp_path, init_from=str(tmp_path / "nowhere"))
+
+
+def test_frozen_convolutions(store, trained, tmp_path):
+    fit(store, tmp_path, init_from=str(trained[0]), freeze_cnn_epochs=2, max_epochs=2)
+    before, after = (load_file(folder / "network.safetensors") for folder in (trained[0], tmp_path / "network"))
+    assert any(name.endswith("running_mean") for name in before)
+    for name in before:  # running means of batch normalisation stay too
+        assert torch.equal(before[name], after[name]) == name.startswith("cnn."), name
+    fit(store, tmp_path, init_from=str(trained[0]), freeze_cnn_epochs=1, max_epochs=2, patience=9, name="thawed")
+    thawed = load_file(tmp_path / "thawed/network.safetensors")
+    if json.loads((tmp_path / "thawed/network.json").read_text())["best_epoch"] == 2:
+        assert not torch.equal(before["cnn.1.weight"], thawed["cnn.1.weight"])
+
+
+def test_scores(store, trained, tmp_path):
+    found = training.scores(trained[0], store, "eval", threads=1)
+    rows = Store(store).select("eval")
+    assert found["utt_id"].tolist() == [f"eval_{i:03d}" for i in range(16)]
+    assert not {"shard", "start", "frames"} & set(found.columns) and "seconds" in found
+    network, _ = models.load(trained[0])
+    with torch.inference_mode():
+        alone = [network(torch.from_numpy(np.array(Store(store).read(row)))[None]).item() for row in rows]
+    np.testing.assert_allclose(found["score"], alone, atol=1e-6)
+
+
+def test_long_utterances_are_scored_in_windows(trained, tmp_path):
+    long = write_store(tmp_path / "features", lengths=(1300, 1999))
+    found = training.scores(trained[0], long, "dev", threads=1)
+    opened, network = Store(long), models.load(trained[0])[0]
+    row = opened.select("dev")[0]
+    frames = int(opened.table["frames"][row])
+    edges = [0, 800, frames]
+    whole = np.array(opened.read(row))
+    with torch.inference_mode():
+        parts = [network(torch.from_numpy(whole[None, :, a:b])).item() for a, b in zip(edges, edges[1:], strict=False)]
+    assert found["score"][0] == pytest.approx(np.average(parts, weights=np.diff(edges)), abs=1e-6)
+
+
+def test_scores_refuse_other_features(store, trained, tmp_path):
+    other = write_store(tmp_path / "features")
+    meta = json.loads((other / "meta.json").read_text())
+    (other / "meta.json").write_text(json.dumps({**meta, "features": {**FEATURES, "n_mels": 40}}))
+    with pytest.raises(UserError, match="n_mels.*40.*trained on"):
+        training.scores(trained[0], other, "dev")
+    with pytest.raises(UserError, match="no utterances of split 'test'"):
+        training.scores(trained[0], store, "test")
+
+
+def test_errors_of_people(store, tmp_path):
+    with pytest.raises(UserError, match="learning_rate"):
+        fit(store, tmp_path, learning_rate=1.0)
+    with pytest.raises(UserError, match="no longer a number.*epoch 1"):
+        fit(store, tmp_path, lr=1.0e30)
+    lacking = write_store(tmp_path / "features")
+    index = pd.read_csv(lacking / "index.csv", keep_default_na=False)
+    index[(index["split"] != "dev") | (index["label"] == "spoof")].to_csv(lacking / "index.csv", index=False)
+    with pytest.raises(UserError, match="split 'dev'"):
+        fit(lacking, tmp_path)
