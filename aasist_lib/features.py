@@ -1,8 +1,11 @@
 """Front-ends: torch modules that turn waveforms into feature maps.
 
 Shapes: waveforms are (batch, samples), float32, at the front-end's own sampling rate; feature maps are
-(batch, coefficients, frames). Utterances of different lengths share a batch by padding with zeros at the end:
-`lengths` says how many samples each one has, and every utterance then gets the values that it has alone.
+(batch, coefficients, frames). Utterances of different lengths share a batch by padding at the end: `lengths` says
+how many samples each one has, and every utterance then gets the values that it has alone.
+
+Inside, and in what every module calls `packed`, nothing is padded: the frames of all utterances follow one another,
+(frames, coefficients), with a list of how many each one has. That is also how the store keeps them.
 """
 
 from __future__ import annotations
@@ -152,39 +155,45 @@ class MFCC(nn.Module):
         Parameters
         ----------
         waveforms : Tensor
-            (batch, samples), floating point, zeros after an utterance's end.
+            (batch, samples), floating point.
         lengths : Tensor, optional
             (batch,), samples of each utterance, at least 1; without it all have the full length.
         """
-        log_mel = self._log_mel(waveforms)
-        loudest = log_mel.amax(2)
-        if lengths is not None:
-            own = own_frames(self.frames(lengths.to(log_mel.device)), log_mel.shape[1])
-            loudest = loudest.masked_fill(~own[..., 0], -math.inf)
-        log_mel = torch.maximum(log_mel, loudest.amax(1)[:, None, None] - TOP_DB / 10)
+        return unpack(*self.packed(pack(waveforms, lengths)), self.frames(waveforms.shape[1]))
+
+    def packed(self, waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
+        """Waveforms, (samples,) each, to (frames of all, n_mfcc), and how many frames each one has."""
+        counts = [self.frames(len(waveform)) for waveform in waveforms]
+        log_mel = self._log_mel(waveforms, counts)
+        loudest = torch.stack([part.amax() for part in log_mel.amax(1).split(counts)])
+        counted = torch.tensor(counts, device=loudest.device)
+        log_mel = torch.maximum(log_mel, (loudest - TOP_DB / 10).repeat_interleave(counted)[:, None])
         mfcc = log_mel @ self.dct
         # The first coefficient is a plain sum. Large as it is, a matrix product, which adds up its 64 numbers
         # one by one, would lose a digit of it; `sum` adds in pairs.
-        mfcc[..., 0] = log_mel.sum(2) * self.dct[0, 0]
-        return (mfcc if lengths is None else mfcc * own).transpose(1, 2)
+        mfcc[:, 0] = log_mel.sum(1) * self.dct[0, 0]
+        return mfcc, counts
 
-    def _log_mel(self, waveforms: Tensor) -> Tensor:
-        """(batch, samples) to the common logarithm of mel power, (batch, frames, n_mels)."""
-        batch, samples = waveforms.shape
-        frames = self.frames(samples)
+    def _log_mel(self, waveforms: list[Tensor], counts: list[int]) -> Tensor:
+        """The common logarithm of power in mel bands, (frames of all, n_mels)."""
         # All utterances stand in one long signal, each at a multiple of the hop with zeros around it: then
-        # a single strided view holds every frame of the batch, and can be worked through in even pieces.
-        # (The three frames or so that lie between two utterances are computed for nothing.)
-        stride = max(frames - 1 + -(-self.n_fft // self.hop_length), 1)  # #frames from one to the next
-        signal = waveforms.new_zeros(batch * stride * self.hop_length + self.n_fft)
-        pad = self.n_fft // 2
-        end = min(samples, stride * self.hop_length - pad)  # what lies past the last frame's window
-        signal[: -self.n_fft].view(batch, -1)[:, pad : pad + end] = waveforms[:, :end]
-        signal = signal.unfold(0, self.n_fft, self.hop_length)[: batch * stride]
+        # a single strided view holds all frames, and can be worked through in even pieces. The three frames or so
+        # that lie between two utterances are computed for nothing.
+        tail = -(-self.n_fft // self.hop_length) - 1  # windows that reach over the end of an utterance
+        spans = [count + tail for count in counts]
+        signal = waveforms[0].new_zeros(sum(spans) * self.hop_length + self.n_fft)
+        own, start = [], 0
+        for waveform, count, span in zip(waveforms, counts, spans, strict=True):
+            first = start * self.hop_length + self.n_fft // 2
+            used = waveform[: (start + span) * self.hop_length - first]  # what the last window does not reach
+            signal[first : first + len(used)] = used
+            own.append(torch.arange(start, start + count, device=signal.device))
+            start += span
+        frames = signal.unfold(0, self.n_fft, self.hop_length)[:start]
         # Gradients through many slices would each cost a signal's worth of zeros: then all at once.
-        piece = len(signal) if signal.requires_grad else max(1, CACHE_FLOATS // self.n_fft)
-        mel = torch.cat([self._mel(signal[start : start + piece]) for start in range(0, len(signal), piece)])
-        return mel.clamp(min=AMIN).log10().view(batch, stride, -1)[:, :frames]
+        piece = start if signal.requires_grad else max(1, CACHE_FLOATS // self.n_fft)
+        mel = torch.cat([self._mel(frames[first : first + piece]) for first in range(0, start, piece)])
+        return mel.index_select(0, torch.cat(own)).clamp(min=AMIN).log10()
 
     def _mel(self, frames: Tensor) -> Tensor:
         """(frames, n_fft) to power in mel bands, (frames, n_mels)."""
@@ -236,29 +245,42 @@ class Deltas(nn.Module):
         UserError
             If an utterance has fewer than nine frames, where the fit is not defined.
         """
-        x = coefficients.transpose(1, 2)
-        batch, total, width = x.shape
-        shortest = total if frames is None else int(frames.min())
-        if shortest < self.WIDTH:
+        parts = pack(coefficients.transpose(1, 2), frames)
+        counts = [len(part) for part in parts]
+        return unpack(self.packed(torch.cat(parts), counts), counts, coefficients.shape[2])
+
+    def packed(self, x: Tensor, counts: list[int]) -> Tensor:
+        """(frames of all, coefficients) to the same shape."""
+        if min(counts) < self.WIDTH:
             raise UserError(
-                f"an utterance of {shortest} frames has no deltas: they take {self.WIDTH} frames; "
+                f"an utterance of {min(counts)} frames has no deltas: they take {self.WIDTH} frames; "
                 "leave out recordings so short (extract.min_seconds), or set features.deltas: 0"
             )
-        inner = total - self.WIDTH + 1
-        slopes = x[:, :inner] * self.taps[0]
+        inner, half = len(x) - self.WIDTH + 1, self.WIDTH // 2
+        slopes = x[:inner] * self.taps[0]  # at frame t of all for the nine from t on, some in two utterances
         for offset, tap in enumerate(self.taps[1:], 1):
-            slopes = slopes.add(x[:, offset : offset + inner], alpha=tap)
-        counts = torch.full((batch,), total, device=x.device) if frames is None else frames.to(x.device)
-        nearest = torch.arange(total, device=x.device) - self.WIDTH // 2
-        nearest = nearest.clamp(min=0).expand(batch, total).minimum(counts[:, None] - self.WIDTH)
-        nearest = nearest + inner * torch.arange(batch, device=x.device)[:, None]
-        slopes = slopes.reshape(-1, width).index_select(0, nearest.flatten()).view(batch, total, width)
-        return (slopes if frames is None else slopes * own_frames(counts, total)).transpose(1, 2)
+            slopes.add_(x[offset : offset + inner], alpha=tap)
+        counted = torch.tensor(counts, device=x.device)
+        ends = counted.cumsum(0)
+        centre = torch.arange(len(x), device=x.device)
+        centre = centre.maximum((ends - counted + half).repeat_interleave(counted))
+        centre = centre.minimum((ends - half - 1).repeat_interleave(counted))
+        return slopes.index_select(0, centre - half)
 
 
-def own_frames(counts: Tensor, total: int) -> Tensor:
-    """Which of `total` frames are an utterance's own: (batch, total, 1), boolean."""
-    return (torch.arange(total, device=counts.device) < counts[:, None])[..., None]
+def pack(padded: Tensor, lengths: Tensor | None) -> list[Tensor]:
+    """The utterances of a batch without their padding: (batch, longest, ...) to a list of (length, ...)."""
+    if lengths is None:
+        return list(padded)
+    return [row[:length] for row, length in zip(padded, lengths.tolist(), strict=True)]
+
+
+def unpack(packed: Tensor, counts: list[int], longest: int) -> Tensor:
+    """(frames of all, coefficients) to (batch, coefficients, longest), zeros past an utterance's own frames."""
+    padded = packed.new_zeros(len(counts), longest, packed.shape[1])
+    for row, part in zip(padded, packed.split(counts), strict=True):
+        row[: len(part)] = part
+    return padded.transpose(1, 2)
 
 
 class FrontEnd(nn.Module):
@@ -288,11 +310,12 @@ class FrontEnd(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(batch, samples) to (batch, coefficients, frames); frames past an utterance's own are 0."""
-        static = self.transform(waveforms, lengths)
-        counts = None if lengths is None else self.frames(lengths)
-        maps = [static, *(deltas(static, counts) for deltas in self.deltas)]
-        # Joined with time outside, as they lie in memory, and as the store keeps them: no copy turns them over.
-        return torch.cat([part.transpose(1, 2) for part in maps], 2).transpose(1, 2)
+        return unpack(*self.packed(pack(waveforms, lengths)), self.frames(waveforms.shape[1]))
+
+    def packed(self, waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
+        """Waveforms, (samples,) each, to (frames of all, coefficients), and how many frames each one has."""
+        static, counts = self.transform.packed(waveforms)
+        return torch.cat([static, *(deltas.packed(static, counts) for deltas in self.deltas)], 1), counts
 
 
 KINDS = {"mfcc": MFCC}

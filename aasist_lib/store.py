@@ -39,8 +39,7 @@ VERSION = 1  # of the layout on disk
 NEEDED = ["utt_id", "path", "label", "split"]
 PLACE = ["shard", "start", "frames", "seconds"]  # what the index adds to the table
 REJECTED = ["utt_id", "path", "reason", "detail"]
-HELD_SECONDS = 240  # of audio that a process holds at once, beyond a single longer recording
-BATCH_SECONDS = 80  # of audio, padding included, that go through the front-end together
+BATCH_SECONDS = 40  # of audio that go through the front-end together; a longer recording goes alone
 
 
 @dataclass(frozen=True)
@@ -419,13 +418,14 @@ def _work(job: Job) -> None:
     with open(beside, "wb") as file, torch.inference_mode():
         _write_header(file, 0, front_end.coefficients)
         start = 0
-        for held in _held(job, front_end):
-            for position, found in enumerate(_maps(held, front_end)):
+        waveforms = (_waveform(job.audio_root / path, front_end, job.min_seconds) for path in job.paths)
+        for group in groups(waveforms, front_end):
+            for item, found in zip(group, _maps(group, front_end), strict=True):
                 if isinstance(found, audio.BadAudio):
                     place = {"frames": 0, "seconds": 0.0, "reason": found.reason, "detail": found.detail}
                 else:
                     file.write(found.tobytes())
-                    seconds = round(len(held[position]) / front_end.sample_rate, 6)
+                    seconds = round(len(item) / front_end.sample_rate, 6)
                     place = {"frames": len(found), "seconds": seconds, "reason": "", "detail": ""}
                 records.append({"shard": job.number, "start": start, **place})
                 start += place["frames"]
@@ -441,17 +441,18 @@ def _write_header(file, frames: int, coefficients: int) -> None:
     np.lib.format.write_array_header_1_0(file, about)
 
 
-def _held(job: Job, front_end):
-    """The shard's waveforms (or what is wrong with them), in turn, as many together as may be held in memory."""
-    held, samples = [], 0
-    for path in job.paths:
-        held.append(_waveform(job.audio_root / path, front_end, job.min_seconds))
-        samples += len(held[-1]) if isinstance(held[-1], np.ndarray) else 0
-        if samples >= HELD_SECONDS * front_end.sample_rate:
-            yield held
-            held, samples = [], 0
-    if held:
-        yield held
+def groups(waveforms, front_end):
+    """Waveforms (or what is wrong with them) in turn, in lists that may go through the front-end together."""
+    group, samples = [], 0
+    for item in waveforms:
+        size = len(item) if isinstance(item, np.ndarray) else 0
+        if group and samples + size > BATCH_SECONDS * front_end.sample_rate:
+            yield group
+            group, samples = [], 0
+        group.append(item)
+        samples += size
+    if group:
+        yield group
 
 
 def _waveform(path: Path, front_end, min_seconds: float) -> np.ndarray | audio.BadAudio:
@@ -466,42 +467,17 @@ def _waveform(path: Path, front_end, min_seconds: float) -> np.ndarray | audio.B
     return waveform
 
 
-def _maps(held: list, front_end) -> list[np.ndarray | audio.BadAudio]:
+def _maps(group: list, front_end) -> list[np.ndarray | audio.BadAudio]:
     """Feature maps, (frames, coefficients), in the order given; what is no waveform passes through."""
-    found = list(held)
-    for batch in batches(
-        [len(item) if isinstance(item, np.ndarray) else 0 for item in held],
-        round(BATCH_SECONDS * front_end.sample_rate),
-    ):
-        for position, features_of in zip(batch, feature_maps([held[i] for i in batch], front_end), strict=True):
-            found[position] = features_of
-            if not np.isfinite(features_of).all():  # samples so large that their power overflows
-                found[position] = audio.BadAudio("", "not finite", "samples far beyond full scale")
-    return found
-
-
-def batches(lengths: list[int], most: int) -> list[list[int]]:
-    """Positions of the positive lengths in groups of similar length, each at most `most` with its padding.
-
-    A single length beyond that is a group of its own.
-
-    >>> batches([5, 0, 9, 4, 30, 8], most=20)
-    [[3, 0], [5, 2], [4]]
-    """
-    groups: list[list[int]] = []
-    for position in sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (lengths[i], i)):
-        if groups and lengths[position] * (len(groups[-1]) + 1) <= most:
-            groups[-1].append(position)
-        else:
-            groups.append([position])
-    return groups
+    maps = iter(feature_maps([item for item in group if isinstance(item, np.ndarray)], front_end))
+    found = [next(maps) if isinstance(item, np.ndarray) else item for item in group]
+    overflow = audio.BadAudio("", "not finite", "samples so far beyond full scale that their power overflows")
+    return [overflow if isinstance(x, np.ndarray) and not np.isfinite(x).all() else x for x in found]
 
 
 def feature_maps(waveforms: list[np.ndarray], front_end) -> list[np.ndarray]:
-    """Feature maps, (frames, coefficients), of waveforms that go through the front-end as one batch."""
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    padded = np.zeros((len(waveforms), int(lengths.max())), dtype=np.float32)
-    for row, waveform in zip(padded, waveforms, strict=True):
-        row[: len(waveform)] = waveform
-    maps = front_end(torch.from_numpy(padded), lengths).transpose(1, 2).contiguous().numpy()
-    return [frames[:count] for frames, count in zip(maps, front_end.frames(lengths).tolist(), strict=True)]
+    """Feature maps, (frames, coefficients), of waveforms that go through the front-end together."""
+    if not waveforms:
+        return []
+    maps, counts = front_end.packed([torch.from_numpy(waveform) for waveform in waveforms])
+    return np.split(maps.numpy(), np.cumsum(counts)[:-1])

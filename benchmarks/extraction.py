@@ -84,18 +84,14 @@ def main() -> int:
         return [librosa_features(signal, settings) for signal in signals]
 
     def by_project(signals):
-        found = [None] * len(signals)
         with torch.inference_mode():
-            for batch in store.batches([len(signal) for signal in signals], round(store.BATCH_SECONDS * rate)):
-                for i, feature_map in zip(batch, store.feature_maps([signals[i] for i in batch], front_end), strict=True):
-                    found[i] = feature_map
-        return found
+            return [found for held in store.groups(signals, front_end) for found in store.feature_maps(held, front_end)]
 
     ways = {
         "features alone": (lambda: by_librosa(waveforms), lambda: by_project(waveforms)),
         "reading and features": (
             lambda: by_librosa(librosa.load(path, sr=rate)[0] for path in files),
-            lambda: by_project([audio.read(path, rate) for path in files]),
+            lambda: by_project(audio.read(path, rate) for path in files),
         ),
     }
     expected, found = by_librosa(waveforms), by_project(waveforms)  # the first calls of both, not timed

@@ -256,7 +256,8 @@ def _run_program(entry: dict, jobs: list[dict], tools: Path) -> str:
         "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "aasist_lib.corpus.programs", entry["program"], tools]
-    done = subprocess.run(command, input=json.dumps(jobs), text=True, capture_output=True, env=environment)
+    said = {"text": True, "encoding": "utf-8", "errors": "replace"}  # Festival complains in Latin-1
+    done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, env=environment, **said)
     return (done.stderr.strip().splitlines() or [""])[-1]
 
 
