@@ -119,9 +119,7 @@ class MFCC(nn.Module):
         n_mels: int = 64,
     ):
         super().__init__()
-        settings = dict(
-            sample_rate=sample_rate, n_mfcc=n_mfcc, n_fft=n_fft, hop_length=hop_length, n_mels=n_mels
-        )
+        settings = dict(sample_rate=sample_rate, n_mfcc=n_mfcc, n_fft=n_fft, hop_length=hop_length, n_mels=n_mels)
         for name, value in settings.items():
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"features.{name}: {value!r} is not a positive whole number")
@@ -164,43 +162,46 @@ class MFCC(nn.Module):
     def packed(self, waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
         """Waveforms, (samples,) each, to (frames of all, n_mfcc), and how many frames each one has."""
         counts = [self.frames(len(waveform)) for waveform in waveforms]
-        log_mel = self._log_mel(waveforms, counts)
-        loudest = torch.stack([part.amax() for part in log_mel.amax(1).split(counts)])
-        counted = torch.tensor(counts, device=loudest.device)
-        log_mel = torch.maximum(log_mel, (loudest - TOP_DB / 10).repeat_interleave(counted)[:, None])
+        tail = -(-self.n_fft // self.hop_length) - 1  # windows that reach over the end of an utterance
+        spans = [count + tail for count in counts]
+        mel = self._mel(self._signal(waveforms, spans))
+        parts = zip(mel.split(spans), counts, strict=True)
+        loudest = torch.stack([part[:count].amax() for part, count in parts])
+        floor = (loudest * 10 ** (-TOP_DB / 10)).clamp(min=AMIN)
+        log_mel = torch.maximum(mel, repeat(floor, spans)[:, None]).log10()
         mfcc = log_mel @ self.dct
         # The first coefficient is a plain sum. Large as it is, a matrix product, which adds up its 64 numbers
         # one by one, would lose a digit of it; `sum` adds in pairs.
         mfcc[:, 0] = log_mel.sum(1) * self.dct[0, 0]
-        return mfcc, counts
+        own = torch.arange(sum(counts), device=mfcc.device)
+        return mfcc.index_select(0, own + repeat(tail * torch.arange(len(counts), device=own.device), counts)), counts
 
-    def _log_mel(self, waveforms: list[Tensor], counts: list[int]) -> Tensor:
-        """The common logarithm of power in mel bands, (frames of all, n_mels)."""
-        # All utterances stand in one long signal, each at a multiple of the hop with zeros around it: then
-        # a single strided view holds all frames, and can be worked through in even pieces. The three frames or so
-        # that lie between two utterances are computed for nothing.
-        tail = -(-self.n_fft // self.hop_length) - 1  # windows that reach over the end of an utterance
-        spans = [count + tail for count in counts]
-        signal = waveforms[0].new_zeros(sum(spans) * self.hop_length + self.n_fft)
-        own, start = [], 0
-        for waveform, count, span in zip(waveforms, counts, spans, strict=True):
-            first = start * self.hop_length + self.n_fft // 2
-            used = waveform[: (start + span) * self.hop_length - first]  # what the last window does not reach
-            signal[first : first + len(used)] = used
-            own.append(torch.arange(start, start + count, device=signal.device))
-            start += span
-        frames = signal.unfold(0, self.n_fft, self.hop_length)[:start]
+    def _signal(self, waveforms: list[Tensor], spans: list[int]) -> Tensor:
+        """All utterances in one signal, each at a multiple of the hop with zeros around it.
+
+        A single strided view then holds all frames, to be worked through in even pieces. The three frames or so
+        that lie between two utterances are computed for nothing.
+        """
+        half = self.n_fft // 2
+        zeros = waveforms[0].new_zeros(self.n_fft + self.hop_length)
+        parts = [zeros[:half]]
+        for waveform, span in zip(waveforms, spans, strict=True):
+            used = waveform[: span * self.hop_length - half]  # the last window may not reach the last samples
+            parts += [used, zeros[: span * self.hop_length - len(used)]]
+        return torch.cat([*parts, zeros[: self.n_fft - half]])
+
+    def _mel(self, signal: Tensor) -> Tensor:
+        """(samples,) to power in mel bands, (frames, n_mels)."""
+        frames = signal.unfold(0, self.n_fft, self.hop_length)[:-1]
         # Gradients through many slices would each cost a signal's worth of zeros: then all at once.
-        piece = start if signal.requires_grad else max(1, CACHE_FLOATS // self.n_fft)
-        mel = torch.cat([self._mel(frames[first : first + piece]) for first in range(0, start, piece)])
-        return mel.index_select(0, torch.cat(own)).clamp(min=AMIN).log10()
-
-    def _mel(self, frames: Tensor) -> Tensor:
-        """(frames, n_fft) to power in mel bands, (frames, n_mels)."""
-        spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window))
-        squares = spectrum.square() if spectrum.requires_grad else spectrum.square_()
-        power = squares[..., 0] + squares[..., 1]  # several times quicker than abs(), which takes a root
-        return torch.cat([power[:, bins] @ getattr(self, name) for name, bins in self._blocks], 1)
+        piece = len(frames) if signal.requires_grad else max(1, CACHE_FLOATS // self.n_fft)
+        mel = []
+        for start in range(0, len(frames), piece):
+            spectrum = torch.view_as_real(torch.fft.rfft(frames[start : start + piece] * self.window))
+            squares = spectrum.square() if spectrum.requires_grad else spectrum.square_()
+            power = squares[..., 0] + squares[..., 1]  # several times quicker than abs(), which takes a root
+            mel.append(torch.cat([power[:, bins] @ getattr(self, name) for name, bins in self._blocks], 1))
+        return torch.cat(mel)
 
 
 class Deltas(nn.Module):
@@ -256,16 +257,23 @@ class Deltas(nn.Module):
                 f"an utterance of {min(counts)} frames has no deltas: they take {self.WIDTH} frames; "
                 "leave out recordings so short (extract.min_seconds), or set features.deltas: 0"
             )
-        inner, half = len(x) - self.WIDTH + 1, self.WIDTH // 2
-        slopes = x[:inner] * self.taps[0]  # at frame t of all for the nine from t on, some in two utterances
+        return self.inner(x).index_select(0, self.nearest(counts, x.device))
+
+    def inner(self, x: Tensor) -> Tensor:
+        """Slopes over each nine frames that follow one another, some of them in two utterances."""
+        count = len(x) - self.WIDTH + 1
+        slopes = x[:count] * self.taps[0]
         for offset, tap in enumerate(self.taps[1:], 1):
-            slopes.add_(x[offset : offset + inner], alpha=tap)
-        counted = torch.tensor(counts, device=x.device)
+            slopes.add_(x[offset : offset + count], alpha=tap)
+        return slopes
+
+    @classmethod
+    def nearest(cls, counts: list[int], device) -> Tensor:
+        """For each frame, which nine of `inner` are those of its own utterance nearest around it."""
+        counted, half = torch.tensor(counts, device=device), cls.WIDTH // 2
         ends = counted.cumsum(0)
-        centre = torch.arange(len(x), device=x.device)
-        centre = centre.maximum((ends - counted + half).repeat_interleave(counted))
-        centre = centre.minimum((ends - half - 1).repeat_interleave(counted))
-        return slopes.index_select(0, centre - half)
+        first = torch.arange(sum(counts), device=device) - half
+        return first.maximum(repeat(ends - counted, counts)).minimum(repeat(ends - cls.WIDTH, counts))
 
 
 def pack(padded: Tensor, lengths: Tensor | None) -> list[Tensor]:
@@ -273,6 +281,11 @@ def pack(padded: Tensor, lengths: Tensor | None) -> list[Tensor]:
     if lengths is None:
         return list(padded)
     return [row[:length] for row, length in zip(padded, lengths.tolist(), strict=True)]
+
+
+def repeat(values: Tensor, counts: list[int]) -> Tensor:
+    """(utterances,) to (frames of all,): the value of its utterance for each frame."""
+    return values.repeat_interleave(torch.tensor(counts, device=values.device), output_size=sum(counts))
 
 
 def unpack(packed: Tensor, counts: list[int], longest: int) -> Tensor:
@@ -306,7 +319,7 @@ class FrontEnd(nn.Module):
         self.coefficients = transform.coefficients * self.channels
         self.sample_rate, self.hop_length = transform.sample_rate, transform.hop_length
         self.frames = transform.frames
-        self.min_samples = (Deltas.WIDTH - 1) * self.hop_length + 1 if deltas else 1
+        self.min_samples = (Deltas.WIDTH - 1) * self.hop_length + transform.n_fft % 2 if deltas else 1
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(batch, samples) to (batch, coefficients, frames); frames past an utterance's own are 0."""

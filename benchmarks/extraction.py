@@ -2,6 +2,9 @@
 
     python benchmarks/extraction.py [--audio DIR] [--threads 1] [--files 240] [--repeats 5]
 
+With --threads 1 both sides have one thread; with 0 every library takes as many as it likes, as in a script that sets
+nothing. librosa then loses much time to threads that wait for each other in its many small matrix operations.
+
 Both sides work on the same recordings in one process: the loop calls `librosa.feature.mfcc` and, for each order,
 `librosa.feature.delta`, one recording after the other; the project's side is what `store.extract` does in each of
 its processes. They take turns, so that a busy machine slows both. Times are processor seconds of this process (of all
@@ -19,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--audio", type=Path, help="folder of recordings (default: data/audio of the project)")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each library; 0: its own choice (default: 1)")
     parser.add_argument("--files", type=int, default=240, help="recordings at most, spread over the folder")
     parser.add_argument("--repeats", type=int, default=5)
     return parser.parse_args()
@@ -52,7 +55,7 @@ def librosa_features(waveform, settings: dict):
 
 def main() -> int:
     options = arguments()
-    for name in "OMP", "MKL", "OPENBLAS", "NUMBA":
+    for name in ("OMP", "MKL", "OPENBLAS", "NUMBA") if options.threads else ():
         os.environ[f"{name}_NUM_THREADS"] = str(options.threads)  # read when numpy and torch are imported
 
     import time
@@ -64,7 +67,8 @@ def main() -> int:
     from aasist_lib import audio, paths, store
     from aasist_lib.pipeline import params
 
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or 1)  # a process of `store.extract` has one in any case
+    store.keep_memory()
     settings = params.read("features")
     rate = settings["sample_rate"]
     front_end = store.build(settings)
@@ -100,7 +104,8 @@ def main() -> int:
     seconds = np.array([len(waveform) / rate for waveform in waveforms])
     quarter, half, most = np.quantile(seconds, [0.25, 0.5, 0.75])
     lengths = f"half of them {quarter:.1f} to {most:.1f} s (median {half:.1f} s)"
-    print(f"{len(files)} recordings, {seconds.sum():.0f} s of audio, {lengths}; {options.threads} thread(s)")
+    threads = options.threads or "any number of"
+    print(f"{len(files)} recordings, {seconds.sum():.0f} s of audio, {lengths}; {threads} thread(s)")
     print(f"{'':22}{'librosa loop':>16}{'this project':>16}{'ratio':>8}   (utterances a second and core)")
     for name, sides in ways.items():
         times = np.array([[_processor_seconds(time, side) for side in sides] for _ in range(options.repeats)])
