@@ -2,7 +2,7 @@
 
 | what | test |
 |---|---|
-| sources.yaml: every package pinned and licensed, every speaker in one split, the sizes that were promised | test_sources_* |
+| sources.yaml: packages pinned and licensed, every speaker in one split, sizes as promised | test_sources_* |
 | related systems are on the same side | test_related_systems |
 | people are recorded through the same chains that spoofs pass | test_chains |
 | treat: rate, band, level, edges, length, floor; same bytes again; too short is refused | test_treat* |
@@ -33,7 +33,7 @@ def test_sources_are_pinned():
 
 def test_sources_keep_speakers_apart():
     splits = {}
-    for name, human in SOURCES["humans"].items():
+    for human in SOURCES["humans"].values():
         splits.setdefault(human["speaker"], set()).add(human["split"])
     for attack, entry in SOURCES["attacks"].items():
         for split, voices in entry.get("voices", {}).items():
@@ -59,7 +59,8 @@ def test_related_systems():
     assert splits["hibari"] == splits["kokoro"] == {"eval"}  # one was distilled from the other
     assert "train" in splits["piper"] and "train" in splits["hifigan"]  # Piper's decoder is a HiFi-GAN
     assert splits["mlsa"] == splits["festival_hts"] == {"eval"}  # HTS speaks through MLSA
-    voices = [voice for attack in SOURCES["attacks"].values() for some in attack.get("voices", {}).values() for voice in some]
+    by_split = [attack.get("voices", {}) for attack in SOURCES["attacks"].values()]
+    voices = [voice for voices in by_split for some in voices.values() for voice in some]
     assert not {"en/slt", "en/kal", "en/kal16"} & set(voices)  # the people of Festival's slt and kal, in Flite
 
 

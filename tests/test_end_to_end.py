@@ -8,7 +8,7 @@
 | saving a notebook with outputs makes no stage stale | test_saving_a_notebook |
 | without cache, corpus, features, models, runs: the same bytes again | test_same_bytes_again |
 | `aasist score` with the detector it trained; exit 3 when a file cannot be scored | test_score |
-| `dvc exp run -S`, `dvc metrics diff`, `dvc params diff`, `dvc plots show` do what a DVC user expects | test_an_experiment |
+| `dvc exp run -S`, `dvc metrics diff`, `dvc params diff`, `dvc plots show` as DVC's users expect | test_an_experiment |
 | a failing cell: status, its own traceback, the notebook kept, the good outputs recoverable | test_a_failing_cell |
 | a damaged corpus stops extraction with the count and the first files | test_a_damaged_corpus |
 

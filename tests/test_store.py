@@ -1,0 +1,141 @@
+"""aasist_lib.store
+
+| what | test |
+|---|---|
+| what is read is what the front-end gives, whole and in crops | test_round_trip |
+| the same bytes with one process and with two | test_workers |
+| killed in the middle, started again: goes on, the same bytes | test_killed |
+| unusable files are set aside with the reason; too many stop it with the count and the first five | test_bad_files |
+| a path that leaves the corpus is refused | test_paths |
+| reading maps memory, it does not load | test_mapped |
+"""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from aasist_lib import audio, corpora, features, store
+from aasist_lib.errors import UserError
+
+SETTINGS = dict(kind="mfcc", sample_rate=16000, n_mfcc=20, n_fft=512, hop_length=160, n_mels=64, deltas=2)
+ROOT = Path(__file__).parents[1]
+
+
+def table_of(paths, copies=1):
+    rows = [
+        {"utt_id": f"{path.stem}-{k}", "path": path.name, "label": ("bonafide", "spoof")[k % 2], "split": "train"}
+        for path in paths for k in range(copies)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).reindex(columns=corpora.COLUMNS, fill_value="").sort_values("utt_id", ignore_index=True)
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def made(speech, speech_files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store") / "features"
+    summary = store.extract(table_of(speech_files, 3), speech, folder, SETTINGS, workers=2)
+    assert summary.utterances == 3 * len(speech_files) and summary.rejected == 0
+    return folder
+
+
+def test_round_trip(made, speech):
+    opened, front_end = store.Store(made), features.build(SETTINGS)
+    assert (opened.coefficients, opened.channels, opened.frame_rate) == (60, 3, 100)
+    for row in opened.select("train")[::5]:
+        wave = audio.read(speech / opened.table["path"][row], 16000)
+        wanted = front_end(torch.from_numpy(wave)[None])[0].numpy()
+        found = opened.read(row)
+        assert found.shape == wanted.shape == (60, opened.table["frames"][row])
+        assert np.abs(found - wanted).max() < 1e-3
+        np.testing.assert_array_equal(opened.read(row, 10, 20), found[:, 10:30])
+        assert opened.table["seconds"][row] == pytest.approx(len(wave) / 16000, abs=1e-3)
+    assert len(opened.select("dev")) == 0
+    assert (opened.table["speaker"] == "").all()  # empty text, no missing values
+
+
+def test_workers(made, speech, speech_files, tmp_path):
+    store.extract(table_of(speech_files, 3), speech, tmp_path / "one", SETTINGS, workers=1)
+    assert bytes_of(tmp_path / "one") == bytes_of(made)
+
+
+def test_killed(made, speech, speech_files, tmp_path):
+    folder, table = tmp_path / "features", tmp_path / "table.csv"
+    table_of(speech_files, 3).to_csv(table, index=False)
+    code = (
+        "import pandas as pd, time; from aasist_lib import store\n"
+        "work = store._work\n"
+        "def slowly(job):\n    work(job); time.sleep(0.5)\n"
+        "store._work = slowly\n"
+        f"store.extract(pd.read_csv({str(table)!r}, dtype=str, keep_default_na=False), {str(speech)!r}, "
+        f"{str(folder)!r}, {SETTINGS!r}, workers=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    done = tmp_path / "features.partial/done"
+    while len(list(done.glob("*.csv"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not folder.exists()
+    again = []
+    progress_of = store._work
+    try:
+        store._work = lambda job: (again.append(job.number), progress_of(job))
+        store.extract(table_of(speech_files, 3), speech, folder, SETTINGS, workers=1)
+    finally:
+        store._work = progress_of
+    assert 0 not in again and len(again) >= 1
+    assert bytes_of(folder) == bytes_of(made)
+
+
+def test_bad_files(speech, speech_files, tmp_path):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(speech, corpus)
+    cut = (speech / "asterisk-en-conf-kicked.flac").read_bytes()[:9000]
+    bad = {"empty.wav": b"", "text.wav": b"not audio", "cut.flac": cut}
+    for name, data in bad.items():
+        (corpus / name).write_bytes(data)
+    paths = [*speech_files, *(corpus / name for name in bad), corpus / "absent.wav"]
+    summary = store.extract(table_of(paths), corpus, tmp_path / "features", SETTINGS, max_bad_fraction=0.5)
+    assert summary.rejected == 4
+    rejected = pd.read_csv(tmp_path / "features/rejected.csv").set_index("path")["reason"]
+    assert rejected.to_dict() == {
+        "empty.wav": "empty", "text.wav": "not audio", "cut.flac": "truncated", "absent.wav": "missing"
+    }  # fmt: skip
+    assert not set(rejected.index) & set(store.Store(tmp_path / "features").table["path"])
+    with pytest.raises(UserError, match=r"4 of 26 recordings cannot be used.*absent.wav: missing"):
+        store.extract(table_of(paths), corpus, tmp_path / "other", SETTINGS, max_bad_fraction=0.1)
+    assert not (tmp_path / "other").exists() and (tmp_path / "other.partial/rejected.csv").is_file()
+
+
+def test_too_short(speech, speech_files, tmp_path):
+    summary = store.extract(
+        table_of(speech_files), speech, tmp_path / "features", SETTINGS, min_seconds=1.5, max_bad_fraction=0.5
+    )
+    rejected = pd.read_csv(tmp_path / "features/rejected.csv")
+    assert summary.rejected == len(rejected) == 2 and set(rejected["reason"]) == {"too short"}
+
+
+@pytest.mark.parametrize("path", ["../secret.wav", "/secret.wav", "a/../../secret.wav"])
+def test_paths(speech, speech_files, tmp_path, path):
+    table = table_of(speech_files[:2])
+    table.loc[0, "path"] = path
+    with pytest.raises(UserError, match="leaves the corpus"):
+        store.extract(table, speech, tmp_path / "features", SETTINGS)
+
+
+def test_mapped(made):
+    opened = store.Store(made)
+    opened.read(0)
+    assert all(isinstance(shard, np.memmap) for shard in opened._shards.values())
