@@ -290,10 +290,8 @@ def repeat(values: Tensor, counts: list[int]) -> Tensor:
 
 def unpack(packed: Tensor, counts: list[int], longest: int) -> Tensor:
     """(frames of all, coefficients) to (batch, coefficients, longest), zeros past an utterance's own frames."""
-    padded = packed.new_zeros(len(counts), longest, packed.shape[1])
-    for row, part in zip(padded, packed.split(counts), strict=True):
-        row[: len(part)] = part
-    return padded.transpose(1, 2)
+    padded = nn.utils.rnn.pad_sequence(packed.split(counts), batch_first=True)
+    return nn.functional.pad(padded, (0, 0, 0, longest - max(counts))).transpose(1, 2)
 
 
 class FrontEnd(nn.Module):

@@ -220,7 +220,7 @@ class Store:
             path = self.folder / shard_name(number)
             try:
                 self._shards[number] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except (OSError, EOFError, ValueError) as error:
                 raise UserError(f"{path}: cannot be read ({error}); extract again") from None
         return self._shards[number]
 
@@ -264,8 +264,8 @@ def _check(table: pd.DataFrame, audio_root: Path) -> None:
     repeated = table["utt_id"][table["utt_id"].duplicated()]
     if len(repeated):
         raise UserError(f"the table of utterances has the utt_id {repeated.iloc[0]!r} twice")
-    for utt_id, path in zip(table["utt_id"], table["path"], strict=True):
-        if not isinstance(path, str) or not path or path.startswith("/") or ".." in PurePosixPath(path).parts or "\\" in path:
+    for utt_id, path in zip(table["utt_id"], table["path"].astype(str), strict=True):
+        if not path or path.startswith("/") or ".." in PurePosixPath(path).parts or "\\" in path:
             raise UserError(
                 f"{utt_id}: the path {path!r} leaves the corpus; paths are relative to {audio_root}, without '..'"
             )

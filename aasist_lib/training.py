@@ -51,6 +51,7 @@ class Settings:
     time_mask_frames: int
     coefficient_masks: int
     coefficient_mask_width: int
+    channel_jitter: float
     init_from: str
     freeze_cnn_epochs: int
 
@@ -241,7 +242,18 @@ class Crops(Dataset):
         else:
             start = int(rng.integers(length - self.frames + 1))
             features = self.store.read(row, start, self.frames)
+        static = len(features) // self.store.channels
+        features[:static] += self._recording_channel(rng, static)[:, None]
         return self._masked(features, rng), self.targets[row]
+
+    def _recording_channel(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """What a random microphone adds to cepstra, (count,): a filter multiplies spectra, so it adds a constant.
+
+        Its colour is smooth over frequency: the spread falls with the order of the coefficient. Slopes do not
+        notice a constant.
+        """
+        spread = self.settings.channel_jitter / (1 + np.arange(count) / 3)
+        return (rng.normal(size=count) * spread).astype(np.float32)
 
     def _masked(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """SpecAugment (Park and others 2019): spans of time and of coefficients take the crop's mean.

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.fft
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -67,6 +68,13 @@ def test_mean_of_a_channel_does_not_matter():
     torch.testing.assert_close(network()(x), network()(shifted), atol=1e-4, rtol=1e-4)
     keeps = network(normalise="none")
     assert (keeps(x) - keeps(shifted)).abs().max() > 1e-3
+
+
+def test_spectrum_undoes_the_dct():
+    net, features = network(spectrum=True, normalise="none"), torch.randn(2, 60, 30)
+    with torch.no_grad():
+        bands, scaled = net.cnn[0](features), net.cnn[0].scale(features).reshape(2, 3, 20, 30)
+    np.testing.assert_allclose(bands, scipy.fft.idct(scaled.numpy(), axis=2, norm="ortho"), atol=1e-5)
 
 
 def test_attention_is_what_the_logit_used():

@@ -15,6 +15,7 @@
 | scores | one by one, long ones in windows; another front-end is refused |
 """
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -47,6 +48,7 @@ TRAIN = dict(
     time_mask_frames=8,
     coefficient_masks=1,
     coefficient_mask_width=2,
+    channel_jitter=0.0,
     init_from="",
     freeze_cnn_epochs=0,
 )
@@ -116,7 +118,7 @@ def test_learns_and_writes(trained):
     best = history.sort_values(["dev_eer", "dev_loss"]).iloc[0]
     assert (about["best_epoch"], about["dev_eer"]) == (best["epoch"], best["dev_eer"])
     assert about["features"] == FEATURES and about["train"] == TRAIN and about["seed"] == 7
-    assert about["model"] == {**MODEL, "normalise": "utterance"}
+    assert about["model"] == {**MODEL, "normalise": "utterance", "spectrum": False}
     assert sorted(bytes_of(folder)) == ["network.json", "network.safetensors"]
 
 
@@ -340,6 +342,21 @@ def test_masks(store):
         masked_frames.add(int(frames.sum()))
         masked_coefficients.add(int(coefficients[0].sum()))
     assert masked_coefficients == {0, 1, 2, 3} and min(masked_frames) == 0 and max(masked_frames) == 10
+
+
+def test_channel_jitter(store):
+    plain = training.Settings(**{**TRAIN, "time_masks": 0, "coefficient_masks": 0})
+    opened, jittered = Store(store), dataclasses.replace(plain, channel_jitter=6.0)
+    added = []
+    for position in range(60):
+        draw = (0, position, 1)
+        before, after = training.Crops(opened, plain, 3)[draw][0], training.Crops(opened, jittered, 3)[draw][0]
+        np.testing.assert_array_equal(before[8:], after[8:])  # slopes do not notice a constant
+        offsets = after[:8] - before[:8]
+        np.testing.assert_allclose(offsets, np.broadcast_to(offsets[:, :1], offsets.shape), atol=1e-4)
+        added.append(offsets[:, 0])
+    spread = np.std(added, axis=0)
+    assert 4 < spread[0] < 8 and spread[7] < spread[0] / 2
 
 
 def test_the_store_stays_as_it_is(store, trained, tmp_path):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from aasist_lib.errors import UserError
+from aasist_lib.features import dct_matrix
 
 STEM, MIDDLE, TOP = 16, 32, 48  # feature maps of the three convolutional stages
 MIN_FRAMES = 8
@@ -38,6 +39,9 @@ class Options:
     normalise : str
         "utterance" takes the mean over time off every coefficient, and with it the recording channel's
         constant colour; "none" keeps it.
+    spectrum : bool
+        For cepstral features: an inverse DCT turns the scaled coefficients of each channel into as many bands of a
+        smooth spectrum, since convolutions expect neighbours to be alike, which orders of a cepstrum are not.
     """
 
     coefficients: int = 60
@@ -46,6 +50,7 @@ class Options:
     heads: int = 4
     dropout: float = 0.3
     normalise: str = "utterance"
+    spectrum: bool = False
 
     def __post_init__(self):
         if self.channels < 1 or self.coefficients % self.channels:
@@ -74,11 +79,15 @@ class Normalise(nn.Module):
         self.centre = options.normalise == "utterance"
         self.channels = options.channels
         self.scale = nn.BatchNorm1d(options.coefficients)
+        count = options.coefficients // options.channels
+        basis = dct_matrix(count, count).float() if options.spectrum else None  # orthonormal: bands = basis @ cepstra
+        self.register_buffer("basis", basis, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.centre:
             x = x - x.mean(dim=2, keepdim=True)
-        return self.scale(x).unflatten(1, (self.channels, -1))
+        x = self.scale(x).unflatten(1, (self.channels, -1))
+        return x if self.basis is None else self.basis @ x
 
 
 class Residual(nn.Module):

@@ -61,6 +61,8 @@ class Model(Section):
     width: Count
     heads: Count
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    normalise: Literal["utterance", "none"]
+    spectrum: bool
 
     @model_validator(mode="after")
     def _fits(self):
@@ -81,6 +83,7 @@ class Train(Section):
     time_mask_frames: WholeNumber
     coefficient_masks: WholeNumber
     coefficient_mask_width: WholeNumber
+    channel_jitter: Annotated[float, Field(ge=0)]
     init_from: str
     freeze_cnn_epochs: WholeNumber
 
