@@ -105,6 +105,18 @@ def test_treat_makes_loudness_and_padding_vanish(clips):
     assert abs(plain.std() / other.std() - 1) < 0.05
 
 
+def test_finished_once(clips):
+    """Copies start from what `cut` leaves: cut again it is the same, and nothing of `finish` is in it yet."""
+    samples, rate = next((samples, rate) for samples, rate in clips.values() if rate == 44100)
+    raw = treat.cut(samples, rate, "k")
+    assert abs(len(treat.cut(raw, 16000, "k")) - len(raw)) <= 320
+    frequencies, power = signal.welch(raw, 16000, nperseg=1024)
+    _, finished = signal.welch(treat.finish(raw, "k") / 32768, 16000, nperseg=1024)
+    band, beyond = (frequencies > 2000) & (frequencies < 6000), (frequencies > 7300) & (frequencies < 7700)
+    before, after = (spectrum[beyond].mean() / spectrum[band].mean() for spectrum in (power, finished))
+    assert after < before / 10
+
+
 def test_treat_refuses_what_is_too_short_or_broken():
     assert treat.treat(np.random.default_rng(0).normal(size=16000), 16000, "k") is None
     assert treat.treat(np.full(48000, np.nan), 16000, "k") is None

