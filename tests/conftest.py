@@ -1,11 +1,15 @@
 """What several test files share."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small arrays: threads only wait for each other
 
 import pytest
+
+# Started in the background by a script, Ctrl-C is ignored, and what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 

@@ -49,8 +49,8 @@ def test_section_alone(changed):
 
 
 def test_whole_number_where_a_share_is_meant(changed):
-    value = params.read("train", changed("crop_seconds: 4.0", "crop_seconds: 4"))["crop_seconds"]
-    assert value == 4.0 and isinstance(value, float)
+    value = params.read("train", changed("crop_seconds: 2.0", "crop_seconds: 2"))["crop_seconds"]
+    assert value == 2.0 and isinstance(value, float)
 
 
 @pytest.mark.parametrize(
