@@ -12,7 +12,7 @@ from traitlets.config import Config
 
 
 class Engine(NBClientEngine):
-    """Papermill's own engine without clocks and random ids (`papermill --engine aasist`)."""
+    """Papermill's own engine without clocks and random ids; `run` registers it as "aasist"."""
 
     @classmethod
     def execute_notebook(cls, nb, *args, **kwargs):

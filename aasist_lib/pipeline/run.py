@@ -68,7 +68,8 @@ def run(stage: str) -> int:
 
     from aasist_lib.pipeline.engine import Engine
 
-    papermill_engines.register("aasist", Engine)  # the entry point is absent where the package is not installed
+    # no entry point: papermill would load the engine while the engine's module is still importing papermill
+    papermill_engines.register("aasist", Engine)
     unfinished, executed = UNFINISHED / source.name, EXECUTED / source.name
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
