@@ -87,9 +87,18 @@ def read_sources(profile: str) -> dict:
         }
     needed = set(sources["texts"][profile])
     for entry in chain(sources["humans"].values(), sources["attacks"].values()):
+        entry["packages"] = _with_needs(entry["packages"], sources["packages"])
         needed.update(entry["packages"])
     sources["packages"] = {name: package for name, package in sources["packages"].items() if name in needed}
     return sources
+
+
+def _with_needs(names: list[str], packages: dict) -> list[str]:
+    """These packages and, each once, what they need."""
+    found = list(names)
+    for name in found:  # grows while it is gone through
+        found += [need for need in packages[name].get("needs", []) if need not in found]
+    return found
 
 
 def plan_attacks(sources: dict, recordings: list[dict], tools: Path):

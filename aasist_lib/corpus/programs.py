@@ -213,7 +213,8 @@ def _library(tools: Path) -> Path:
 
 def _debian(tools: Path) -> dict:
     """Environment of Debian's programs: their libraries, and no settings of the person's own."""
-    return {"LD_LIBRARY_PATH": str(_library(tools)), "HOME": str(tools), "PATH": os.environ["PATH"]}
+    libraries = os.pathsep.join([str(_library(tools)), str(_library(tools) / "pulseaudio")])
+    return {"LD_LIBRARY_PATH": libraries, "HOME": str(tools), "PATH": os.environ["PATH"]}
 
 
 def _write(job: dict, samples: np.ndarray, rate: int) -> None:
