@@ -49,8 +49,8 @@ readme: $(READY)     ## the table of metrics in README.md
 
 lock: $(READY)       ## requirements.lock from what .venv holds (Python 3.11)
 	{ grep -E '^#|python_version' requirements.lock; \
-	  pip freeze --all --exclude pip --exclude-editable | sed 's/+[a-z0-9]*$$//'; } | LC_ALL=C sort -f > requirements.new
-	mv requirements.new requirements.lock
+	  pip freeze --all --exclude pip --exclude-editable | sed 's/+[a-z0-9]*$$//'; } | LC_ALL=C sort -f > requirements.lock.partial
+	mv requirements.lock.partial requirements.lock
 
 clean:               ## remove what stages made; DVC's cache, downloads and .venv stay
 	rm -rf build corpus data features models runs scores dvc_plots

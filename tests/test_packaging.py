@@ -98,6 +98,7 @@ def test_dvc_config():
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 def test_ignored():
     made = ["corpus/a", "data/a", "features/a", "models/a", "runs/a", "scores/a", "build/a", ".venv/a", ".cache/a"]
+    made += ["features.partial/a", "features.old/a", "corpus.partial/a", "metrics/a.json.partial", "README.md.partial"]
     kept = ["data.dvc", "dvc.lock", "metrics/eval.json", "reports/index.html", "aasist_lib/models/x.py"]
     listed = subprocess.run(
         ["git", "check-ignore", "--no-index", *made, *kept], cwd=ROOT, capture_output=True, text=True
