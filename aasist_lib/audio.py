@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ class BadAudio(UserError):
     path : Path
         The file.
     reason : str
-        One of "missing", "not audio", "empty", "truncated", "not finite", "too short".
+        One of "missing", "unreadable", "not audio", "empty", "truncated", "not finite", "too short".
     detail : str
         What exactly was found; may be empty.
     """
@@ -67,8 +68,8 @@ def read(path, sample_rate: int) -> np.ndarray:
     Raises
     ------
     BadAudio
-        If the file is missing, is not audio, holds no samples, ends before its header says, or holds NaN or
-        infinite samples. Not every cut can be seen: see `cut_short`.
+        If the file is missing, cannot be read, is not audio, holds no samples, ends before its header says, or
+        holds NaN or infinite samples. Not every cut can be seen: see `cut_short`.
     """
     blocks = list(_blocks(path, sample_rate))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
@@ -113,10 +114,19 @@ def read_windows(path, sample_rate: int, window_seconds: float) -> Iterator[np.n
 def info(path) -> float:
     """Seconds that the file's header promises, without decoding it.
 
+    Parameters
+    ----------
+    path : str or Path
+        Any file that libsndfile reads.
+
+    Returns
+    -------
+    float
+
     Raises
     ------
     BadAudio
-        If the file is missing, empty or not audio.
+        If the file is missing, cannot be read, is empty or not audio.
     """
     with _open(path) as file:
         return file.frames / file.samplerate
@@ -130,9 +140,25 @@ def cut_short(path, file: soundfile.SoundFile) -> str:
     incomplete. Seen when decoding: FLAC that breaks off, MP3 that promises more frames than it holds. Not to be
     seen: RF64, MP3 without a count of frames (of which, if of variable bit rate, libsndfile may leave out the
     end), and Ogg cut exactly between two pages (the mark of the last page is no help: some whole ones lack it).
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    file : soundfile.SoundFile
+        The same, open.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    BadAudio
+        If the file cannot be read any more.
     """
     if file.format == "OGG":
-        with open(path, "rb") as raw:
+        with _readable(path), open(path, "rb") as raw:
             raw.seek(max(0, Path(path).stat().st_size - OGG_TAIL))
             tail = raw.read()
         page = tail[tail.rfind(b"OggS") :]
@@ -146,12 +172,23 @@ def cut_short(path, file: soundfile.SoundFile) -> str:
     return ""
 
 
+@contextmanager
+def _readable(path) -> Iterator[None]:
+    """What the system refuses (no permission, a name too long, a broken disk) is a fault of this file alone."""
+    try:
+        yield
+    except OSError as error:
+        raise BadAudio(path, "unreadable", error.strerror or "") from None
+
+
 def _open(path) -> soundfile.SoundFile:
     path = Path(path)
-    if not path.is_file():
-        raise BadAudio(path, "missing")
-    if path.stat().st_size == 0:
-        raise BadAudio(path, "empty", "0 bytes")
+    with _readable(path):
+        if not path.is_file():
+            raise BadAudio(path, "missing")
+        with open(path, "rb") as raw:  # libsndfile would not say why it cannot
+            if not raw.read(1):
+                raise BadAudio(path, "empty", "0 bytes")
     try:
         return soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:

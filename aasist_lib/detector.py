@@ -5,6 +5,7 @@ network and its features) and calibration.json (from logits to log-likelihood ra
 """
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,15 @@ class Detector:
     @classmethod
     def load(cls, folder) -> "Detector":
         """Read a detector's folder.
+
+        Parameters
+        ----------
+        folder : path
+            What the stage calibrate or `calibration.save_detector` wrote.
+
+        Returns
+        -------
+        Detector
 
         Raises
         ------
@@ -83,7 +93,17 @@ class Detector:
         return pd.DataFrame([self.score_file(path) for path in found], columns=COLUMNS)
 
     def score_file(self, path) -> dict:
-        """One row of `score`. Never raises for what is wrong with the file."""
+        """One row of `score`. Never raises for what is wrong with the file.
+
+        Parameters
+        ----------
+        path : path
+
+        Returns
+        -------
+        dict
+            The columns of `score`.
+        """
         row = {"path": str(path), "seconds": math.nan, "llr": math.nan, "decision": "", "error": ""}
         try:
             row["seconds"], logit = self._logit(Path(path))
@@ -97,7 +117,7 @@ class Detector:
 
     def _logit(self, path: Path) -> tuple[float, float]:
         """Seconds, and the mean of the windows' logits weighted by their length."""
-        if path.is_dir():
+        if os.path.isdir(path):
             raise UserError("no audio files in this folder")
         rate = self.front_end.sample_rate
         logits, samples = [], []
@@ -114,7 +134,24 @@ class Detector:
 
 
 def windows(path, rate: int) -> Iterator[np.ndarray]:
-    """A recording in windows to score, cut as `models.windows` says; holds no more than three of them."""
+    """A recording in windows to score, cut as `models.windows` says; holds no more than three of them.
+
+    Parameters
+    ----------
+    path : path
+    rate : int
+        Samples a second that the windows shall have.
+
+    Yields
+    ------
+    np.ndarray
+        (samples,), float32.
+
+    Raises
+    ------
+    audio.BadAudio
+        As `audio.read`.
+    """
     waiting = None
     for window in audio.read_windows(path, rate, models.WINDOW_SECONDS):
         if waiting is None:
@@ -131,15 +168,23 @@ def windows(path, rate: int) -> Iterator[np.ndarray]:
 def find(paths) -> list[Path]:
     """Files named, and audio files below folders named (sorted, hidden ones left out).
 
-    A folder without any stays in the list: it gets a row that says so.
+    A folder without any stays in the list, and so does a file that cannot be read: it gets a row that says so.
+
+    Parameters
+    ----------
+    paths : path or iterable of paths
+
+    Returns
+    -------
+    list of Path
     """
-    found = []
+    found = []  # os.path.isdir: Path.is_dir raises for names that the system refuses
     for path in [paths] if isinstance(paths, str | Path) else paths:
         path = Path(path)
         inside = sorted(
             p for p in path.rglob("*")
-            if p.suffix.lower() in SUFFIXES and p.is_file() and not _hidden(p.relative_to(path))
-        ) if path.is_dir() else []  # fmt: skip
+            if p.suffix.lower() in SUFFIXES and not os.path.isdir(p) and not _hidden(p.relative_to(path))
+        ) if os.path.isdir(path) else []  # fmt: skip
         found += inside or [path]
     return found
 
@@ -150,6 +195,15 @@ def _hidden(path: Path) -> bool:
 
 def in_words(llr: float) -> str:
     """What a log-likelihood ratio says.
+
+    Parameters
+    ----------
+    llr : float
+        Natural-log likelihood ratio of bona fide speech to fakes.
+
+    Returns
+    -------
+    str
 
     >>> in_words(3.2)
     'about 25 times as likely under bona fide speech as under the fakes the detector was calibrated on'

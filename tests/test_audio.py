@@ -4,8 +4,10 @@
 |---|---|
 | any format, rate and number of channels as librosa.load reads them | test_read |
 | windows, put together, are what read gives | test_windows |
-| every kind of unusable file has its reason | test_bad_files, test_truncated |
+| every kind of unusable file has its reason | test_bad_files, test_unreadable, test_truncated |
 """
+
+import os
 
 import librosa
 import numpy as np
@@ -54,6 +56,32 @@ def test_bad_files(tmp_path):
             audio.read(tmp_path / name, 16000)
         assert error.value.reason == reason, name
         assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_unreadable(tmp_path, monkeypatch, speech_files):
+    for use in (lambda path: audio.read(path, 16000), audio.info):
+        with pytest.raises(audio.BadAudio, match="unreadable .*name too long"):
+            use(tmp_path / ("x" * 300 + ".wav"))
+    ogg = next(path for path in speech_files if path.suffix == ".ogg")
+
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    with soundfile.SoundFile(ogg) as file, monkeypatch.context() as patch:
+        patch.setattr("builtins.open", broken)
+        with pytest.raises(audio.BadAudio, match="unreadable .*Input/output error"):
+            audio.cut_short(ogg, file)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path, speech_files):
+    (tmp_path / "locked").mkdir()
+    for path in (tmp_path / "a.wav", tmp_path / "locked/a.wav"):
+        path.write_bytes(speech_files[0].read_bytes())
+        (path if path.parent == tmp_path else path.parent).chmod(0)
+        with pytest.raises(audio.BadAudio, match="unreadable .*Permission denied"):
+            audio.read(path, 16000)
+    (tmp_path / "locked").chmod(0o700)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])

@@ -158,13 +158,14 @@ def test_files_that_cannot_be_scored(detector, speech_files, tmp_path):
     soundfile.write(tmp_path / "no_samples.wav", samples[:0], 16000)
     (tmp_path / "folder").mkdir()
     names = ["text.wav", "nothing.flac", "good.wav", "short.wav", "nan.wav", "no_samples.wav", "absent.wav", "folder"]
+    names += ["x" * 300 + ".wav"]
     found = detector.score([tmp_path / name for name in names]).set_index(pd.Index(names))
     assert found["error"]["good.wav"] == "" and math.isfinite(found["llr"]["good.wav"])
     bad = found.drop("good.wav")
     assert (bad["error"] != "").all() and bad["llr"].isna().all() and (bad["decision"] == "").all()
     assert not bad["error"].str.contains("\n").any()
     assert "short" in bad["error"]["short.wav"] and "missing" in bad["error"]["absent.wav"]
-    assert "no audio files" in bad["error"]["folder"]
+    assert "no audio files" in bad["error"]["folder"] and "name too long" in bad["error"][names[-1]]
 
 
 def test_shortest(detector, speech_files, tmp_path):
@@ -184,6 +185,8 @@ def test_folders(detector, speech_files, tmp_path):
     assert find(tmp_path) == expected == find([str(tmp_path)])
     assert find([tmp_path / "b", tmp_path / "notes.txt"]) == [*expected[1:], tmp_path / "notes.txt"]
     assert len(detector.score(tmp_path)) == 3
+    (tmp_path / "b/3.wav").symlink_to("nowhere")
+    assert "missing" in detector.score(tmp_path / "b")["error"].tolist()  # not left out: somebody expects its score
     assert find([]) == [] and detector.score([]).empty
 
 
