@@ -13,7 +13,18 @@ ALL_SCORED, WRONG_USAGE, SOME_NOT_SCORED = 0, 2, 3
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `aasist`; returns its exit code (0 all scored, 2 wrong usage, 3 some could not be scored)."""
+    """Run `aasist`.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        What follows the command's name; those of this process by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0 all scored, 2 wrong usage, 3 some could not be scored.
+    """
     parser = argparse.ArgumentParser(prog="aasist", description="Tells bona fide human speech from deepfake speech.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     score = commands.add_parser(
@@ -42,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _score(given: argparse.Namespace) -> int:
     output = Path(given.output) if given.output else None
-    if output and not output.absolute().parent.is_dir():  # said before an hour of scoring, not after it
+    if output and not os.path.isdir(output.absolute().parent):  # said before an hour of scoring, not after it
         raise UserError(f"--output: {output.parent} is not a folder: make it first")
 
     from aasist_lib.detector import Detector
@@ -82,10 +93,11 @@ def _table(rows, detector) -> str:
     lines += [""]
     scored = rows[rows["error"] == ""]
     if len(scored):
-        llr = float(scored["llr"].iloc[0])
+        path, llr = scored["path"].iloc[0], float(scored["llr"].iloc[0])
         lines += [
-            f"llr {llr:+.2f}: such a recording is {in_words(llr)}; this is not a probability, and other kinds of fakes "
-            f"or recordings can mislead it. Decision: spoof below {detector.threshold:+.2f} (policy {detector.policy})."
+            f"{path}, llr {llr:+.2f}: such a recording is {in_words(llr)}; this is not a probability, and other kinds "
+            "of fakes or recordings can mislead it. "
+            f"Decision: spoof below {detector.threshold:+.2f} (policy {detector.policy})."
         ]
     return "\n".join(lines) + "\n"
 

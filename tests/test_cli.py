@@ -52,7 +52,7 @@ def test_table(score, folder, two):
     for line, row in zip(lines[1:3], Detector.load(folder).score(two).itertuples(), strict=True):
         assert line.split() == [row.path, f"{row.seconds:.2f}", f"{row.llr:+.2f}", row.decision]
     words = lines[-1]
-    assert words.startswith(f"llr {Detector.load(folder).score(two)['llr'][0]:+.2f}: ")
+    assert words.startswith(f"{two[0]}, llr {Detector.load(folder).score(two)['llr'][0]:+.2f}: ")
     assert "not a probability" in words and "spoof below +0.30 (policy equal_error)" in words
 
 
