@@ -147,7 +147,7 @@ def test_score(clone, run, speech, tmp_path):
 
 def test_an_experiment(clone, run):
     run("dvc", "exp", "run", "-S", "train.lr=3.0e-4")
-    assert "3" in run("dvc", "params", "diff")
+    assert json.loads(run("dvc", "params", "diff", "--json"))["params.yaml"]["train.lr"]["new"] == 0.0003
     difference = json.loads(run("dvc", "metrics", "diff", "--json"))
     changed = difference["metrics/eval.json"] if "metrics/eval.json" in difference else difference["diff"]
     assert "eer" in json.dumps(changed)
