@@ -239,6 +239,11 @@ def test_quick_folder(tmp_path):
     quick.copy(checkout, folder)
     assert (folder / "a.py").read_text() == "changed" and not (folder / "b.py").exists()
     assert (folder / "dvc.lock").read_text() == (folder / "data.dvc").read_text() == "its own"
+    with pytest.raises(UserError, match="no earlier quick run"):
+        quick.copy(folder, folder)
+    for wrong in (checkout, tmp_path, folder / "../.."):
+        with pytest.raises(UserError, match="no earlier quick run"):
+            quick.copy(checkout, wrong)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").touch()
     with pytest.raises(UserError, match="is not empty"):

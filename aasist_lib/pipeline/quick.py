@@ -33,6 +33,11 @@ def quick(root: Path, folder: Path) -> int:
     -------
     int
         Exit status of `dvc repro`.
+
+    Raises
+    ------
+    UserError
+        As `copy`.
     """
     folder = root / folder
     copy(root, folder)
@@ -48,12 +53,19 @@ def quick(root: Path, folder: Path) -> int:
 def copy(root: Path, folder: Path) -> None:
     """Brings a copy of the project up to date: a DVC repository without git, set as `experiments/tiny.yaml` says.
 
+    Parameters
+    ----------
+    root, folder : pathlib.Path
+        As for `quick`; `folder` from where the process works.
+
     Raises
     ------
     UserError
-        When `root` is not a git repository, or `folder` holds something else.
+        When `root` is not a git repository, or `folder` holds something else, of which `root` may be a part.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / ".dvc").is_dir():
+    manifest = folder / ".dvc/tmp/copied"
+    around = root.resolve().is_relative_to(folder.resolve())
+    if around or folder.exists() and any(folder.iterdir()) and not manifest.is_file():
         raise UserError(f"{folder} is not empty and no earlier quick run: name another folder")
     # what git tracks, and what is new and not ignored
     listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=root, capture_output=True, text=True)
@@ -62,17 +74,16 @@ def copy(root: Path, folder: Path) -> None:
     names = {
         name for name in listed.stdout.split("\0") if name and not name.startswith(OWN) and (root / name).is_file()
     }
-    manifest = folder / ".dvc/tmp/copied"
     before = set(manifest.read_text(encoding="utf-8").splitlines()) if manifest.is_file() else set()
     for name in before - names:
         (folder / name).unlink(missing_ok=True)
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
     for name in sorted(names):
         target = folder / name
         if not target.is_file() or target.read_bytes() != (root / name).read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, target)
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    manifest.write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     if not (folder / "data.dvc").exists():
         (folder / "data.dvc").write_text(DATA, encoding="utf-8")
@@ -81,6 +92,11 @@ def copy(root: Path, folder: Path) -> None:
 
 def set_tiny(folder: Path) -> None:
     """Sets in a project's params.yaml what its `experiments/tiny.yaml` says; comments stay.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The project's.
 
     Raises
     ------
