@@ -3,6 +3,7 @@
 | what | test |
 |---|---|
 | a notebook gets its sections of params.yaml, the project's folder and package; twice: the same bytes | test_run |
+| only settings that the stage names in dvc.yaml go on record: other processes, same bytes | test_injected |
 | a failing cell: status 1, its own traceback, the notebook kept, the earlier one untouched | test_failing_cell |
 | a dead kernel says so | test_dead_kernel |
 | Ctrl-C: status 130, one line, no process left | test_interrupted |
@@ -29,7 +30,7 @@ import pytest
 
 from aasist_lib import paths
 from aasist_lib.errors import UserError
-from aasist_lib.pipeline import notebooks, quick, run
+from aasist_lib.pipeline import notebooks, params, quick, run
 from aasist_lib.progress import progress
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +108,22 @@ def _seed(project):
     return re.search(r"^seed: (\d+)", (project / "params.yaml").read_text(), re.MULTILINE)[1]
 
 
+def test_injected(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    settings = params.load()
+    extract = run.injected(ROOT / "notebooks/10_extract.ipynb", settings)
+    assert list(extract) == ["corpus", "features", "extract"] and extract["features"] == settings["features"]
+    assert list(extract["corpus"]) == ["format"] and list(extract["extract"]) == ["min_seconds", "max_bad_fraction"]
+    code = (ROOT / "notebooks/10_extract.ipynb").read_text("utf-8").replace("\\", "")
+    assert 'params.read("extract")["workers"]' in code  # not on record, so read where it is used
+    settings["extract"]["workers"] += 1
+    settings["corpus"]["workers"] += 1
+    assert run.injected(ROOT / "notebooks/10_extract.ipynb", settings) == extract
+    train = run.injected(ROOT / "notebooks/20_train.ipynb", settings)
+    assert train == {name: settings[name] for name in ("seed", "threads", "model", "train")}
+    assert run.injected(ROOT / "notebooks/00_overview.ipynb", settings) == {}  # no stage runs it
+
+
 def test_failing_cell(project, command):
     (project / "runs").mkdir()
     (project / "runs/20_train.ipynb").write_text("of the last good run")
@@ -117,6 +134,7 @@ def test_failing_cell(project, command):
     assert "papermill" not in err.replace("aasist_lib.pipeline", "") and "\x1b" not in err
     kept = project / "runs/.failed/20_train.ipynb"
     assert "in cell [4] `ratio = 1`" in err and "runs/.failed/20_train.ipynb" in err and "dvc checkout --force" in err
+    assert "undo the change and `dvc repro`" in err
     assert "ZeroDivisionError" in kept.read_text()
     assert (project / "runs/20_train.ipynb").read_text() == "of the last good run"
 

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from aasist_lib import paths
 from aasist_lib.errors import UserError
 from aasist_lib.pipeline import params
@@ -30,8 +32,8 @@ KEPT_INSIDE = {
 def run(stage: str) -> int:
     """Executes `build/nb/<stage>.ipynb` into `runs/<stage>.ipynb`.
 
-    Sections of params.yaml that the notebook's cell tagged `parameters` names are injected after it. The notebook is
-    written to `runs/.failed/` while it runs and stays there when it fails, so that `runs/` holds finished ones only.
+    The settings that `injected` names go into it, after its cell tagged `parameters`. The notebook is written to
+    `runs/.failed/` while it runs and stays there when it fails, so that `runs/` holds finished ones only.
 
     Parameters
     ----------
@@ -57,7 +59,7 @@ def run(stage: str) -> int:
         there = ", ".join(sorted(path.stem for path in SOURCES.glob("*.ipynb"))) or "none: run `dvc repro notebooks`"
         raise UserError(f"there is no {source}; there are: {there}")
     settings = params.load()
-    injected = {section: settings[section] for section in sections(source)}
+    values = injected(source, settings)
     os.environ.update(environment(root, settings["threads"]))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -76,7 +78,7 @@ def run(stage: str) -> int:
     print(f"{stage}: started", flush=True)
     try:
         papermill.execute_notebook(
-            source, unfinished, injected, engine_name="aasist", kernel_name="python3", progress_bar=False
+            source, unfinished, values, engine_name="aasist", kernel_name="python3", progress_bar=False
         )
     except papermill.PapermillExecutionError as error:
         trace = "\n".join(error.traceback) or f"{error.ename}: {error.evalue}"
@@ -93,8 +95,51 @@ def run(stage: str) -> int:
     return 0
 
 
+def injected(notebook: Path, settings: dict) -> dict:
+    """Settings that an executed notebook has on record: of the sections that it reads, what dvc.yaml names.
+
+    Those decide the stage's results. Another, like the number of processes, would make other bytes of the same results.
+
+    Parameters
+    ----------
+    notebook : pathlib.Path
+        `<stage>.ipynb`, run by the stage whose command ends with `run <stage>`.
+    settings : dict
+        All of params.yaml, by section.
+
+    Returns
+    -------
+    dict
+        By section: its value, or those of its keys that dvc.yaml names.
+
+    Raises
+    ------
+    UserError
+        As `sections`.
+    """
+    stages = YAML(typ="safe").load(paths.root() / "dvc.yaml")["stages"].values()
+    ours = [stage for stage in stages if str(stage.get("cmd")).endswith(f" run {notebook.stem}")]
+    named = [key for stage in ours for key in stage.get("params", [])]
+    chosen = {}
+    for section in sections(notebook):
+        value = settings[section]
+        if section in named:
+            chosen[section] = value
+        elif isinstance(value, dict) and (part := {key: value[key] for key in value if f"{section}.{key}" in named}):
+            chosen[section] = part
+    return chosen
+
+
 def sections(notebook: Path) -> list[str]:
     """Sections of params.yaml that a notebook reads, from its cell tagged `parameters`.
+
+    Parameters
+    ----------
+    notebook : pathlib.Path
+
+    Returns
+    -------
+    list of str
 
     Raises
     ------
@@ -168,7 +213,18 @@ def environment(root: Path, threads: int) -> dict[str, str]:
 
 
 def kept_inside(root: Path) -> dict[str, str]:
-    """Folders for what tools keep between runs, in the project unless somebody has chosen others."""
+    """Folders for what tools keep between runs, in the project unless somebody has chosen others.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Top folder of the project.
+
+    Returns
+    -------
+    dict of str to str
+        By environment variable; the folders exist.
+    """
     folders = {name: os.environ.get(name, str(root / folder)) for name, folder in KEPT_INSIDE.items()}
     for folder in folders.values():
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -178,7 +234,8 @@ def kept_inside(root: Path) -> dict[str, str]:
 def _failed(stage: str, where: str, unfinished: Path, start: float) -> int:
     print(
         f"{stage}: failed {where} after {time.monotonic() - start:.0f} s; the notebook up to there: {unfinished}\n"
-        f"{stage}: results of the last good run come back with: dvc checkout --force && git checkout -- metrics",
+        f"{stage}: undo the change and `dvc repro` brings back the results of the last good run\n"
+        f"{stage}: or, those of the last commit: git checkout -- dvc.lock metrics && dvc checkout --force",
         file=sys.stderr,
         flush=True,
     )
