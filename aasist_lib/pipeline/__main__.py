@@ -11,7 +11,18 @@ from aasist_lib.pipeline.run import kept_inside
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status of one command; 2 where the person has to mend something."""
+    """Runs one command.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        What follows the program's name; those of this process by default.
+
+    Returns
+    -------
+    int
+        Exit status: 2 where the person has to mend something, 130 where they stopped it.
+    """
     parser = argparse.ArgumentParser(prog="python -m aasist_lib.pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("check", help="check params.yaml")

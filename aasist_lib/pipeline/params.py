@@ -23,6 +23,8 @@ Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
+    """A part of params.yaml; its fields are the keys, with type and range. params.yaml says what they do."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
