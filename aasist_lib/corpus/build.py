@@ -22,7 +22,7 @@ from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
 
 from . import fetch, humans
-from .treat import RATE, cut, finish, through, treat
+from .treat import RATE, cut, through, treat
 
 HERE = Path(__file__).parent
 WORK = Path("build/corpus")
@@ -213,8 +213,12 @@ def _record(name: str, source: dict, sources: dict, tools: Path, work: Path) -> 
             continue  # a few files of the games hold no sound
         if clip is None:
             continue
-        soundfile.write(work / "raw" / f"{utterance}.flac", 0.9 * clip / np.abs(clip).max(), RATE)
-        soundfile.write(work / "audio" / f"{utterance}.flac", finish(clip, utterance), RATE)
+        raw = 0.9 * clip / np.abs(clip).max()
+        clip = treat(*through(source["chain"], raw, RATE), key=utterance)
+        if clip is None:
+            continue
+        soundfile.write(work / "raw" / f"{utterance}.flac", raw, RATE)
+        soundfile.write(work / "audio" / f"{utterance}.flac", clip, RATE)
         rows.append({
             "utt_id": utterance, "label": "bonafide", "speaker": source["speaker"], "attack": "",
             "split": source["split"], "condition": "", "language": source["language"], "source": name,

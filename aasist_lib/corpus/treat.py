@@ -1,8 +1,10 @@
 """What is done to every clip, human or synthetic alike, so that no class can be told by its channel.
 
-Mono, 16 kHz, one band limit, edges trimmed by one rule, one length rule, one level, one faint noise floor. Synthetic
-clips first pass through the recording chain of a human source (`codec`): the recordings of people had been through
-G.722, Vorbis or none, and a detector would otherwise learn codecs instead of voices.
+Every clip passes through a recording chain (`codec`: G.722, Vorbis at two rates or none) and is then made mono, 16 kHz,
+with one band limit, edges trimmed by one rule, one length rule, one level and one faint noise floor. Recordings of
+people pass through the chain that they came through once more: a copy of one is a vocoder's output that does the same,
+so that between a recording and its copy there is the vocoder and nothing else. Were recordings left as they came, a
+detector could learn to hear that a clip was coded twice.
 """
 
 import io
