@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from .errors import UserError
+from aasist_lib.errors import UserError
 
 COLUMNS = [
     "utt_id", "path", "label", "speaker", "attack", "split", "condition", "language", "source", "codec", "pair_id"
-]
+]  # fmt: skip
 VALUES = {"label": {"bonafide", "spoof"}, "split": {"train", "dev", "eval"}, "condition": {"", "known", "unseen"}}
 SPLITS = ("train", "dev", "eval")
 AUDIO = {".flac", ".wav", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au", ".caf", ".m4a"}
@@ -26,12 +26,16 @@ def read(root: Path | str, format: str = "protocol") -> pd.DataFrame:
     format : {"protocol", "folder"}
         `protocol`: a `protocol.csv` with the columns below. `folder`: `bonafide/` and `spoof/`, below each of
         `train/`, `dev/` and `eval/`; a folder below `bonafide/` names a speaker, one below `spoof/` an attack.
+        Spoofs in no such folder are one attack, `unnamed`.
 
     Returns
     -------
     DataFrame
         Columns `utt_id, path, label, speaker, attack, split, condition, language, source, codec, pair_id`, all
         text, empty where unknown; `path` is relative to `root`. Sorted by `utt_id`.
+        The `condition` of a spoof of eval is `known` if train has its attack, `unseen` if neither train nor dev has
+        it. An attack of eval that dev alone has is neither, as choices were made on it, and is refused. A protocol
+        declares conditions; those of spoofs without an attack's name are taken as declared.
 
     Raises
     ------
@@ -52,7 +56,10 @@ def _protocol(root: Path) -> pd.DataFrame:
     path = root / "protocol.csv"
     if not path.is_file():
         raise UserError(f"{path}: not found; write one with the columns {', '.join(COLUMNS)}, or set corpus.format")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # also what pandas raises for no columns, for ragged rows, and of other encodings
+        raise UserError(f"{path}: not a CSV table in UTF-8 ({' '.join(str(error).split())})") from None
     missing = [column for column in ("utt_id", "path", "label", "split") if column not in table.columns]
     if missing:
         raise UserError(f"{path}: lacks the column {missing[0]}")
@@ -70,13 +77,13 @@ def _folder(root: Path) -> pd.DataFrame:
                 name = path.relative_to(root).as_posix()
                 rows.append({
                     "utt_id": name.rpartition(".")[0].replace("/", "-"), "path": name, "label": label, "split": split,
-                    "speaker": group if label == "bonafide" else "", "attack": group if label == "spoof" else "",
-                })
+                    "speaker": group if label == "bonafide" else "",
+                    "attack": group or "unnamed" if label == "spoof" else "",
+                })  # fmt: skip
     table = pd.DataFrame(rows, columns=COLUMNS, dtype=str).fillna("")
-    trained = set(table.loc[(table["split"] == "train") & (table["label"] == "spoof"), "attack"])
-    spoofed = (table["split"] == "eval") & (table["label"] == "spoof")
-    known = table["attack"].isin(trained)
-    table.loc[spoofed, "condition"] = known[spoofed].map({True: "known", False: "unseen"})
+    spoofs = table["label"] == "spoof"
+    known = table["attack"].isin(table.loc[spoofs & (table["split"] == "train"), "attack"])
+    table.loc[spoofs & (table["split"] == "eval"), "condition"] = known.map({True: "known", False: "unseen"})
     return table
 
 
@@ -86,6 +93,10 @@ FORMATS: dict[str, Callable[[Path], pd.DataFrame]] = {"protocol": _protocol, "fo
 def _checked(table: pd.DataFrame, root: Path) -> pd.DataFrame:
     if table.empty:
         raise UserError(f"{root}: holds no utterances in this format; see corpus.format")
+    table = table.sort_values("utt_id", ignore_index=True)
+    nameless = table["path"][table["utt_id"].str.strip() == ""]
+    if len(nameless):
+        raise UserError(f"{root}: the utterance with the path '{nameless.iloc[0]}' has no utt_id")
     for column, allowed in VALUES.items():
         wrong = table[~table[column].isin(allowed)]
         if len(wrong):
@@ -96,8 +107,34 @@ def _checked(table: pd.DataFrame, root: Path) -> pd.DataFrame:
     repeated = table["utt_id"][table["utt_id"].duplicated()]
     if len(repeated):
         raise UserError(f"{root}: utt_id {repeated.iloc[0]} occurs more than once")
-    for (split, label), rows in table.groupby(["split", "label"]):
-        if split == "eval" and label == "spoof" and (rows["condition"] == "").any():
-            name = rows["utt_id"].iloc[0]
-            raise UserError(f"{root}: {name} is a spoof of eval: its condition must be known or unseen")
-    return table.sort_values("utt_id", ignore_index=True)
+    check_paths(table, root)
+    _check_conditions(table, root)
+    return table
+
+
+def check_paths(table: pd.DataFrame, root: Path) -> None:
+    """Raise UserError for the first `path` of the table that is empty or could lead out of the corpus `root`."""
+    for utt_id, path in zip(table["utt_id"], table["path"].astype(str), strict=True):
+        if not path or path.startswith("/") or ".." in PurePosixPath(path).parts or "\\" in path:
+            raise UserError(
+                f"{utt_id}: the path {path!r} leaves the corpus; paths are relative to {root}, without '..'"
+            )
+
+
+def _check_conditions(table: pd.DataFrame, root: Path) -> None:
+    spoofs = table[table["label"] == "spoof"]
+    train, dev = (set(spoofs.loc[spoofs["split"] == split, "attack"]) for split in ("train", "dev"))
+    for row in spoofs[spoofs["split"] == "eval"].drop_duplicates(["attack", "condition"]).itertuples():
+        if not row.condition:
+            raise UserError(f"{root}: {row.utt_id} is a spoof of eval: its condition must be known or unseen")
+        if not row.attack:
+            continue
+        if row.attack in dev - train:
+            raise UserError(
+                f"{root}: dev and eval have the attack {row.attack}, train has not: it is neither known nor unseen; "
+                "take it out of dev or eval, or put some of it into train"
+            )
+        if row.condition == "known" and row.attack not in train:
+            raise UserError(f"{root}: {row.utt_id} is said to be known, but train lacks its attack {row.attack}")
+        if row.condition == "unseen" and row.attack in train:
+            raise UserError(f"{root}: {row.utt_id} is said to be unseen, but train has its attack {row.attack}")

@@ -18,22 +18,18 @@ import csv
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from aasist_lib import audio, features
+from aasist_lib import audio, corpora, features
 from aasist_lib.errors import UserError
+from aasist_lib.workers import in_processes
 
 VERSION = 1  # of the layout on disk
 NEEDED = ["utt_id", "path", "label", "split"]
@@ -264,11 +260,7 @@ def _check(table: pd.DataFrame, audio_root: Path) -> None:
     repeated = table["utt_id"][table["utt_id"].duplicated()]
     if len(repeated):
         raise UserError(f"the table of utterances has the utt_id {repeated.iloc[0]!r} twice")
-    for utt_id, path in zip(table["utt_id"], table["path"].astype(str), strict=True):
-        if not path or path.startswith("/") or ".." in PurePosixPath(path).parts or "\\" in path:
-            raise UserError(
-                f"{utt_id}: the path {path!r} leaves the corpus; paths are relative to {audio_root}, without '..'"
-            )
+    corpora.check_paths(table, audio_root)
 
 
 def _key(table: pd.DataFrame, audio_root: Path, settings: dict, min_seconds: float) -> str:
@@ -370,20 +362,7 @@ def _in_processes(jobs: list[Job], workers: int):
     if workers <= 1:
         yield from _here(jobs)
         return
-    context = multiprocessing.get_context("spawn")  # a forked copy of torch's or a notebook's threads may hang
-    pool = ProcessPoolExecutor(workers, context, initializer=_prepare_process)
-    try:
-        futures = {pool.submit(_work, job): job for job in jobs}
-        for future in as_completed(futures):
-            future.result()
-            yield futures[future]
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that computed features was killed, likely for want of memory: set extract.workers lower and "
-            "start again; it goes on from the shards that are complete"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from in_processes(_work_with_one_thread, jobs, workers, "extract.workers")
 
 
 def _here(jobs: list[Job]):
@@ -397,16 +376,9 @@ def _here(jobs: list[Job]):
         torch.set_num_threads(threads)
 
 
-def _prepare_process() -> None:
+def _work_with_one_thread(job: Job) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops its processes
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent():  # a parent that was killed cannot stop them
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    _work(job)
 
 
 def keep_memory() -> None:
