@@ -1,11 +1,13 @@
-"""Every corpus format to one table of utterances."""
+"""Every corpus format to one table of utterances, and the samples of it that notebooks show."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
+from aasist_lib import audio
 from aasist_lib.errors import UserError
 
 COLUMNS = [
@@ -138,3 +140,81 @@ def _check_conditions(table: pd.DataFrame, root: Path) -> None:
             raise UserError(f"{root}: {row.utt_id} is said to be known, but train lacks its attack {row.attack}")
         if row.condition == "unseen" and row.attack in train:
             raise UserError(f"{root}: {row.utt_id} is said to be unseen, but train has its attack {row.attack}")
+
+
+# For notebooks, which hold no logic.
+
+
+def measured(table: pd.DataFrame, root: Path | str) -> pd.DataFrame:
+    """The utterances whose files can be opened, with a column `seconds`: the lengths that the files' headers give."""
+
+    def seconds(path: str) -> float:
+        try:
+            return audio.info(Path(root) / path)
+        except audio.BadAudio:
+            return np.nan
+
+    return table.assign(seconds=[seconds(path) for path in table["path"]]).dropna(subset="seconds")
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """What each split holds of each class: utterances, how many speakers, languages and attacks are named, hours.
+
+    `table` has the column `seconds`.
+    """
+
+    def named(column: pd.Series) -> int:
+        return column[column != ""].nunique()
+
+    counted = table.groupby(["split", "label"]).agg(
+        utterances=("utt_id", "size"), speakers=("speaker", named), languages=("language", named),
+        attacks=("attack", named), hours=("seconds", lambda seconds: round(seconds.sum() / 3600, 2)),
+    )  # fmt: skip
+    return counted.reindex(SPLITS, level="split").reset_index()
+
+
+def example(table: pd.DataFrame) -> pd.DataFrame:
+    """A recording and the copies made from it (column `pair_id`): the one with the most copies.
+
+    Returns
+    -------
+    DataFrame
+        Rows of `table`, the recording first. Where nothing was copied, the first utterance of each class; none if
+        the table is empty.
+    """
+    copies = table.loc[table["pair_id"].isin(table["utt_id"]), "pair_id"].value_counts().sort_index()
+    if len(copies):
+        original = copies.idxmax()
+        rows = table[(table["utt_id"] == original) | (table["pair_id"] == original)]
+    else:
+        rows = table.drop_duplicates("label")
+    return rows.sort_values(["label", "utt_id"])
+
+
+def differences_from_librosa(store, root: Path | str, count: int = 20) -> pd.Series:
+    """How far a store's coefficients are from those that librosa computes, one recording at a time.
+
+    Parameters
+    ----------
+    store : Store
+        Of MFCC.
+    root : path
+        Folder of the corpus.
+    count : int
+        Utterances to compare, spread evenly over the store; all, if it holds fewer.
+
+    Returns
+    -------
+    Series
+        utt_id -> largest absolute difference of a coefficient (dB), slopes left aside.
+    """
+    import librosa  # takes seconds, and nothing else here needs it
+
+    settings = store.features
+    options = {name: settings[name] for name in ("n_mfcc", "n_fft", "hop_length", "n_mels")}
+    differences = {}
+    for row in np.unique(np.linspace(0, len(store) - 1, count).round().astype(int)):
+        waveform = audio.read(Path(root) / store.table["path"][row], settings["sample_rate"])
+        reference = librosa.feature.mfcc(y=waveform, sr=settings["sample_rate"], **options)
+        differences[store.table["utt_id"][row]] = np.abs(store.read(row)[: settings["n_mfcc"]] - reference).max()
+    return pd.Series(differences)

@@ -8,12 +8,18 @@
 | what a table must not say is refused by name, paths that leave the corpus too | test_refused |
 | declared conditions that train or dev contradict are refused, whatever cannot be known is not | test_conditions |
 | a protocol that is no table is refused in one line | test_no_table |
+| lengths are those of the recordings; files that cannot be opened are left out | test_measured |
+| the summary counts names, not their absence, in the order of the splits | test_summary |
+| the example is the most copied recording, or one of each class | test_example |
+| the store holds what librosa computes; the sample is spread over it | test_differences_from_librosa |
 """
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
-from aasist_lib import corpora
+from aasist_lib import corpora, store
 from aasist_lib.errors import UserError
 
 ROWS = [
@@ -123,3 +129,51 @@ def test_refused_without_files(tmp_path):
     (tmp_path / "protocol.csv").write_text("utt_id,path,label,split\n")
     with pytest.raises(UserError, match="holds no utterances"):
         corpora.read(tmp_path)
+
+
+def test_measured(speech, speech_files):
+    names = [*(path.name for path in speech_files), "README.md", "absent.wav"]
+    table = corpora.measured(pd.DataFrame({"path": names}), speech)
+    assert list(table["path"]) == names[:-2]
+    assert table["seconds"].tolist() == [soundfile.info(path).duration for path in speech_files]
+
+
+def test_summary(tmp_path):
+    table = corpora.read(touch(tmp_path, FILES), "folder").assign(seconds=1800.0)
+    assert corpora.summary(table).to_numpy().tolist() == [
+        ["train", "bonafide", 1, 1, 0, 0, 0.5],
+        ["train", "spoof", 1, 0, 0, 1, 0.5],
+        ["dev", "bonafide", 1, 0, 0, 0, 0.5],
+        ["eval", "bonafide", 1, 1, 0, 0, 0.5],
+        ["eval", "spoof", 3, 0, 0, 3, 1.5],
+    ]
+
+
+def test_example(tmp_path):
+    table = corpora.read(write(tmp_path, ROWS))
+    assert list(corpora.example(table)["utt_id"]) == ["a", "b"]  # nothing was copied
+    assert list(corpora.example(table[table["label"] == "spoof"])["utt_id"]) == ["b"]
+    assert corpora.example(table[:0]).empty
+    table.loc[[1, 2, 4], "pair_id"] = "set aside"  # copies of a recording that is not there
+    assert list(corpora.example(table)["utt_id"]) == ["a", "b"]
+    table.loc[3, "pair_id"] = "a"
+    assert list(corpora.example(table).index) == [0, 3]
+    more = table.assign(utt_id="2" + table["utt_id"], pair_id=["", "2a", "2a", "", ""])
+    assert list(corpora.example(pd.concat([table, more]))["utt_id"]) == ["2a", "2b", "2c"]
+
+
+def test_differences_from_librosa(speech, speech_files, tmp_path):
+    rows = [{"utt_id": path.stem, "path": path.name, "label": "bonafide", "split": "train"} for path in speech_files]
+    settings = dict(kind="mfcc", sample_rate=16000, n_mfcc=20, n_fft=512, hop_length=160, n_mels=64, deltas=2)
+    table = pd.DataFrame(rows).reindex(columns=corpora.COLUMNS, fill_value="")
+    store.extract(table, speech, tmp_path / "features", settings)
+    opened = store.Store(tmp_path / "features")
+    assert len(rows) == 22
+    few = corpora.differences_from_librosa(opened, speech, 3)
+    assert list(few.index) == [rows[0]["utt_id"], rows[10]["utt_id"], rows[-1]["utt_id"]]
+    every = corpora.differences_from_librosa(opened, speech, 1000)
+    assert list(every.index) == list(opened.table["utt_id"]) and every.max() < 1e-3
+    shard = np.load(tmp_path / "features/shard-00000.npy")
+    shard[5, 7] += 1  # a frame of the first recording
+    np.save(tmp_path / "features/shard-00000.npy", shard)
+    assert corpora.differences_from_librosa(store.Store(tmp_path / "features"), speech, 3).iloc[0] > 0.9

@@ -1,24 +1,35 @@
-"""The notebooks as files: what must hold before one is run.
+"""The notebooks: what must hold before one is run, and that a person can run them.
 
 | what | test |
 |---|---|
 | committed without outputs, for the kernel `python3`, in the layout that `make strip` writes | test_stripped |
-| begins with a heading, has prose, at most 150 lines of code, no functions or classes | test_shape |
+| begins with a heading, has prose, 12 to 25 cells, at most 150 lines of code, no functions or classes | test_shape |
+| the linter has nothing to say | test_lint |
 | no path of one machine, no installation, no figure without a description, no bare progress bar | test_no_such_code |
 | its parameters are the sections of params.yaml that its stage names in dvc.yaml | test_parameters |
 | its stage depends on the modules it imports, directly or not, and on no other | test_stage_depends_on_its_imports |
 | so do the stages that are programs | test_other_stages_depend_on_their_imports |
 | every notebook that a stage runs exists, under a stage that depends on it | test_stages_have_notebooks |
+| top to bottom as JupyterLab runs it, on folders of a few recordings without copies, one of them bad | test_runs |
 """
 
 import ast
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import librosa
+import nbformat
+import numpy as np
 import pytest
+import soundfile
+from nbclient import NotebookClient
 from ruamel.yaml import YAML
 
+from aasist_lib import audio
 from aasist_lib.pipeline import run
 from aasist_lib.pipeline.notebooks import strip
 
@@ -93,12 +104,20 @@ def test_shape(path):
     cells = json.loads(path.read_text("utf-8"))["cells"]
     assert cells[0]["cell_type"] == "markdown" and cells[0]["source"][0].startswith("# ")
     assert sum(cell["cell_type"] == "markdown" for cell in cells) >= 5
+    assert 12 <= len(cells) <= 25
     assert len({cell["id"] for cell in cells}) == len(cells)
     lines = sum(len(source.splitlines()) for source in code(path))
     assert lines <= 150, f"{lines} lines of code: logic belongs in aasist_lib"
     for source in code(path):
         definitions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
         assert not definitions, f"{definitions[0].name} belongs in aasist_lib"
+
+
+def test_lint():
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "notebooks"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @every
@@ -146,3 +165,57 @@ def test_stages_have_notebooks(notebook):
     assert f"build/nb/{notebook}.ipynb" in stage["deps"]
     assert f"runs/{notebook}.ipynb" in stage["outs"]
     assert f"runs/{notebook}.ipynb" in STAGES["report"]["deps"]
+
+
+# what the smallness and the damage of the corpus below must leave in the outputs
+SHOWN = {"00_overview": ["<audio", "griffin_lim"], "10_extract": ["broken.wav", "not audio", ">True<"]}
+SPLIT = {"asterisk": "train", "festvox": "dev", "fillets": "dev", "tuxpaint": "eval"}
+
+
+def griffin_lim(wave):
+    """The magnitudes of a recording, with phases that were guessed."""
+    return librosa.griffinlim(np.abs(librosa.stft(wave, n_fft=512)), n_fft=512, n_iter=8, random_state=1)
+
+
+def robot(wave):
+    """A recording whose phases are all zero: a monotonous voice."""
+    return librosa.istft(np.abs(librosa.stft(wave, n_fft=512)).astype(complex), n_fft=512)
+
+
+@pytest.fixture(scope="module")
+def project(speech_files, tmp_path_factory):
+    """The notebooks and settings of the project, for a small corpus: recordings, and what two vocoders made of them."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    settings = YAML().load(ROOT / "params.yaml")
+    settings["corpus"]["format"] = "folder"
+    settings["extract"] |= {"workers": 1, "max_bad_fraction": 0.1}
+    settings["train"]["max_epochs"] = 1
+    settings["evaluate"]["bootstrap"] = 20
+    YAML().dump(settings, folder / "params.yaml")
+    for path in speech_files:
+        source, speaker = path.stem.split("-")[:2]
+        split = folder / "data" / SPLIT[source]
+        wave = audio.read(path, 16000)
+        spoofs = {"griffin_lim": griffin_lim} | ({"robot": robot} if SPLIT[source] == "eval" else {})
+        made = {f"spoof/{attack}": make(wave) for attack, make in spoofs.items()}
+        for group, samples in (made | {f"bonafide/{speaker}": wave}).items():
+            (split / group).mkdir(parents=True, exist_ok=True)
+            soundfile.write(split / group / f"{path.stem}.wav", samples, 16000)
+    (folder / "data/train/bonafide/en/broken.wav").write_bytes(b"RIFF and no more")
+    return folder
+
+
+@every
+def test_runs(path, project, monkeypatch):
+    """In the order of their names, each on what those before it wrote."""
+    for name, folder in run.kept_inside(ROOT).items():
+        monkeypatch.setenv(name, folder)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(project / "notebooks" / path.name, 4)
+    resources = {"metadata": {"path": project / "notebooks"}}
+    NotebookClient(notebook, kernel_name="python3", resources=resources).execute()
+    shown = json.dumps([cell.outputs for cell in notebook.cells if cell.cell_type == "code"])
+    for word in SHOWN.get(path.stem, ()):
+        assert word in shown
