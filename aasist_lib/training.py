@@ -1,8 +1,13 @@
 """The training run: from a store of features to a network's weights, the same bytes every time.
 
-Balance: an epoch makes as many draws as there are training utterances. Half are bona fide, half spoofed. Within
-a class, an utterance's chance is proportional to one over the root of its group's size (group: speaker for bona
-fide, attack for spoof), so that groups come up by the root of their size, between as they are and all alike.
+Balance: an epoch makes as many draws as there are training utterances, in couples of a bona fide and a spoofed one.
+`pair_fraction` of the couples are a recording and a copy of it, cut at the same moment: they share voice, words and
+recording chain, so that nothing but the vocoder tells them apart. In the others, an utterance's chance is
+proportional to one over the root of its group's size (group: speaker for bona fide, attack for spoof), so that
+groups come up by the root of their size, between as they are and all alike.
+
+Averaging: what is scored on dev and kept is a moving average of the weights over the last hundred steps or so
+(`averaging`), which is steadier than the weights after any one of them.
 
 Reproducibility: whatever is random is drawn from (seed, epoch, position) or (seed, step), never from a state that
 a killed run would lose. A run keeps a checkpoint after every epoch and goes on from it.
@@ -26,6 +31,7 @@ import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aasist_lib import metrics, models, paths
@@ -52,6 +58,8 @@ class Settings:
     coefficient_masks: int
     coefficient_mask_width: int
     channel_jitter: float
+    pair_fraction: float
+    averaging: float
     init_from: str
     freeze_cnn_epochs: int
 
@@ -170,7 +178,10 @@ def _logit(network: nn.Module, store: Store, row: int) -> float:
 
 
 class Draws(Sampler):
-    """Which utterances an epoch trains on: (epoch, position, row) for each draw.
+    """Which utterances an epoch trains on: (epoch, position, row, moment) for each draw.
+
+    Draws come in couples, a bona fide and a spoofed utterance after each other, so that both are in one batch.
+    `moment`, from 0 to below 1, says where in an utterance the crop lies.
 
     Rows are drawn at equal steps along their added-up weights (low-variance resampling): each utterance and each
     group come up as often as their weights say, to within one, and a class with fewer draws than utterances
@@ -179,18 +190,23 @@ class Draws(Sampler):
     Parameters
     ----------
     table : DataFrame
-        Columns label, speaker, attack; its index holds the row numbers of the store.
+        Columns utt_id, label, speaker, attack, pair_id; its index holds the row numbers of the store.
     count : int
-        Draws in an epoch.
+        Draws in an epoch, rounded down to whole couples.
     seed : int
+    pair_fraction : float
+        Share of the couples that are a recording and a copy of it; 0 where the table has no copies.
     """
 
-    def __init__(self, table: pd.DataFrame, count: int, seed: int):
-        self.count, self.seed, self.epoch = count, seed, 0
-        self.classes = [
-            self._weighted(table[table["label"] == label][group])
-            for label, group in (("bonafide", "speaker"), ("spoof", "attack"))
-        ]
+    def __init__(self, table: pd.DataFrame, count: int, seed: int, pair_fraction: float = 0.0):
+        self.couples, self.seed, self.epoch = count // 2, seed, 0
+        bonafide, spoof = (table[table["label"] == label] for label in ("bonafide", "spoof"))
+        recordings = pd.Series(bonafide.index, index=bonafide["utt_id"])
+        copies = spoof[spoof["pair_id"].isin(recordings.index)]
+        self.recording_of = dict(zip(copies.index, recordings[copies["pair_id"]], strict=True))
+        self.pairs = round(pair_fraction * self.couples) if len(copies) else 0
+        self.bonafide, self.spoof = self._weighted(bonafide["speaker"]), self._weighted(spoof["attack"])
+        self.copies = self._weighted(copies["attack"])
 
     @staticmethod
     def _weighted(groups: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -203,24 +219,35 @@ class Draws(Sampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count
+        return 2 * self.couples
 
     def __iter__(self):
         rng = np.random.default_rng((self.seed, self.epoch))
-        rows = []
-        shares = (self.count // 2, self.count - self.count // 2)
-        for (candidates, groups, weights), share in zip(self.classes, shares, strict=True):
-            order = rng.permutation(len(candidates))
-            order = order[np.argsort(groups[order], kind="stable")]
-            edges = np.cumsum(weights[order])
-            steps = (np.arange(share) + rng.random()) / share
-            rows.append(candidates[order][np.searchsorted(edges[:-1], steps, side="right")])
-        rows = rng.permutation(np.concatenate(rows))
-        return ((self.epoch, position, int(row)) for position, row in enumerate(rows))
+        copies = self._drawn(rng, self.copies, self.pairs)
+        singles = [self._drawn(rng, of, self.couples - self.pairs) for of in (self.bonafide, self.spoof)]
+        moments = rng.random((self.couples, 2))
+        moments[: self.pairs, 1] = moments[: self.pairs, 0]
+        bonafide = np.concatenate([np.array([self.recording_of[row] for row in copies], dtype=int), singles[0]])
+        rows = np.stack([bonafide, np.concatenate([copies, singles[1]])], axis=1)
+        order = rng.permutation(self.couples)
+        drawn = zip(rows[order].ravel().tolist(), moments[order].ravel().tolist(), strict=True)
+        return ((self.epoch, position, row, moment) for position, (row, moment) in enumerate(drawn))
+
+    @staticmethod
+    def _drawn(rng: np.random.Generator, weighted: tuple, count: int) -> np.ndarray:
+        """Rows, in no order."""
+        candidates, groups, weights = weighted
+        if not count:
+            return candidates[:0].astype(int)
+        order = rng.permutation(len(candidates))
+        order = order[np.argsort(groups[order], kind="stable")]
+        edges = np.cumsum(weights[order])
+        steps = (np.arange(count) + rng.random()) / count
+        return rng.permutation(candidates[order][np.searchsorted(edges[:-1], steps, side="right")])
 
 
 class Crops(Dataset):
-    """Random crops of the store, masked: (epoch, position, row) -> (features, target).
+    """Crops of the store, masked at random: (epoch, position, row, moment) -> (features, target).
 
     Features are (coefficients, frames) float32, target is 1.0 for bona fide and 0.0 for spoof. Only the crop
     is read from disk. An utterance shorter than the crop repeats, starting anywhere.
@@ -232,15 +259,15 @@ class Crops(Dataset):
         self.lengths = store.table["frames"].to_numpy()
         self.targets = (store.table["label"] == "bonafide").to_numpy(dtype=np.float32)
 
-    def __getitem__(self, draw: tuple[int, int, int]) -> tuple[np.ndarray, np.float32]:
-        epoch, position, row = draw
+    def __getitem__(self, draw: tuple[int, int, int, float]) -> tuple[np.ndarray, np.float32]:
+        epoch, position, row, moment = draw
         rng = np.random.default_rng((self.seed, epoch, position))
         length = int(self.lengths[row])
         if length < self.frames:
-            start = int(rng.integers(length))
+            start = int(moment * length)
             features = self.store.read(row)[:, (start + np.arange(self.frames)) % length]
         else:
-            start = int(rng.integers(length - self.frames + 1))
+            start = int(moment * (length - self.frames + 1))
             features = self.store.read(row, start, self.frames)
         static = len(features) // self.store.channels
         features[:static] += self._recording_channel(rng, static)[:, None]
@@ -291,6 +318,9 @@ class Training(pl.LightningModule):
     def __init__(self, network: nn.Module, store: Store, settings: Settings, seed: int):
         super().__init__()
         self.network, self.store, self.settings, self.seed = network, store, settings, seed
+        # buffers too: the running means of batch normalisation belong to the weights that they were seen with
+        decay = get_ema_multi_avg_fn(settings.averaging)
+        self.average = AveragedModel(network, multi_avg_fn=decay, use_buffers=True).requires_grad_(False)
         self.rows = {split: store.select(split) for split in ("train", "dev")}
         self.targets = (store.table["label"] == "bonafide").to_numpy()
         for split, rows in self.rows.items():
@@ -306,7 +336,7 @@ class Training(pl.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         table = self.store.table.iloc[self.rows["train"]].set_axis(self.rows["train"])
-        draws = Draws(table, self.steps * self.settings.batch_size, self.seed)
+        draws = Draws(table, self.steps * self.settings.batch_size, self.seed, self.settings.pair_fraction)
         # no worker processes: a crop takes a tenth of a millisecond from the memory map
         crops = Crops(self.store, self.settings, self.seed)
         return DataLoader(crops, sampler=draws, batch_size=self.settings.batch_size, generator=torch.Generator())
@@ -336,11 +366,14 @@ class Training(pl.LightningModule):
         self.lr = self.optimizers().param_groups[0]["lr"]
         return loss
 
+    def on_train_batch_end(self, outputs, batch, batch_idx) -> None:
+        self.average.update_parameters(self.network)
+
     def on_validation_epoch_start(self) -> None:
         self.logits = []
 
     def validation_step(self, row: int, batch_idx: int) -> None:
-        self.logits.append(_logit(self.network, self.store, row))
+        self.logits.append(_logit(self.average.module, self.store, row))
 
     def on_validation_epoch_end(self) -> None:
         logits, bonafide = np.array(self.logits), self.targets[self.rows["dev"]]
@@ -355,7 +388,7 @@ class Training(pl.LightningModule):
         }
         self.history.append(row)
         if self.best_epoch() == len(self.history) - 1:
-            self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+            self.best = {name: tensor.detach().clone() for name, tensor in self.average.module.state_dict().items()}
 
     # when to stop, what to keep
 

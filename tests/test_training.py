@@ -9,6 +9,8 @@
 | afresh | a checkpoint of other settings, or a broken one, is not gone on from |
 | eval unread | eval shards full of NaN change nothing; dev gives no gradients |
 | balance | classes half and half; groups by the root of their size; no more repeats than needed |
+| pairs | a recording, then a copy of it, cut at the same moment; none where there are no copies |
+| averaging | what is kept is the moving average of the weights, and with 0 the last ones |
 | crops | short utterances wrap, masks hit all channels of a coefficient alike and take the mean |
 | schedule, patience, best epoch | as documented |
 | init_from, freeze | start from a network; shapes that differ are named; frozen parts stay the same to the bit |
@@ -49,6 +51,8 @@ TRAIN = dict(
     coefficient_masks=1,
     coefficient_mask_width=2,
     channel_jitter=0.0,
+    pair_fraction=0.5,
+    averaging=0.5,
     init_from="",
     freeze_cnn_epochs=0,
 )
@@ -73,7 +77,7 @@ def write_store(folder: Path, *, poison_eval=False, lengths=(30, 110), differenc
                     utt_id=f"{split}_{i:03d}", path=f"audio/{split}_{i:03d}.flac", label=label,
                     speaker=f"s{i % 4}", attack=f"a{i % 5}" if label == "spoof" else "", split=split,
                     condition="unseen" if split == "eval" and label == "spoof" else "", language="en",
-                    source="made", codec="", pair_id="", shard=shard, start=start, frames=frames,
+                    source="made", codec="", pair_id=f"{split}_{i - 1:03d}" if i % 3 == 1 else "", shard=shard, start=start, frames=frames,
                     seconds=frames / 100,
                 )
             )  # fmt: skip
@@ -276,7 +280,8 @@ def test_dev_gives_no_gradients(store, tmp_path, monkeypatch):
 def table(bonafide: dict, spoof: dict) -> pd.DataFrame:
     rows = [("bonafide", name, "") for name, count in bonafide.items() for _ in range(count)]
     rows += [("spoof", "", name) for name, count in spoof.items() for _ in range(count)]
-    found = pd.DataFrame(rows, columns=["label", "speaker", "attack"])
+    found = pd.DataFrame(rows, columns=["label", "speaker", "attack"]).assign(pair_id="")
+    found["utt_id"] = [f"u{number}" for number in range(len(found))]
     return found.set_axis(found.index + 100)  # row numbers of a store need not start at 0
 
 
@@ -285,8 +290,9 @@ def test_balance():
     draws = training.Draws(rows, 3000, seed=1)
     found = list(draws)
     assert len(found) == len(draws) == 3000
-    assert [position for _, position, _ in found] == list(range(3000))
-    drawn = rows.loc[[row for _, _, row in found]]
+    assert [position for _, position, _, _ in found] == list(range(3000))
+    drawn = rows.loc[[row for _, _, row, _ in found]]
+    assert drawn["label"].tolist() == ["bonafide", "spoof"] * 1500
     assert drawn["label"].value_counts().to_dict() == {"bonafide": 1500, "spoof": 1500}
     assert drawn["speaker"].value_counts()[["ann", "bob"]].tolist() == pytest.approx([1000, 500], abs=1)
     assert drawn["attack"].value_counts()[["tts", "vc"]].tolist() == pytest.approx([1125, 375], abs=1)
@@ -301,10 +307,49 @@ def test_draws_differ_by_epoch_and_seed_alone():
     def rows_drawn(seed, epoch):
         draws = training.Draws(rows, 64, seed)
         draws.set_epoch(epoch)
-        return [row for _, _, row in draws]
+        return [row for _, _, row, _ in draws]
 
     assert rows_drawn(1, 3) == rows_drawn(1, 3)
     assert rows_drawn(1, 3) != rows_drawn(1, 4) != rows_drawn(2, 4)
+
+
+def test_pairs():
+    rows = table({"ann": 40, "bob": 40}, {"tts": 100, "world": 90, "lpc": 10})
+    copies = rows.index[rows["attack"].isin(["world", "lpc"])]
+    recordings = rows["utt_id"].iloc[:80].tolist()
+    rows.loc[copies, "pair_id"] = [recordings[number % 80] for number in range(100)]
+    rows.loc[copies[0], "pair_id"] = "of another split"  # no couple: its recording is not to be trained on
+    draws = training.Draws(rows, 400, seed=1, pair_fraction=0.75)
+    found = [(rows.loc[row], moment) for _, _, row, moment in draws]
+    couples = list(zip(found[::2], found[1::2], strict=True))
+    assert all(a["label"] == "bonafide" and b["label"] == "spoof" for (a, _), (b, _) in couples)
+    pairs = [couple for couple in couples if couple[0][0]["utt_id"] == couple[1][0]["pair_id"]]
+    assert 150 <= len(pairs) <= 156  # a few of the others are pairs by chance
+    assert sum(a == b for (_, a), (_, b) in couples) == 150
+    drawn = pd.Series([b["attack"] for (_, a), (b, c) in couples if a == c]).value_counts()
+    assert drawn[["world", "lpc"]].tolist() == pytest.approx([112.5, 37.5], abs=1.5)
+    assert [i for i, ((_, a), (_, b)) in enumerate(couples) if a == b] != list(range(150))  # spread over the batches
+    alone = list(training.Draws(table({"ann": 8}, {"tts": 8}), 16, seed=1, pair_fraction=0.75))
+    assert len(alone) == 16 and len({moment for *_, moment in alone}) == 16
+
+
+def test_averaging(store, tmp_path, monkeypatch):
+    seen, original = [], training.Training.on_train_batch_end
+
+    def look(self, *given):
+        original(self, *given)
+        seen.append(self.network.output.weight.detach().clone())
+
+    monkeypatch.setattr(training.Training, "on_train_batch_end", look)
+    fit(store, tmp_path, averaging=0.75, max_epochs=1)
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.75 * expected + 0.25 * weight
+    kept = load_file(tmp_path / "network/network.safetensors")["output.weight"]
+    torch.testing.assert_close(kept, expected)
+    seen.clear()
+    fit(store, tmp_path, name="last", averaging=0.0, max_epochs=1)
+    torch.testing.assert_close(load_file(tmp_path / "last/network.safetensors")["output.weight"], seen[-1])
 
 
 def test_crops(store, monkeypatch):
@@ -313,16 +358,16 @@ def test_crops(store, monkeypatch):
     crops = training.Crops(opened, plain, seed=3)
     assert crops.frames == 64
     short, long = int(np.argmin(lengths)), int(np.argmax(lengths))
-    found, target = crops[0, 0, short]
+    found, target = crops[0, 0, short, 0.4]
     assert found.shape == (24, 64) and found.dtype == np.float32
     assert target == (opened.table["label"][short] == "bonafide")
     n = lengths[short]
     np.testing.assert_array_equal(found[:, n:], found[:, : 64 - n])  # it repeats
     whole = opened.read(short)
     assert any(np.array_equal(np.roll(whole, -k, axis=1)[:, : min(n, 64)], found[:, :n]) for k in range(n))
-    starts = {crops[epoch, 0, long][0][0, 0] for epoch in range(20)}
-    assert len(starts) > 5  # another place in every epoch
-    np.testing.assert_array_equal(crops[4, 5, long][0], crops[4, 5, long][0])
+    whole, last = opened.read(long), lengths[long] - 64
+    for moment, start in ((0.0, 0), (0.5, (last + 1) // 2), (0.9999, last)):
+        np.testing.assert_array_equal(crops[4, 5, long, moment][0], whole[:, start : start + 64])
 
 
 def test_masks(store):
@@ -331,7 +376,7 @@ def test_masks(store):
     opened = Store(store)
     masked_frames, masked_coefficients = set(), set()
     for position in range(40):
-        draw = (0, position, 1)
+        draw = (0, position, 1, 0.3)
         before, after = training.Crops(opened, plain, 3)[draw][0], training.Crops(opened, settings, 3)[draw][0]
         changed = before != after
         frames, coefficients = changed.all(axis=0), changed.all(axis=1).reshape(3, 8)
@@ -349,7 +394,7 @@ def test_channel_jitter(store):
     opened, jittered = Store(store), dataclasses.replace(plain, channel_jitter=6.0)
     added = []
     for position in range(60):
-        draw = (0, position, 1)
+        draw = (0, position, 1, 0.3)
         before, after = training.Crops(opened, plain, 3)[draw][0], training.Crops(opened, jittered, 3)[draw][0]
         np.testing.assert_array_equal(before[8:], after[8:])  # slopes do not notice a constant
         offsets = after[:8] - before[:8]

@@ -86,6 +86,8 @@ class Train(Section):
     coefficient_masks: WholeNumber
     coefficient_mask_width: WholeNumber
     channel_jitter: Annotated[float, Field(ge=0)]
+    pair_fraction: Annotated[float, Field(ge=0, le=1)]
+    averaging: Annotated[float, Field(ge=0, lt=1)]
     init_from: str
     freeze_cnn_epochs: WholeNumber
 
