@@ -23,7 +23,7 @@ POLICIES = ("equal_error", "min_cost", "few_false_alarms")
 
 @dataclass(frozen=True)
 class Affine:
-    """llr = scale * score + offset, in natural-log units.
+    """llr = scale * score + offset, in natural-log units; of scores of any shape.
 
     >>> Affine(scale=2.0, offset=-1.0)([0.5, 1.5])
     array([0., 2.])
@@ -57,7 +57,13 @@ class Affine:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Affine":
-        """The inverse of `to_dict`; other keys are ignored."""
+        """The inverse of `to_dict`; other keys are ignored.
+
+        Raises
+        ------
+        UserError
+            It is of another kind, or scale or offset is missing or not a finite number.
+        """
         if values.get("kind") != "affine":
             raise UserError(f"calibration: kind is {values.get('kind')!r}, but only 'affine' is known")
         scale, offset = (values.get(name) for name in ("scale", "offset"))
@@ -74,15 +80,20 @@ def fit_affine(bonafide, spoof, prior_spoof: float = 0.5) -> Affine:
     bonafide, spoof : (n,) and (m,) scores, higher = bona fide.
     prior_spoof : where on the scale the fit is to be best; 0.5 for an all-round one.
 
+    Returns
+    -------
+    Affine
+
+    Raises
+    ------
+    UserError
+        A class is missing, a score is not a number, all scores are equal, or the prior is not between 0 and 1.
+
     Notes
     -----
     Targets are Platt's (1999): (n+1)/(n+2) for bona fide and 1/(m+2) for spoofs instead of 1 and 0. It keeps
     the scale finite where the classes do not overlap, and hardly matters where they do: n trials without an
     error cannot show odds much beyond n to 1.
-
-    Raises
-    ------
-    UserError where a class is missing, a score is not a number, or all scores are equal.
     """
     bonafide, spoof = _checked(bonafide, spoof)
     if not 0 < prior_spoof < 1:
@@ -126,6 +137,22 @@ def thresholds(
     these trials. few_false_alarms: highest threshold that calls at most `max_bonafide_rejected` of these real
     voices fake. Each lies half way between two scores, so that a rounding error moves no trial across.
 
+    Parameters
+    ----------
+    bonafide_llr, spoof_llr : (n,) and (m,) log-likelihood ratios.
+    prior_spoof, cost_miss, cost_false_alarm : of min_cost, as in `metrics.min_dcf`.
+    max_bonafide_rejected : of few_false_alarms, a fraction from 0 to below 1.
+
+    Returns
+    -------
+    dict
+        A log-likelihood ratio for each of `POLICIES`.
+
+    Raises
+    ------
+    UserError
+        A class is missing, a score is not a number, or a setting is out of range.
+
     >>> policy = thresholds([0.5, 1, 2, 3], [-3, -1, 0, 1.5], max_bonafide_rejected=0.25)
     >>> policy["equal_error"], policy["min_cost"], policy["few_false_alarms"]
     (0.75, 0.25, 0.75)
@@ -155,6 +182,11 @@ def save_detector(
     affine, policies : what `fit_affine` and `thresholds` gave.
     policy : the one of `policies` that decides.
     settings : what they were made for (prior_spoof and so on), kept in calibration.json in full precision.
+
+    Raises
+    ------
+    UserError
+        There is no such policy, or no network in its folder.
     """
     if policy not in policies:
         raise UserError(f"calibrate.policy: {policy!r} is not one of {', '.join(policies)}")
@@ -172,7 +204,18 @@ def save_detector(
 
 
 def load(folder: Path) -> tuple[Affine, float, dict]:
-    """Read a detector's calibration.json: the fit, the threshold that decides, and all that it holds."""
+    """Read a detector's calibration.json.
+
+    Returns
+    -------
+    tuple
+        The fit, the threshold (a log-likelihood ratio) that decides, and all that the file holds.
+
+    Raises
+    ------
+    UserError
+        The file is missing or no calibration.
+    """
     path = Path(folder) / "calibration.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -40,7 +40,24 @@ MEASURES = {
 
 
 def select(scores: pd.DataFrame, condition: str = "all") -> pd.DataFrame:
-    """Trials of a condition: "known" or "unseen" keep all bona fide and the spoofs of that condition."""
+    """Trials of a condition: "known" or "unseen" keep all bona fide and the spoofs of that condition.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row a trial, with label and condition.
+    condition : {"known", "unseen", "all"}
+
+    Returns
+    -------
+    DataFrame
+        Rows of `scores`, in its order.
+
+    Raises
+    ------
+    UserError
+        For any other condition.
+    """
     if condition not in CONDITIONS:
         raise UserError(f"condition: {condition!r} is not one of {', '.join(CONDITIONS)}")
     if condition == "all":
@@ -49,7 +66,13 @@ def select(scores: pd.DataFrame, condition: str = "all") -> pd.DataFrame:
 
 
 def split_classes(scores: pd.DataFrame, column: str = "llr") -> tuple[np.ndarray, np.ndarray]:
-    """Scores of (bona fide, spoof), in the order of the table."""
+    """Scores of (bona fide, spoof): two float vectors, in the order of the table.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row a trial, with label and `column`.
+    """
     return tuple(scores.loc[scores["label"] == label, column].to_numpy(float) for label in ("bonafide", "spoof"))
 
 
@@ -91,7 +114,8 @@ def headline(
 
     Parameters
     ----------
-    scores : table with label, speaker, attack, condition, llr.
+    scores : DataFrame
+        A row a trial, with label, speaker, attack, condition, llr.
     threshold : of the decisions behind accuracy, precision, recall, F1 and the two error rates.
     replicates, seed : of the bootstrap.
     prior_spoof, cost_miss, cost_false_alarm : of minDCF and actDCF.
@@ -102,7 +126,14 @@ def headline(
 
     Returns
     -------
-    condition -> {"n_bonafide", "n_spoof", "eer", "eer_low", "eer_high", ...}; rates are fractions.
+    dict
+        condition -> {"n_bonafide", "n_spoof", "eer", "eer_low", "eer_high", ...}; rates are fractions.
+
+    Raises
+    ------
+    UserError
+        No condition has trials of both classes, a score or the threshold is not a number, or there are too few
+        speakers and attacks to draw from.
     """
 
     def statistics(bonafide, spoof):
@@ -142,7 +173,14 @@ def headline(
 def headline_table(table: Mapping[str, Mapping]) -> pd.DataFrame:
     """`headline` for people: a row a measure, a column a condition, "value (low to high)" as text.
 
-    Takes any mapping of names to `measures`, with or without intervals.
+    Parameters
+    ----------
+    table : what `headline` gave, or any mapping of names to `measures`, with or without intervals.
+
+    Returns
+    -------
+    DataFrame
+        Text: Measure, and a column for each name of `table`.
     """
     columns = {}
     for condition, row in table.items():
@@ -155,7 +193,12 @@ def headline_table(table: Mapping[str, Mapping]) -> pd.DataFrame:
 
 
 def interval(value: float, low: float | None = None, high: float | None = None, *, percent: bool = True) -> str:
-    """A number with its interval, as text.
+    """A number with its interval, as text; nothing for NaN or None.
+
+    Parameters
+    ----------
+    value, low, high : fractions if `percent`, else numbers; without `low` there is no interval.
+    percent : whether to show fractions in percent, with one decimal.
 
     >>> interval(0.161, 0.12, 0.213)
     '16.1 (12.0 to 21.3)'
@@ -172,9 +215,24 @@ def interval(value: float, low: float | None = None, high: float | None = None, 
 
 
 def by_attack(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """A row an attack: condition, attack, n_spoof, speakers, eer, spoof_accepted, median_llr.
+    """How each kind of attack fares against every real voice of the table.
 
-    `eer` sets the attack's spoofs against every bona fide trial of the table.
+    Parameters
+    ----------
+    scores : DataFrame
+        A row a trial, with label, speaker, attack, condition, llr.
+    threshold : of the decisions behind spoof_accepted.
+
+    Returns
+    -------
+    DataFrame
+        A row an attack: condition, attack, n_spoof, speakers (how many), eer and spoof_accepted (fractions),
+        median_llr.
+
+    Raises
+    ------
+    UserError
+        There are no bona fide trials, or a score is not a number.
     """
     bonafide, _ = split_classes(scores)
     spoofs = scores[scores["label"] == "spoof"]
@@ -241,7 +299,23 @@ def by_human(scores: pd.DataFrame, threshold: float, column: str = "source") -> 
 
 
 def by_policy(bonafide_llr, spoof_llr, policies: Mapping[str, float]) -> pd.DataFrame:
-    """A row a threshold: policy, threshold, bonafide_rejected, spoof_accepted, accuracy on these trials."""
+    """What each threshold does to these trials.
+
+    Parameters
+    ----------
+    bonafide_llr, spoof_llr : (n,) and (m,) log-likelihood ratios.
+    policies : name -> threshold.
+
+    Returns
+    -------
+    DataFrame
+        A row a policy: policy, threshold, bonafide_rejected, spoof_accepted, accuracy (fractions).
+
+    Raises
+    ------
+    UserError
+        A class is missing, or a score or a threshold is not a number.
+    """
     columns = ("bonafide_rejected", "spoof_accepted", "accuracy")
     rows = []
     for policy, threshold in policies.items():
@@ -297,7 +371,15 @@ HEADINGS = {
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A table for people: headings in words, shares in percent, two decimals elsewhere, nothing for NaN.
 
-    Columns of empty text are left out.
+    Parameters
+    ----------
+    table : DataFrame
+        Columns named as in `HEADINGS`; others keep their names. Columns of empty text are left out.
+
+    Returns
+    -------
+    DataFrame
+        Text where there were fractions or other floats.
 
     >>> readable(pd.DataFrame({"attack": ["vocoder"], "n_spoof": [20], "spoof_accepted": [0.25]}))
         Attack  Fakes Fakes let through (%)
@@ -316,12 +398,18 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def save_json(path: Path, values: Mapping) -> None:
-    """Write metrics: floats to 6 digits, keys sorted, in one step. NaN is refused, as JSON has none."""
+    """Write metrics: floats to 6 digits, keys sorted, in one step; folders are made.
+
+    Raises
+    ------
+    ValueError
+        A number is NaN or infinite: JSON has neither.
+    """
     _replace(path, json.dumps(_rounded(values), indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def save_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table without its index, floats to 6 digits, in one step."""
+    """Write a table without its index, floats to 6 digits, NaN as nothing, in one step; folders are made."""
     _replace(path, table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
 
 

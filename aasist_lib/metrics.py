@@ -7,8 +7,9 @@ happens to the speech, because papers disagree on which of them is the "false al
 - *spoof accepted*: a fake let through (``false alarm`` in the ASVspoof papers).
 
 The costs keep the ASVspoof names: ``cost_miss`` for a real voice rejected, ``cost_false_alarm`` for a fake
-accepted. Accuracy, precision, recall and F1 take *spoof* as the positive class. Every function raises
-`UserError` when a class is missing or a score is not a number.
+accepted. Accuracy, precision, recall and F1 take *spoof* as the positive class. Scores are sequences of any
+length, (n,) of bona fide and (m,) of spoofed trials, in any order; every function raises `UserError` when a class
+is missing or a score is not a number.
 
 Sources: ASVspoof 5 evaluation plan (minDCF, actDCF, Cllr, a-DCF); Kinnunen et al. 2018 and 2020 (t-DCF);
 Brümmer and du Preez 2006 (Cllr and its minimum by pool-adjacent-violators); Owen 2007 (bootstrap over crossed
@@ -78,6 +79,16 @@ def det(bonafide, spoof, ties: str = "grouped") -> DET:
     ties : "grouped" keeps trials of one score on one side of every threshold, as a real threshold does;
         "reference" does as the ASVspoof packages do, where a threshold may part trials of the very same
         score, rejecting bona fide first (so that a constant score has an EER of 1 instead of 0.5).
+
+    Returns
+    -------
+    DET
+        Of k+1 points, k being how many distinct scores (or, for "reference", trials) there are.
+
+    Raises
+    ------
+    UserError
+        A class is missing, a score is not a number, or `ties` is neither of the two.
     """
     if ties not in ("grouped", "reference"):
         raise UserError(f"ties: {ties!r} is not one of grouped, reference")
@@ -98,9 +109,19 @@ def det(bonafide, spoof, ties: str = "grouped") -> DET:
 
 
 def eer(bonafide, spoof, ties: str = "grouped") -> EER:
-    """Equal error rate: where real voices are rejected as often as fakes are accepted. `ties` as in `det`.
+    """Equal error rate: where real voices are rejected as often as fakes are accepted.
 
-    0 is perfect, 0.5 is guessing, 1 is a detector upside down.
+    0 is perfect, 0.5 is guessing, 1 is a detector upside down. Not interpolated, as in the ASVspoof packages.
+
+    Parameters
+    ----------
+    bonafide, spoof : (n,) and (m,) scores.
+    ties : as in `det`.
+
+    Returns
+    -------
+    EER
+        Its value, a fraction, and the highest score that is still rejected there.
 
     >>> eer([0.5, 1, 2, 3], [-3, -1, 0, 1.5])
     EER(value=0.25, threshold=0.5)
@@ -109,7 +130,9 @@ def eer(bonafide, spoof, ties: str = "grouped") -> EER:
 
 
 def rocch_eer(bonafide, spoof) -> float:
-    """Equal error rate on the convex hull of the ROC curve. Never above 0.5: it hides an inverted detector.
+    """Equal error rate on the convex hull of the ROC curve (Brümmer and du Preez 2006), a fraction.
+
+    Never above 0.5: it hides an inverted detector.
 
     >>> round(rocch_eer([0.5, 1, 2, 3], [-3, -1, 0, 1.5]), 6)
     0.166667
@@ -123,7 +146,7 @@ def rocch_eer(bonafide, spoof) -> float:
 
 
 def auc(bonafide, spoof) -> float:
-    """Area under the ROC curve: how often a real voice outscores a fake (a tie counts one half).
+    """Area under the ROC curve, a fraction: how often a real voice outscores a fake (a tie counts one half).
 
     >>> auc([1, 2], [0, 1])
     0.875
@@ -135,7 +158,23 @@ def min_dcf(bonafide, spoof, prior_spoof=0.05, cost_miss=1.0, cost_false_alarm=1
     """Normalised detection cost at the best threshold: 0 is perfect, 1 is one answer for everything.
 
     min over t of [C_miss (1-p) P_rejected(t) + C_fa p P_accepted(t)] / min(C_miss (1-p), C_fa p), with p the
-    prior probability of a spoof. The defaults are ASVspoof 5's.
+    prior probability of a spoof. Formula and defaults are those of the ASVspoof 5 evaluation plan.
+
+    Parameters
+    ----------
+    bonafide, spoof : (n,) and (m,) scores.
+    prior_spoof : between 0 and 1.
+    cost_miss, cost_false_alarm : of a real voice rejected and of a fake accepted, above 0.
+
+    Returns
+    -------
+    MinCost
+        The cost, without unit, and the highest score that is still rejected there.
+
+    Raises
+    ------
+    UserError
+        A class is missing, a score is not a number, or the prior or a cost is out of range.
     """
     return det(bonafide, spoof).min_dcf(prior_spoof, cost_miss, cost_false_alarm)
 
@@ -143,7 +182,12 @@ def min_dcf(bonafide, spoof, prior_spoof=0.05, cost_miss=1.0, cost_false_alarm=1
 def act_dcf(bonafide, spoof, prior_spoof=0.05, cost_miss=1.0, cost_false_alarm=10.0) -> float:
     """The cost of `min_dcf` at the threshold that calibrated scores ask for: -log(C_miss (1-p) / (C_fa p)).
 
-    Scores must be natural-log likelihood ratios. What it exceeds minDCF by is the price of bad calibration.
+    What it exceeds minDCF by is the price of bad calibration.
+
+    Parameters
+    ----------
+    bonafide, spoof : (n,) and (m,) natural-log likelihood ratios.
+    prior_spoof, cost_miss, cost_false_alarm : as in `min_dcf`, which also says what is raised.
     """
     bonafide, spoof = _checked(bonafide, spoof)
     miss, false_alarm = _dcf_weights(prior_spoof, cost_miss, cost_false_alarm)
@@ -154,6 +198,12 @@ def act_dcf(bonafide, spoof, prior_spoof=0.05, cost_miss=1.0, cost_false_alarm=1
 def cllr(bonafide, spoof) -> float:
     """Cost of log-likelihood ratios, in bits: 0 is perfect, 1 says nothing, more than 1 misleads.
 
+    [mean of log2(1 + e^-x) over bona fide + mean of log2(1 + e^x) over spoofs] / 2 (Brümmer and du Preez 2006).
+
+    Parameters
+    ----------
+    bonafide, spoof : (n,) and (m,) natural-log likelihood ratios.
+
     >>> cllr([0, 0], [0])
     1.0
     """
@@ -163,7 +213,10 @@ def cllr(bonafide, spoof) -> float:
 
 
 def min_cllr(bonafide, spoof) -> float:
-    """`cllr` after the best monotonic calibration there can be on these scores: discrimination alone."""
+    """`cllr`, in bits, after the best monotonic calibration there can be on these scores: discrimination alone.
+
+    The calibration is that of pool-adjacent-violators (Brümmer and du Preez 2006); any scores will do.
+    """
     n_bonafide, n_spoof, share, _ = _pav(bonafide, spoof)
     odds = n_spoof.sum() / n_bonafide.sum()
     real, fake = n_bonafide > 0, n_spoof > 0
@@ -174,6 +227,16 @@ def min_cllr(bonafide, spoof) -> float:
 
 def confusion(bonafide, spoof, threshold: float) -> dict[str, int]:
     """Counts at a threshold: called spoof if and only if score < threshold, and positive means spoof.
+
+    Returns
+    -------
+    dict
+        tp (spoofs found), fp (real voices called fake), fn (spoofs let through), tn (real voices let through).
+
+    Raises
+    ------
+    UserError
+        A class is missing, or a score or the threshold is not a number.
 
     >>> confusion([0.5, 1, 2, 3], [-3, -1, 0, 1.5], threshold=0.75)
     {'tp': 3, 'fp': 1, 'fn': 1, 'tn': 3}
@@ -190,6 +253,16 @@ def rates(bonafide, spoof, threshold: float) -> dict[str, float]:
 
     Precision is 0 when nothing is called spoof. Accuracy, precision and F1 change with the share of spoofs in
     the set; recall and the two error rates do not.
+
+    Returns
+    -------
+    dict
+        accuracy, precision, recall, f1, bonafide_rejected, spoof_accepted.
+
+    Raises
+    ------
+    UserError
+        A class is missing, or a score or the threshold is not a number.
     """
     tp, fp, fn, tn = confusion(bonafide, spoof, threshold).values()
     return {
@@ -211,7 +284,13 @@ class ASVRates(NamedTuple):
 
 
 def asv_rates(target, spoof, nontarget) -> ASVRates:
-    """Errors of a speaker verifier from its scores, at the threshold of its equal error rate."""
+    """Errors of a speaker verifier from its scores, at the threshold of its equal error rate, as fractions.
+
+    Parameters
+    ----------
+    target, spoof, nontarget : (k,), (m,) and (n,) scores of the verifier: the right speaker, fakes of that
+        speaker, other speakers. Higher means the right speaker.
+    """
     target, spoof = _checked(target, spoof)
     threshold, nontarget = eer(target, nontarget).threshold, _checked(target, nontarget)[1]
     accepted = [float(np.mean(scores >= threshold)) for scores in (nontarget, spoof)]
@@ -222,7 +301,24 @@ def min_tdcf(bonafide, spoof, asv: ASVRates, year: int = 2021) -> MinCost:
     """Lowest normalised tandem cost of this detector in front of a speaker verifier with the errors `asv`.
 
     year 2021: (C0 + C1 P_rejected + C2 P_accepted) / (C0 + min(C1, C2)), also ASVspoof 5's; 2019: the first
-    form, without C0. Priors .9405 target, .0095 nontarget, .05 spoof; costs 1 for a miss, 10 for the others.
+    form, without C0. Priors .9405 target, .0095 nontarget, .05 spoof; costs 1 for a miss, 10 for the others
+    (Kinnunen et al. 2018 and 2020).
+
+    Parameters
+    ----------
+    bonafide, spoof : (n,) and (m,) scores of the detector.
+    asv : what `asv_rates` gave.
+    year : 2019 or 2021.
+
+    Returns
+    -------
+    MinCost
+        The cost, without unit, and the highest score that is still rejected there.
+
+    Raises
+    ------
+    UserError
+        A class is missing, a score is not a number, or there is no such year.
     """
     if year not in (2019, 2021):
         raise UserError(f"year: {year!r} is not one of 2019, 2021")
@@ -237,8 +333,22 @@ def min_tdcf(bonafide, spoof, asv: ASVRates, year: int = 2021) -> MinCost:
 def a_dcf(target, spoof, nontarget, *, priors=(0.9, 0.05, 0.05), costs=(1.0, 20.0, 10.0)) -> MinCost:
     """Lowest normalised cost of one system that verifies the speaker and rejects spoofs (Shim et al. 2024).
 
-    Priors and costs are in the order of the scores: target, spoof, nontarget. ASVspoof 5 uses priors
-    (.9405, .05, .0095) and costs (1, 10, 10).
+    ASVspoof 5 uses priors (.9405, .05, .0095) and costs (1, 10, 10).
+
+    Parameters
+    ----------
+    target, spoof, nontarget : (k,), (m,) and (n,) scores of that system, higher for what it should accept.
+    priors, costs : three each, in the order of the scores.
+
+    Returns
+    -------
+    MinCost
+        The cost, without unit, and the highest score that is still rejected there.
+
+    Raises
+    ------
+    UserError
+        A class is missing, or a score is not a number.
     """
     target, spoof = _checked(target, spoof)
     nontarget = _checked(target, nontarget)[1]
@@ -273,6 +383,12 @@ def bootstrap(
         Trials of one speaker or attack resemble each other, so these intervals tell what other speakers and
         attacks of this sort would give, where independent draws only tell what more of the same would.
     replicates, seed, level : number of samples, seed of their random generator, coverage.
+
+    Raises
+    ------
+    UserError
+        A class is missing, a score is not a number, or speakers and attacks are so few that samples have none of
+        one class.
 
     Notes
     -----

@@ -53,7 +53,13 @@ def png(fig: Figure) -> bytes:
 
 
 def show(fig: Figure, alt: str) -> None:
-    """Display a figure in a notebook, with `alt` for screen readers and for where there is no picture."""
+    """Display a figure in a notebook, at 96 dots an inch.
+
+    Parameters
+    ----------
+    fig : what a function of this module returned.
+    alt : what it shows, for screen readers and for where there is no picture.
+    """
     from IPython.display import display
 
     width, height = (int(96 * inches) for inches in fig.get_size_inches())
@@ -65,7 +71,13 @@ def show(fig: Figure, alt: str) -> None:
 
 
 def show_table(table: pd.DataFrame, caption: str) -> None:
-    """Display a table in a notebook: HTML with a caption and marked headings, no index, no random ids."""
+    """Display a table in a notebook: HTML with a caption and marked headings, no random ids.
+
+    Parameters
+    ----------
+    table : shown as it is, without its index; the first column names the rows.
+    caption : what it holds, above it.
+    """
     from IPython.display import display
 
     text = table.to_html(index=False, border=0, escape=True, justify="left")
@@ -113,6 +125,11 @@ def det(trials: Mapping[str, tuple], title: str = "Detection error trade-off") -
     Parameters
     ----------
     trials : name -> (bona fide scores, spoof scores); the dot on each curve is its equal error rate.
+
+    Raises
+    ------
+    UserError
+        A class is missing, or a score is not a number.
     """
     with rc_context(STYLE):
         fig, (ax,) = _figure(5.6, 5.0)
@@ -147,6 +164,7 @@ def score_histogram(
     ----------
     scores : table with label, condition and `column`.
     thresholds : one, or several by name: vertical lines; left of a line is called fake.
+    column : llr (natural-log likelihood ratios), or another, of scores without a unit.
     """
     groups = {"real voices": scores.loc[scores["label"] == "bonafide", column]}
     spoofs = scores[scores["label"] == "spoof"]
@@ -225,8 +243,10 @@ def bars(
 
     Parameters
     ----------
-    table : one row a bar; `name` and `value` (a fraction, drawn in percent) are columns, and `group` is the
-        condition that colours it.
+    table : one row a bar.
+    name, value : the columns of its name and of its length, a fraction, drawn in percent.
+    group : the column of the condition that colours it.
+    label : of the axis, with its unit.
     guess : fraction at which a line marks what guessing gives.
     """
     table = table.sort_values([value, name], ascending=[True, False])
@@ -277,7 +297,12 @@ def history(table: pd.DataFrame, title: str = "Learning curve") -> Figure:
 
 
 def durations(table: pd.DataFrame, title: str = "Length of the utterances") -> Figure:
-    """Distribution of `seconds` of each class (column `label`): it should not tell them apart."""
+    """Distribution of lengths in each class: they should not tell the classes apart.
+
+    Parameters
+    ----------
+    table : columns label and seconds, a row an utterance.
+    """
     bins = np.linspace(0, np.quantile(table["seconds"], 0.995), 41)
     with rc_context(STYLE):
         fig, (ax,) = _figure(7.2, 3.4)
@@ -328,6 +353,12 @@ def mfcc(features: np.ndarray, frame_rate: float, channels: int = 1, title: str 
     ----------
     features : (coefficients, frames), the channels (static, slopes, slopes of slopes) one after another.
     frame_rate : frames a second.
+    channels : of how many equal parts the coefficients are.
+
+    Raises
+    ------
+    UserError
+        `features` is not of that shape.
     """
     features = np.asarray(features)
     if features.ndim != 2 or features.shape[0] % channels:

@@ -85,10 +85,18 @@ def write(root: Path) -> list[Path]:
 def update_readme(root: Path, *, only_check: bool = False) -> None:
     """Writes the table of metrics between `<!-- metrics -->` and `<!-- /metrics -->` in README.md.
 
+    Parameters
+    ----------
+    root : pathlib.Path
+        Top folder of the project.
+    only_check : bool
+        Write nothing.
+
     Raises
     ------
     UserError
-        When README.md lacks the two lines, or, with `only_check`, when the table is not that of metrics/eval.json.
+        When README.md lacks the two lines or metrics/eval.json is missing, or, with `only_check`, when the table is
+        not that of metrics/eval.json.
     """
     path = root / "README.md"
     old = path.read_text(encoding="utf-8")
@@ -111,6 +119,16 @@ def write_plots_page(root: Path) -> Path:
     """Writes `.cache/plots.html`, the page that `dvc plots show` fills (.dvc/config names it).
 
     DVC's own page loads its drawing library from the network; this one holds it (0.9 MB, from vl-convert-python).
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Top folder of the project.
+
+    Returns
+    -------
+    pathlib.Path
+        The page.
     """
     import vl_convert
 
