@@ -81,21 +81,30 @@ def measures(
 ) -> dict[str, float]:
     """EER, AUC, minDCF, actDCF, Cllr, minCllr: what needs no threshold to be chosen.
 
-    The scores are log-likelihood ratios; the costs are of minDCF and actDCF.
+    Parameters
+    ----------
+    bonafide, spoof : (n,) and (m,) log-likelihood ratios.
+    prior_spoof, cost_miss, cost_false_alarm : of minDCF and actDCF.
+
+    Returns
+    -------
+    dict
+        Keys of `MEASURES`; EER and AUC are fractions, Cllr and minCllr bits.
+
+    Raises
+    ------
+    UserError
+        A class is missing, a score is not a number, or the costs make no sense.
     """
-    values = _measures(bonafide, spoof, prior_spoof, cost_miss, cost_false_alarm)
-    return values | {"min_cllr": metrics.min_cllr(bonafide, spoof)}
-
-
-def _measures(bonafide, spoof, *costs):
-    """All of `measures` that is cheap enough for every bootstrap sample: one curve serves three of them."""
-    curve = metrics.det(bonafide, spoof)
+    costs = prior_spoof, cost_miss, cost_false_alarm
+    curve = metrics.det(bonafide, spoof)  # one curve serves three of them
     return {
         "eer": curve.eer().value,
         "auc": curve.auc(),
         "min_dcf": curve.min_dcf(*costs).value,
         "act_dcf": metrics.act_dcf(bonafide, spoof, *costs),
         "cllr": metrics.cllr(bonafide, spoof),
+        "min_cllr": metrics.min_cllr(bonafide, spoof),
     }
 
 
@@ -135,10 +144,10 @@ def headline(
         No condition has trials of both classes, a score or the threshold is not a number, or there are too few
         speakers and attacks to draw from.
     """
+    costs = {"prior_spoof": prior_spoof, "cost_miss": cost_miss, "cost_false_alarm": cost_false_alarm}
 
     def statistics(bonafide, spoof):
-        values = _measures(bonafide, spoof, prior_spoof, cost_miss, cost_false_alarm)
-        return values | metrics.rates(bonafide, spoof, threshold)
+        return measures(bonafide, spoof, **costs) | metrics.rates(bonafide, spoof, threshold)
 
     table = {}
     for condition in CONDITIONS:
@@ -157,11 +166,7 @@ def headline(
             replicates=replicates,
             seed=seed,
         )
-        row = {
-            "n_bonafide": len(bonafide),
-            "n_spoof": len(spoof),
-            "min_cllr": metrics.min_cllr(bonafide, spoof),
-        }
+        row = {"n_bonafide": len(bonafide), "n_spoof": len(spoof)}
         for name, value in statistics(bonafide, spoof).items():
             row[name], (row[f"{name}_low"], row[f"{name}_high"]) = value, intervals[name]
         table[condition] = row
