@@ -65,6 +65,15 @@ def select(scores: pd.DataFrame, condition: str = "all") -> pd.DataFrame:
     return scores[(scores["label"] == "bonafide") | (scores["condition"] == condition)]
 
 
+def _apart(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Trials by condition: known and unseen where there are such spoofs, all where spoofs have no condition."""
+    found = set(scores.loc[scores["label"] == "spoof", "condition"])
+    names = [name for name in CONDITIONS if name in found]
+    if found != set(names) or not names:
+        names.append("all")
+    return {name: select(scores, name) for name in names}
+
+
 def split_classes(scores: pd.DataFrame, column: str = "llr") -> tuple[np.ndarray, np.ndarray]:
     """Scores of (bona fide, spoof): two float vectors, in the order of the table.
 
@@ -257,45 +266,76 @@ def by_attack(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def by_speaker(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """A row a speaker, of every condition together.
+    """How each speaker fares, fakes of known and of unseen kinds apart. A synthetic voice is a speaker too.
 
-    Columns: speaker, language, source, n_bonafide, bonafide_rejected, n_spoof, spoof_accepted, eer. A
-    synthetic voice is a speaker too. `eer` sets a speaker's own real and faked voice against each other; NaN
-    where one of the two is missing.
+    Parameters
+    ----------
+    scores : DataFrame
+        A row a trial, with label, speaker, condition, language, source, llr.
+    threshold : of the decisions behind bonafide_rejected and spoof_accepted.
+
+    Returns
+    -------
+    DataFrame
+        A row a speaker: speaker, language, source, n_bonafide, bonafide_rejected, and for each condition n_spoof,
+        spoof_accepted, eer (n_spoof_known, ..., n_spoof_unseen, ...; plain names where spoofs have no condition).
+        Shares are fractions. The EER sets a speaker's own real and faked voice against each other. NaN where there
+        are no trials.
     """
+    conditions = _apart(scores)
     rows = []
     for speaker, group in scores.groupby("speaker", sort=True):
-        bonafide, spoof = split_classes(group)
+        bonafide, _ = split_classes(group)
         of = group[group["label"] == "bonafide"] if len(bonafide) else group
-        rows.append(
-            {
-                "speaker": speaker,
-                "language": " ".join(sorted(set(of["language"]))),
-                "source": " ".join(sorted(set(of["source"]))),
-                "n_bonafide": len(bonafide),
-                "bonafide_rejected": _share(bonafide < threshold),
-                "n_spoof": len(spoof),
-                "spoof_accepted": _share(spoof >= threshold),
-                "eer": metrics.eer(bonafide, spoof).value if len(bonafide) and len(spoof) else math.nan,
+        row = {
+            "speaker": speaker,
+            "language": " ".join(sorted(set(of["language"]))),
+            "source": " ".join(sorted(set(of["source"]))),
+            "n_bonafide": len(bonafide),
+            "bonafide_rejected": _share(bonafide < threshold),
+        }
+        for condition, trials in conditions.items():
+            _, spoof = split_classes(trials[trials["speaker"] == speaker])
+            row |= {
+                _column("n_spoof", condition): len(spoof),
+                _column("spoof_accepted", condition): _share(spoof >= threshold),
+                _column("eer", condition): _eer(bonafide, spoof),
             }
-        )
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def by_human(scores: pd.DataFrame, threshold: float, column: str = "source") -> pd.DataFrame:
-    """Real voices grouped by `column` (source, language, codec): column, speakers, n_bonafide,
-    bonafide_rejected, eer (against every spoof of the table), median_llr.
+    """Real voices in groups, each against every spoof of a condition.
 
     Where a whole source of real recordings is called fake, the detector has learnt the recording chain.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row a trial, with label, speaker, condition, llr and `column`.
+    threshold : of the decisions behind bonafide_rejected.
+    column : what to group by: source, language or codec.
+
+    Returns
+    -------
+    DataFrame
+        A row a group: `column`, speakers (how many), n_bonafide, bonafide_rejected, eer_known, eer_unseen (eer where
+        spoofs have no condition), median_llr. Shares are fractions.
+
+    Raises
+    ------
+    UserError
+        A score is not a number.
     """
-    _, spoof = split_classes(scores)
+    spoofs = {condition: split_classes(trials)[1] for condition, trials in _apart(scores).items()}
     rows = [
         {
             column: name,
             "speakers": group["speaker"].nunique(),
             "n_bonafide": len(group),
             "bonafide_rejected": float((group["llr"] < threshold).mean()),
-            "eer": metrics.eer(group["llr"], spoof).value,
+            **{_column("eer", condition): _eer(group["llr"], spoof) for condition, spoof in spoofs.items()},
             "median_llr": float(group["llr"].median()),
         }
         for name, group in scores[scores["label"] == "bonafide"].groupby(column, sort=True)
@@ -339,18 +379,62 @@ def decide(llr, threshold: float) -> np.ndarray:
 
 
 def worst(scores: pd.DataFrame, threshold: float, n: int = 10) -> pd.DataFrame:
-    """The n errors farthest beyond the threshold: utt_id, label, attack, speaker, source, llr."""
+    """The errors farthest beyond the threshold, of both classes.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row a trial, with utt_id, label, condition, attack, speaker, source, llr.
+    threshold : below it a trial is called spoof.
+    n : how many rows at most.
+
+    Returns
+    -------
+    DataFrame
+        utt_id, label, condition, attack, speaker, source, llr; the worst first.
+    """
     excess = np.where(scores["label"] == "bonafide", threshold - scores["llr"], scores["llr"] - threshold)
     wrong = scores["label"].to_numpy() != decide(scores["llr"], threshold)
     ranked = scores.assign(excess=excess)[wrong].sort_values(["excess", "utt_id"], ascending=[False, True])
-    columns = ["utt_id", "label", "attack", "speaker", "source", "llr"]
+    columns = ["utt_id", "label", "condition", "attack", "speaker", "source", "llr"]
     return ranked[columns].head(n).reset_index(drop=True)
 
 
 def confusion_table(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """A row a trial, for `dvc plots` and `plots.confusion`: condition, actual, predicted."""
-    predicted = decide(scores["llr"], threshold)
-    return pd.DataFrame({"condition": scores["condition"], "actual": scores["label"], "predicted": predicted})
+    """Confusion matrices of the conditions, for `dvc plots` and `plots.confusion`; bona fide trials are in each.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row a trial, with label, condition, llr.
+    threshold : below it a trial is called spoof.
+
+    Returns
+    -------
+    DataFrame
+        A row a cell: condition (known, unseen; all where spoofs have none), actual, predicted, trials (how many).
+
+    Raises
+    ------
+    UserError
+        A class is missing, or a score or the threshold is not a number.
+    """
+    rows = []
+    for condition, trials in _apart(scores).items():
+        cells = metrics.confusion(*split_classes(trials), threshold)
+        for actual, predicted, cell in (
+            ("bonafide", "bonafide", "tn"),
+            ("bonafide", "spoof", "fp"),
+            ("spoof", "bonafide", "fn"),
+            ("spoof", "spoof", "tp"),
+        ):
+            rows.append({"condition": condition, "actual": actual, "predicted": predicted, "trials": cells[cell]})
+    return pd.DataFrame(rows)
+
+
+def _column(name: str, condition: str) -> str:
+    """Name of a column that holds one condition alone."""
+    return name if condition == "all" else f"{name}_{condition}"
 
 
 # column -> heading for people; a heading that ends in (%) is shown in percent with one decimal
@@ -371,6 +455,11 @@ HEADINGS = {
     "n_bonafide": "Real recordings",
     "n_spoof": "Fakes",
 } | {key: words for key, (words, percent) in MEASURES.items() if percent}
+HEADINGS |= {
+    _column(key, condition): f"{CONDITIONS[condition]}: {words}"
+    for key, words in {"n_spoof": "fakes", "spoof_accepted": "let through (%)", "eer": "EER (%)"}.items()
+    for condition in ("known", "unseen")
+}
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -438,3 +527,7 @@ def _rounded(value):
 
 def _share(flags: np.ndarray) -> float:
     return float(flags.mean()) if len(flags) else math.nan
+
+
+def _eer(bonafide, spoof) -> float:
+    return metrics.eer(bonafide, spoof).value if len(bonafide) and len(spoof) else math.nan

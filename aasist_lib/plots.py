@@ -89,29 +89,27 @@ def show_table(table: pd.DataFrame, caption: str) -> None:
     display({"text/html": text, "text/plain": plain}, raw=True)
 
 
-def confusion(tables: pd.DataFrame | Mapping[str, pd.DataFrame], title: str = "Confusion matrix") -> Figure:
-    """Heatmap of counts with the share of each row.
+def confusion(table: pd.DataFrame, title: str = "Confusion matrix") -> Figure:
+    """Heatmap of counts with the share of each row, one for each condition side by side.
 
     Parameters
     ----------
-    tables : rows with `actual` and `predicted` (bonafide or spoof), as `evaluation.confusion_table` gives; or
-        several such by name, drawn side by side.
+    table : columns condition, actual, predicted (bonafide or spoof) and trials (how many), a row a cell, as
+        `evaluation.confusion_table` gives. A cell without a row counts nothing.
     """
-    tables = tables if isinstance(tables, Mapping) else {"": tables}
-    labels = ["bonafide", "spoof"]
+    labels, conditions = ["bonafide", "spoof"], table["condition"].unique()
     with rc_context(STYLE | {"axes.grid": False}):
-        fig, axes = _figure(3.4 * len(tables) + 0.4, 3.3, columns=len(tables))
-        for ax, (name, table) in zip(axes, tables.items(), strict=True):
-            counts = pd.crosstab(table["actual"], table["predicted"]).reindex(
-                index=labels, columns=labels, fill_value=0
-            )
+        fig, axes = _figure(3.4 * len(conditions) + 0.4, 3.3, columns=len(conditions))
+        for ax, condition in zip(axes, conditions, strict=True):
+            cells = table[table["condition"] == condition].pivot(index="actual", columns="predicted", values="trials")
+            counts = cells.reindex(index=labels, columns=labels).fillna(0).astype(int)
             share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
             text = counts.astype(str) + share.map(lambda x: f"\n{100 * x:.1f} % of row")
             sns.heatmap(
                 share, annot=text, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=ax,
                 linewidths=1, linecolor="white", annot_kws={"fontsize": 10},
             )  # fmt: skip
-            ax.set(xlabel="called", ylabel="truth", title=name)
+            ax.set(xlabel="called", ylabel="truth", title=f"{condition} attacks".capitalize())
             ax.set_xticklabels(["real", "fake"])
             ax.set_yticklabels(["real", "fake"], rotation=0)
             ax.tick_params(length=0)

@@ -5,7 +5,7 @@
 | headline: conditions, counts, values | the metrics of trials picked by hand |
 | headline: intervals | hold the value; wider by speakers than by trials; the same for the same seed |
 | a corpus without conditions, a class that is missing | one row, one line |
-| by attack, speaker, source; the worst; confusion | counted by hand |
+| by attack, speaker, source; the worst; confusion | counted by hand, known and unseen attacks apart |
 | text for people | percent with one decimal, "value (low to high)", words as headings |
 | files | six digits, sorted keys, no partial file left, NaN refused |
 """
@@ -101,18 +101,27 @@ def test_by_attack(scores):
 def test_by_speaker(scores):
     table = evaluation.by_speaker(scores, 0.3).set_index("speaker")
     assert table["n_bonafide"].to_dict() == {"ana": 30, "ben": 30, "cyd": 30, "dov": 30, "robot": 0}
-    assert table["n_spoof"].to_dict() == {"ana": 40, "ben": 40, "cyd": 40, "dov": 40, "robot": 80}
-    dov = scores[scores["speaker"] == "dov"]
-    rejected = np.mean(dov.loc[dov["label"] == "bonafide", "llr"] < 0.3)
-    assert table.loc["dov", "bonafide_rejected"] == rejected == table["bonafide_rejected"].max()
-    assert table.loc["dov", "eer"] == metrics.eer(*evaluation.split_classes(dov)).value
-    assert table.loc["robot", ["bonafide_rejected", "eer"]].isna().all()
+    assert table["n_spoof_known"].to_dict() == {"ana": 20, "ben": 20, "cyd": 20, "dov": 20, "robot": 80}
+    assert table["n_spoof_unseen"].to_dict() == {"ana": 20, "ben": 20, "cyd": 20, "dov": 20, "robot": 0}
+    dov = scores[scores["speaker"] == "dov"].set_index("attack")["llr"]
+    assert table.loc["dov", "bonafide_rejected"] == np.mean(dov[""] < 0.3) == table["bonafide_rejected"].max()
+    for condition, attack in (("known", "vocoder"), ("unseen", "neural")):
+        assert table.loc["dov", f"spoof_accepted_{condition}"] == np.mean(dov[attack] >= 0.3)
+        assert table.loc["dov", f"eer_{condition}"] == metrics.eer(dov[""], dov[attack]).value
+    assert table.loc["robot", ["bonafide_rejected", "eer_known", "spoof_accepted_unseen", "eer_unseen"]].isna().all()
+    plain = evaluation.by_speaker(scores.assign(condition=""), 0.3).set_index("speaker")
+    assert list(plain)[4:] == ["n_spoof", "spoof_accepted", "eer"] and plain.loc["dov", "n_spoof"] == 40
 
 
 def test_by_source_of_real_voices(scores):
     table = evaluation.by_human(scores, 0.3).set_index("source")
     assert table["n_bonafide"].to_dict() == {"game": 30, "prompts": 60, "stamps": 30}
     assert table.loc["prompts", "speakers"] == 2 and table["bonafide_rejected"].idxmax() == "game"
+    game = scores.loc[(scores["source"] == "game") & (scores["label"] == "bonafide"), "llr"]
+    for condition in ("known", "unseen"):
+        spoof = scores.loc[scores["condition"] == condition, "llr"]
+        assert table.loc["game", f"eer_{condition}"] == metrics.eer(game, spoof).value
+    assert "eer" in evaluation.by_human(scores.assign(condition=""), 0.3)
     assert list(evaluation.by_human(scores, 0.3, "language")["language"]) == ["en", "es", "ru"]
 
 
@@ -130,20 +139,28 @@ def test_worst_errors_first():
             "label": ["bonafide", "bonafide", "spoof", "spoof", "spoof", "spoof"],
             "llr": [-4.0, 5.0, 3.0, 4.0, 4.0, -9.0],
         }
-    ).assign(attack="", speaker="", source="")
+    ).assign(attack="", speaker="", source="", condition=list("  kuuu"))
     worst = evaluation.worst(scores, 1.0, n=3)
     assert worst["utt_id"].to_list() == ["a", "d", "e"]  # 5 beyond the threshold, then twice 3: by name
+    assert worst["condition"].to_list() == [" ", "u", "u"]
     assert evaluation.worst(scores, 1.0, n=10)["utt_id"].to_list() == ["a", "d", "e", "c"]
     assert evaluation.worst(scores[scores["utt_id"] == "b"], 1.0).empty
 
 
-def test_confusion_table_has_a_row_a_trial(scores):
-    table = evaluation.confusion_table(scores, 0.3)
-    assert list(table) == ["condition", "actual", "predicted"] and len(table) == len(scores)
-    counts = pd.crosstab(table["actual"], table["predicted"])
-    expected = metrics.confusion(*evaluation.split_classes(scores), 0.3)
-    assert counts.loc["spoof", "spoof"] == expected["tp"] and counts.loc["bonafide", "spoof"] == expected["fp"]
-    assert (table["predicted"] == evaluation.decide(scores["llr"], 0.3)).all()
+def test_confusion_table(scores):
+    table = evaluation.confusion_table(scores, 0.3).set_index(["condition", "actual", "predicted"])["trials"]
+    predicted = evaluation.decide(scores["llr"], 0.3)
+    for condition in ("known", "unseen"):  # real voices belong to both
+        chosen = (scores["label"] == "bonafide") | (scores["condition"] == condition)
+        expected = pd.crosstab(scores["label"][chosen], predicted[chosen]).stack()
+        assert table[condition].to_dict() == expected.to_dict()
+    assert len(table) == 8
+    assert evaluation.confusion_table(scores.assign(condition=""), 0.3)["condition"].unique().tolist() == ["all"]
+    # neither left out nor taken for a known attack: spoofs that say nothing where others do
+    partly = scores.assign(condition=scores["condition"].replace("unseen", ""))
+    assert evaluation.confusion_table(partly, 0.3)["condition"].unique().tolist() == ["known", "all"]
+    with pytest.raises(UserError, match="no spoofed"):
+        evaluation.confusion_table(scores[scores["label"] == "bonafide"], 0.3)
 
 
 def test_tables_for_people(scores):
@@ -156,7 +173,9 @@ def test_tables_for_people(scores):
     plain = evaluation.headline_table({"Raw": evaluation.measures([1.0, 2.0], [0.0, 1.5])}).set_index("Measure")
     assert plain.loc["Equal error rate (%)", "Raw"] == "50.0" and "Accuracy (%)" not in plain.index
     readable = evaluation.readable(evaluation.by_speaker(scores, 0.3)).set_index("Speaker")
-    assert readable.loc["robot", "Real voices called fake (%)"] == "" and readable.loc["robot", "Fakes"] == 80
+    assert readable.loc["robot", "Real voices called fake (%)"] == ""
+    assert readable.loc["robot", "Known attacks: fakes"] == 80
+    assert readable.loc["robot", "Unseen attacks: EER (%)"] == "" != readable.loc["dov", "Unseen attacks: EER (%)"]
     share = evaluation.by_speaker(scores, 0.3).set_index("speaker").loc["dov", "bonafide_rejected"]
     assert readable.loc["dov", "Real voices called fake (%)"] == f"{100 * share:.1f}"
     assert "Condition" not in evaluation.readable(evaluation.by_attack(scores.assign(condition=""), 0.3))

@@ -51,7 +51,7 @@ def history() -> pd.DataFrame:
 
 
 FIGURES = {
-    "confusion": lambda s, t, h: plots.confusion({n: evaluation.confusion_table(s, 0) for n in ("a", "b")}),
+    "confusion": lambda s, t, h: plots.confusion(evaluation.confusion_table(s, 0)),
     "det": lambda s, t, h: plots.det(t),
     "histogram": lambda s, t, h: plots.score_histogram(s, {"equal_error": 0.5, "min_cost": -1.0}),
     "histogram, no conditions": lambda s, t, h: plots.score_histogram(s.assign(condition=""), 0.5),
@@ -89,15 +89,18 @@ def test_drawing_a_figure_again_moves_nothing(scores, trials, history):
 
 def test_confusion_prints_counts_and_shares(scores):
     figure = plots.confusion(evaluation.confusion_table(scores, 0.0))
-    found = [text.get_text() for text in figure.axes[0].texts]
-    counts = metrics.confusion(*evaluation.split_classes(scores), 0.0)
-    rejected = 100 * counts["fp"] / (counts["fp"] + counts["tn"])
-    assert [int(text.split("\n")[0]) for text in found] == [counts[name] for name in ("tn", "fp", "fn", "tp")]
-    assert found[1].endswith(f"\n{rejected:.1f} % of row")
+    for ax, condition in zip(figure.axes, ("known", "unseen"), strict=True):
+        assert ax.get_title("left") == f"{condition.capitalize()} attacks"
+        found = [text.get_text() for text in ax.texts]
+        counts = metrics.confusion(*evaluation.split_classes(evaluation.select(scores, condition)), 0.0)
+        rejected = 100 * counts["fp"] / (counts["fp"] + counts["tn"])
+        assert [int(text.split("\n")[0]) for text in found] == [counts[name] for name in ("tn", "fp", "fn", "tp")]
+        assert found[1].endswith(f"\n{rejected:.1f} % of row")
 
 
 def test_confusion_of_one_class_and_one_answer():
-    figure = plots.confusion(pd.DataFrame({"actual": ["spoof"] * 3, "predicted": ["spoof"] * 3}))
+    cell = {"condition": ["known"], "actual": ["spoof"], "predicted": ["spoof"], "trials": [3]}
+    figure = plots.confusion(pd.DataFrame(cell))
     assert [t.get_text().split("\n")[0] for t in figure.axes[0].texts] == ["0", "0", "0", "3"]
 
 

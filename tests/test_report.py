@@ -12,12 +12,15 @@
 | missing results are named | test_missing |
 | the table in README.md | test_readme |
 | `dvc plots show` can be read offline | test_plots_page |
+| `dvc plots diff`: each confusion matrix under its condition and beside its revision | test_confusion_template |
 """
 
+import itertools
 import json
 import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pandas as pd
@@ -49,11 +52,11 @@ def project(tmp_path):
     headline = {"unseen": measured(0.25, 50), "known": measured(0.125, 100), "all": measured(0.17, 150)}
     (tmp_path / "metrics/eval.json").write_text(json.dumps(headline))
     (tmp_path / "metrics/train.json").write_text(json.dumps({"best_epoch": 3, "parameters": 123456}))
-    trials = [("", "bonafide", "bonafide")] * 180 + [("", "bonafide", "spoof")] * 20
-    trials += [("known", "spoof", "spoof")] * 90 + [("known", "spoof", "bonafide")] * 10
-    trials += [("unseen", "spoof", "spoof")] * 30 + [("unseen", "spoof", "bonafide")] * 20
-    table = pd.DataFrame(trials, columns=["condition", "actual", "predicted"])
-    table.to_csv(tmp_path / "metrics/confusion.csv", index=False)
+    trials = [("", "bonafide", 1.0)] * 180 + [("", "bonafide", -1.0)] * 20
+    trials += [("known", "spoof", -1.0)] * 90 + [("known", "spoof", 1.0)] * 10
+    trials += [("unseen", "spoof", -1.0)] * 30 + [("unseen", "spoof", 1.0)] * 20
+    table = evaluation.confusion_table(pd.DataFrame(trials, columns=["condition", "label", "llr"]), 0)
+    evaluation.save_csv(tmp_path / "metrics/confusion.csv", table)
     history = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [0.7, 0.4, 0.2], "dev_loss": [0.7, 0.5, 0.4]})
     history.assign(dev_eer=[0.5, 0.3, 0.2]).to_csv(tmp_path / "metrics/history.csv", index=False)
     scored = [
@@ -171,12 +174,16 @@ def test_numbers(pages):
         ["real voice", "180 90.0 %", "20 10.0 %"],
         ["fake", "10 10.0 %", "90 90.0 %"],
     ]
-    assert captioned(page, "All attacks")[2] == ["fake", "30 20.0 %", "120 80.0 %"]
+    assert captioned(page, "Unseen attacks")[1:] == [
+        ["real voice", "180 90.0 %", "20 10.0 %"],
+        ["fake", "20 40.0 %", "30 60.0 %"],
+    ]
     lead = _plain(page.select_one(".lead"))
     assert "errs in 12.5 %" in lead and "about one in 8" in lead and "it is 25.0 % (24.0 % to 27.0 %)" in lead
     assert [_plain(tag) for tag in page.select(".tiles .value")] == ["12.5 %", "12.5 %", "25.0 %", "25.0 %", "17.0 %"]
     assert ["eval", "fake", "2", "1.00", "2", "2"] in captioned(page, "Recordings that were used")
-    assert captioned(page, "By speaker")[3][3:] == ["0", "", "1", "0.0", ""]  # the robot has no voice of its own
+    # the robot has no voice of its own, and belongs to an unseen attack
+    assert captioned(page, "By speaker")[3][3:] == ["0", "", "0", "", "", "1", "0.0", ""]
     assert "a speaker whom neither training" in page.get_text()
     assert "<tts>" in {row[1] for row in captioned(page, "By kind of attack")}
     assert "123,456 parameters" in page.get_text(" ", strip=True)
@@ -255,3 +262,33 @@ def test_plots_page(project):
     page = HTML(text).with_scripts(VegaRenderer.SCRIPTS).with_element("<p>a plot</p>").embed()
     assert "<p>a plot</p>" in page and "vegaEmbed" in page
     assert "jsdelivr" not in page and not re.search(r"<script[^>]+src", page)
+
+
+def test_confusion_template():
+    import vl_convert
+
+    revisions, conditions, labels = ("HEAD", "workspace"), ("known", "unseen"), ("bonafide", "spoof")
+    cells = list(itertools.product(revisions[::-1], conditions, labels, labels))  # dvc begins with the workspace
+    columns = ("rev", "condition", "actual", "predicted", "trials")
+    values = [dict(zip(columns, (*cell, str(i + 1)), strict=True)) for i, cell in enumerate(cells)]
+    template = (ROOT / ".dvc/plots/confusion_counts.json").read_text("utf-8")
+    filled = {'"<DVC_METRIC_DATA>"': json.dumps(values), "<DVC_METRIC_X>": "actual", "<DVC_METRIC_Y>": "predicted"}
+    for anchor, text in filled.items():
+        template = template.replace(anchor, text)
+    found = {}
+
+    def walk(element, x, y):  # where each text stands on the page, with the shifts of all that holds it
+        shift = re.match(r"translate\(([-\d.]+),([-\d.]+)\)", element.get("transform", ""))
+        x, y = (x + float(shift[1]), y + float(shift[2])) if shift else (x, y)
+        if count := re.match(r"(\d+) \(", element.text or ""):
+            found[int(count[1])] = x, y
+        for child in element:
+            walk(child, x, y)
+
+    walk(ElementTree.fromstring(vl_convert.vegalite_to_svg(template)), 0, 0)
+    assert len(found) == len(cells)
+    places = {cell: found[i + 1] for i, cell in enumerate(cells)}
+    across, down = ({places[cell][i] for cell in cells} for i in (0, 1))
+    for (revision, condition, actual, predicted), (x, y) in places.items():
+        assert sorted(across).index(x) == 2 * conditions.index(condition) + labels.index(predicted)
+        assert sorted(down).index(y) == 2 * revisions.index(revision) + labels.index(actual)

@@ -77,7 +77,7 @@ def write(root: Path) -> list[Path]:
     for name, (template, values) in pages.items():
         text = templates.get_template(template).render(nav=nav, page=name, **values)
         _replace(folder / name, "\n".join(line.rstrip() for line in text.splitlines()) + "\n")
-    (folder / "confusion.png").write_bytes(_confusion_figure(_csv(root / "metrics/confusion.csv")))
+    (folder / "confusion.png").write_bytes(plots.png(plots.confusion(_csv(root / "metrics/confusion.csv"))))
     write_plots_page(root)
     return [folder / name for name in pages]
 
@@ -200,33 +200,17 @@ def _summary(headline: dict) -> str:
     return words
 
 
-def _by_condition(trials: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Trials of each condition that has fakes; real voices belong to every condition."""
-    spoof = trials["actual"] == "spoof"
-    chosen = {
-        words: trials[~spoof | (trials["condition"] == condition)] if condition != "all" else trials
-        for condition, words in evaluation.CONDITIONS.items()
-    }
-    return {words: table for words, table in chosen.items() if (table["actual"] == "spoof").any()}
-
-
-def _confusion(trials: pd.DataFrame) -> list[dict]:
+def _confusion(table: pd.DataFrame) -> list[dict]:
     """Counts and shares of rows by condition."""
-    tables = []
-    for words, chosen in _by_condition(trials).items():
+    matrices = []
+    for condition, cells in table.groupby("condition", sort=False):
+        trials = cells.set_index(["actual", "predicted"])["trials"]
         rows = []
         for actual in ("bonafide", "spoof"):
-            predicted = chosen.loc[chosen["actual"] == actual, "predicted"]
-            counts = [int((predicted == label).sum()) for label in ("bonafide", "spoof")]
-            rows.append((actual, [(count, count / max(len(predicted), 1)) for count in counts]))
-        tables.append({"words": words, "rows": rows})
-    return tables
-
-
-def _confusion_figure(trials: pd.DataFrame) -> bytes:
-    tables = _by_condition(trials)
-    tables.pop(evaluation.CONDITIONS["all"], None)  # the sum of the others
-    return plots.png(plots.confusion(tables))
+            counts = [int(trials[actual, predicted]) for predicted in ("bonafide", "spoof")]
+            rows.append((actual, [(count, count / max(sum(counts), 1)) for count in counts]))
+        matrices.append({"words": evaluation.CONDITIONS[condition], "rows": rows})
+    return matrices
 
 
 def _corpus(table: pd.DataFrame) -> pd.DataFrame:
