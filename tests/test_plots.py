@@ -66,6 +66,9 @@ FIGURES = {
     "durations": lambda s, t, h: plots.durations(s),
     "counts": lambda s, t, h: plots.counts(s),
     "counts by source": lambda s, t, h: plots.counts(s, "source"),
+    "attention": lambda s, t, h: plots.attention(
+        {n: (np.eye(19, 80), np.full((4, 20, 20), 0.05), np.full(20, 0.05)) for n in ("real", "fake")}, frame_rate=100
+    ),
 }
 
 
@@ -141,6 +144,18 @@ def test_reliability_of_perfect_scores_is_the_diagonal():
     line = plots.reliability({"good": (bonafide, spoof), "boastful": (3 * bonafide, 3 * spoof)}).axes[0].lines
     assert np.abs(line[1].get_xdata() - line[1].get_ydata()).max() < 3
     assert np.abs(line[2].get_xdata() - line[2].get_ydata()).max() > 10
+
+
+def test_attention_shows_where_and_when():
+    between = np.zeros((2, 30, 30))
+    between[0, 3, 7], between[1, 3, 7] = 0.2, 0.4
+    pooling = np.eye(30)[10]
+    figure = plots.attention({"real": (np.zeros((19, 120)), between, pooling)}, frame_rate=100)
+    top, middle, bottom = figure.axes
+    assert middle.images[0].get_array()[3, 7] == pytest.approx(0.3)  # of the heads' mean
+    assert middle.images[0].get_extent() == [0, 1.2, 1.2, 0] and top.images[0].get_extent() == [0, 1.2, 0.5, 19.5]
+    peak = max(bottom.collections[0].get_paths()[0].vertices, key=lambda point: point[1])
+    assert peak == pytest.approx([1.2 * 10 / 29, 100])
 
 
 def test_mfcc_of_a_recording(speech_files):
