@@ -8,6 +8,7 @@
 | headline, confusion matrix, corpus and settings show what the files say | test_numbers |
 | a speaker of eval who is in another split is told of | test_speaker_in_two_splits |
 | a condition without trials is left out | test_one_condition |
+| versions and processor are those that trained the network, where it says so | test_provenance |
 | a notebook's page: code folded, tables that scroll, links between pages | test_notebook_page |
 | missing results are named | test_missing |
 | the table in README.md | test_readme |
@@ -47,8 +48,9 @@ def project(tmp_path):
     """Results as stages leave them, of 200 real voices, 100 known and 50 unseen fakes."""
     for name in ("params.yaml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("metrics", "runs", "features"):
-        (tmp_path / name).mkdir()
+    for name in ("metrics", "runs", "features", "models/network"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "models/network/network.json").write_text("{}")
     headline = {"unseen": measured(0.25, 50), "known": measured(0.125, 100), "all": measured(0.17, 150)}
     (tmp_path / "metrics/eval.json").write_text(json.dumps(headline))
     (tmp_path / "metrics/train.json").write_text(json.dumps({"best_epoch": 3, "parameters": 123456}))
@@ -188,9 +190,10 @@ def test_numbers(pages):
     assert "<tts>" in {row[1] for row in captioned(page, "By kind of attack")}
     assert "123,456 parameters" in page.get_text(" ", strip=True)
     settings = captioned(page, "params.yaml")
-    assert ["n_fft", "512", "samples: 32 ms"] in settings and ["train"] in settings
-    assert "workers" not in {row[0] for row in settings}
-    assert {line.get_text() for line in page.find_all("dt")} >= {"data", "features", "requirements.lock", "processor"}
+    rows = {name: rest for name, *rest in settings}
+    assert rows["train"] == [] and "workers" not in rows
+    assert rows["threads"][0].isdigit() and "torch" in rows["threads"][1]
+    assert {line.get_text() for line in page.find_all("dt")} >= {"data", "features", "requirements.lock"}
     assert "md5 4567.dir" in page.dl.get_text() and "metrics/" not in page.dl.get_text()
     points = page.find("polyline")["points"].split()
     assert len(points) == 3 and points[0] == "34.0,10.0"
@@ -252,6 +255,15 @@ def test_readme(project):
 @pytest.mark.skipif(not (ROOT / "metrics/eval.json").exists(), reason="nothing has been measured yet")
 def test_committed_readme_is_current():
     report.update_readme(ROOT, only_check=True)
+
+
+def test_provenance(project):
+    assert dict(report._provenance(project))["page written with"].startswith("python 3.")
+    made_with = {"librosa": "0.1", "numpy": "0.2", "processor": "abacus", "python": "3.0", "torch": "0.4"}
+    (project / "models/network/network.json").write_text(json.dumps({"made_with": made_with}))
+    rows = dict(report._provenance(project))
+    assert rows["trained with"] == "python 3.0, torch 0.4, numpy 0.2, librosa 0.1"
+    assert rows["trained on"] == "abacus" and "page written with" not in rows
 
 
 def test_plots_page(project):

@@ -23,6 +23,7 @@ from aasist_lib.errors import UserError
 from aasist_lib.pipeline import params
 
 TEMPLATES = Path(__file__).with_name("templates")
+VERSIONS = ("python", "torch", "numpy", "librosa")
 
 # what the numbers of the headline table mean, for somebody who meets them for the first time
 MEANING = {
@@ -294,12 +295,21 @@ def _provenance(root: Path) -> list[tuple[str, str]]:
                 rows.append((out["path"], f"md5 {out['md5']}"))
     with open(root / "requirements.lock", "rb") as file:
         rows.append(("requirements.lock", f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"))
-    versions = [f"{name} {metadata.version(name).partition('+')[0]}" for name in ("torch", "numpy", "librosa", "dvc")]
     general = params.load(root / "params.yaml")
     rows.append(("seed and threads", f"{general['seed']}, {general['threads']}"))
-    rows.append(("versions", ", ".join([f"Python {platform.python_version().rpartition('.')[0]}", *versions])))
-    rows.append(("processor", _processor()))
+    # results may come out of DVC's cache: the network knows what made it, this process only what writes the page
+    made_with = _json(root / "models/network/network.json").get("made_with")
+    what = "trained" if made_with else "page written"
+    made_with = made_with or _environment()
+    rows.append((f"{what} with", ", ".join(f"{name} {made_with[name]}" for name in VERSIONS)))
+    rows.append((f"{what} on", made_with["processor"]))
     return rows
+
+
+def _environment() -> dict[str, str]:
+    """What decides the last digits of a result here, beside seed and threads."""
+    versions = {name: metadata.version(name).partition("+")[0] for name in VERSIONS[1:]}
+    return versions | {"python": platform.python_version().rpartition(".")[0], "processor": _processor()}
 
 
 def _processor() -> str:
