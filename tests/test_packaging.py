@@ -6,6 +6,7 @@
 | every locked package supports every Python that pyproject.toml allows | test_lock_for_every_python |
 | environment.yml adds nothing of its own | test_environment |
 | the Makefile and the runner keep the same things inside the checkout | test_kept_inside |
+| neither sends anything to anybody | test_nothing_sent |
 | make without a usable python3 says so in one line | test_make_without_python |
 | DVC calls nobody; its templates exist; what stages make is not in git | test_dvc_config, test_ignored |
 | CI runs make test | test_ci |
@@ -68,6 +69,11 @@ def test_environment():
 def test_kept_inside():
     exports = dict(re.findall(r"^export (\w+) := \$\(CURDIR\)/(\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert exports == run.KEPT_INSIDE
+
+
+def test_nothing_sent(tmp_path):
+    assert "export ORT_DISABLE_TELEMETRY := 1\n" in (ROOT / "Makefile").read_text()
+    assert run.environment(tmp_path, 1)["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")

@@ -186,7 +186,7 @@ def environment(root: Path, threads: int) -> dict[str, str]:
     """Environment variables of a stage.
 
     The package comes from the project that runs (`dvc exp run --temp` works in a copy), hashes and the number of
-    threads are pinned because results depend on them, and nothing is written to the home directory.
+    threads are pinned because results depend on them, nothing is written to the home directory, and nothing is sent.
 
     Parameters
     ----------
@@ -208,6 +208,7 @@ def environment(root: Path, threads: int) -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         **{pool: str(threads) for pool in pools},
         **kept_inside(root),
+        "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime, which Lightning imports, reports to its maker otherwise
         "AASIST_TERMINAL": os.ttyname(2) if os.isatty(2) else "",
     }
 
