@@ -18,13 +18,8 @@ import csv
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +29,7 @@ import torch
 
 from aasist_lib import audio, corpora, features
 from aasist_lib.errors import UserError
+from aasist_lib.workers import in_processes
 
 VERSION = 1  # of the layout on disk
 NEEDED = ["utt_id", "path", "label", "split"]
@@ -366,20 +362,7 @@ def _in_processes(jobs: list[Job], workers: int):
     if workers <= 1:
         yield from _here(jobs)
         return
-    context = multiprocessing.get_context("spawn")  # a forked copy of torch's or a notebook's threads may hang
-    pool = ProcessPoolExecutor(workers, context, initializer=_prepare_process)
-    try:
-        futures = {pool.submit(_work, job): job for job in jobs}
-        for future in as_completed(futures):
-            future.result()
-            yield futures[future]
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that computed features was killed, likely for want of memory: set extract.workers lower and "
-            "start again; it goes on from the shards that are complete"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from in_processes(_work_with_one_thread, jobs, workers, "extract.workers")
 
 
 def _here(jobs: list[Job]):
@@ -393,16 +376,9 @@ def _here(jobs: list[Job]):
         torch.set_num_threads(threads)
 
 
-def _prepare_process() -> None:
+def _work_with_one_thread(job: Job) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops its processes
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent():  # a parent that was killed cannot stop them
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    _work(job)
 
 
 def keep_memory() -> None:
