@@ -10,23 +10,35 @@
 | texts: no sentence in two splits; nothing that stops a synthesiser | test_texts* |
 | fetch: a wrong hash, no apt, no network: one line each, with a way out; nothing runs unchecked | test_fetch_* |
 | apt runs nobody else's commands and writes in our folder alone | test_apt_keeps_to_itself |
-| the whole build, its resumption and its bytes | tests/test_end_to_end.py |
+| an attack of dev and eval alone, a killed synthesiser or worker, too few utterances: refused | test_refused_* |
+| one batch of each attack goes first; earlier builds of the profile are removed | test_order, test_build |
+| the whole build: killed, it leaves no process; again, it goes on; with one worker and two the same | test_build |
+| every synthesiser speaks, the same bytes twice | test_synthesisers |
 """
 
 import io
+import json
 import os
 import re
 import shutil
+import signal as signals
 import subprocess
+import sys
 import tarfile
+import time
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 from scipy import signal
 
 from aasist_lib.corpus import build, fetch, humans, treat
 from aasist_lib.errors import UserError
+from aasist_lib.workers import in_processes
 
+ROOT = Path(__file__).parents[1]
 SOURCES = build.read_sources("default")
 
 
@@ -242,3 +254,156 @@ def test_fetch_without_a_registry(tmp_path, monkeypatch, registry, program):
     with pytest.raises(UserError, match=rf"{program} \(E: no route to the registry\).*Your own data"):
         fetch.fetch({"some": {"registry": registry, "version": "1", "sha256": "0" * 64}})
     assert list((tmp_path / "downloads").iterdir()) == []
+
+
+def test_refused_condition():
+    assert [build._condition("a", splits, "eval") for splits in (["train", "eval"], ["eval"])] == ["known", "unseen"]
+    assert build._condition("a", ["dev"], "dev") == ""
+    with pytest.raises(UserError, match="a is in dev and not in train.*sources.yaml"):
+        build._condition("a", ["dev", "eval"], "eval")
+
+
+@pytest.mark.parametrize("code, status", [("import os; os.kill(os.getpid(), 9)", "Killed"), ("exit(139)", "Segm")])
+def test_refused_when_killed(tmp_path, monkeypatch, code, status):
+    (tmp_path / "synthesiser").write_text(f"#!{sys.executable}\n{code}\n")
+    (tmp_path / "synthesiser").chmod(0o755)
+    monkeypatch.setattr(build.sys, "executable", str(tmp_path / "synthesiser"))
+    with pytest.raises(UserError, match=f"program of espeak was killed .{status}.*start again"):
+        build._run_program({"attack": "espeak", "program": "espeak", "packages": []}, [], tmp_path)
+
+
+def test_refused_when_a_worker_is_killed():
+    with pytest.raises(UserError, match="killed.*set corpus.workers lower and start again"):
+        list(in_processes(exec, ["import os; os.kill(os.getpid(), 9)"], 1, "corpus.workers"))
+
+
+def test_refused_when_too_small():
+    row = {"speaker": "s", "split": "train", "codec": "pcm"}
+    protocol = pd.DataFrame([row | {"label": label} for label in ("bonafide", "spoof")])
+    build._check(protocol, "tiny")
+    with pytest.raises(UserError, match="1 utterances are bonafide, 3000 are needed"):
+        build._check(protocol, "default")
+
+
+def test_order(tmp_path, monkeypatch):
+    names = "flite-0", "flite-1", "mlsa-0", "mlsa-1"
+    batches = [("attack", name, {"attack": name.partition("-")[0]}) for name in names]
+    order = []
+    monkeypatch.setattr(build, "in_processes", lambda work, jobs, *_: order.extend(name for _, name, _ in jobs) or [])
+    with pytest.raises(FileNotFoundError):
+        build._batches("attacks", batches, tmp_path, tmp_path, 2)
+    assert order == ["mlsa-0", "flite-0", "mlsa-1", "flite-1"]
+
+
+@pytest.fixture(scope="module")
+def downloads():
+    if not shutil.which("apt-get"):
+        pytest.skip("the default corpus needs apt-get")
+    return os.environ | {"AASIST_DOWNLOADS": os.environ.get("AASIST_DOWNLOADS", str(ROOT / ".cache/downloads"))}
+
+
+TOOLS = ROOT / "build/corpus/tools"
+
+
+def not_unpacked(packages):
+    """Which of them the checkout's own build has not unpacked."""
+    return [name for name in packages if not fetch.mark(name, SOURCES["packages"][name], TOOLS).exists()]
+
+
+def project(folder, workers, tools):
+    folder.mkdir()
+    settings = (ROOT / "params.yaml").read_text("utf-8").replace("profile: default", "profile: tiny")
+    (folder / "params.yaml").write_text(re.sub(r"( workers:) \d+", rf"\1 {workers}", settings), "utf-8")
+    (folder / "dvc.yaml").touch()
+    (folder / "build/corpus/tiny-000000000000").mkdir(parents=True)
+    (folder / "build/corpus/tools").symlink_to(tools)
+    return folder
+
+
+def processes_in(folder):
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").resolve() == folder and "State:\tZ" not in (process / "status").read_text():
+                found.append((process / "cmdline").read_bytes())
+        except OSError:  # ended meanwhile, or somebody else's
+            continue
+    return found
+
+
+def within(seconds, condition):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.slow
+def test_build(tmp_path, downloads):
+    command = [sys.executable, "-m", "aasist_lib.corpus", "build"]
+    tools = tmp_path / "tools" if not_unpacked(build.read_sources("tiny")["packages"]) else TOOLS
+    tools.mkdir(exist_ok=True)
+    one, two = project(tmp_path / "one", 1, tools), project(tmp_path / "two", 2, tools)
+    subprocess.run(command, cwd=one, env=downloads, check=True)
+    assert [path.name for path in (one / "build/corpus").iterdir()] == ["tools"]
+
+    done = {}
+    for number, status, count in (signals.SIGKILL, -9, 8), (signals.SIGINT, 130, 11):  # batches, of 16
+        process = subprocess.Popen(command, cwd=two, env=downloads, start_new_session=True, stderr=subprocess.PIPE)
+
+        def at_work(count=count, process=process):
+            assert process.poll() is None
+            finished = len(list(two.glob("build/corpus/tiny-*/*.json")))
+            return finished >= count and any(b"corpus.programs" in command for command in processes_in(two))
+
+        assert within(300, at_work)
+        if number == signals.SIGKILL:
+            process.kill()
+        else:
+            os.killpg(process.pid, number)  # as a terminal does it
+        said = process.communicate(timeout=60)[1].decode().splitlines()
+        assert process.returncode == status and within(10, lambda: not processes_in(two)), processes_in(two)
+        finished = {path: path.stat().st_mtime_ns for path in two.glob("build/corpus/tiny-*/*.json")}
+        assert done.items() <= finished.items()
+        done = finished
+        assert not (two / "corpus").exists()
+    assert said[-1] == "stopped; the same command goes on from here" and len(said) <= 3, said
+    clips = {
+        Path(row["path"]): (next(two.glob("build/corpus/tiny-*")) / row["path"]).stat().st_mtime_ns
+        for path in done for row in json.loads(path.read_text("utf-8"))
+    }
+    subprocess.run(command, cwd=two, env=downloads, check=True)
+    assert len(clips) > 50 and all((two / "corpus" / path).stat().st_mtime_ns == at for path, at in clips.items())
+    first, second = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+        for folder in (one / "corpus", two / "corpus")
+    )
+    assert len(first) > 120 and first == second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", SOURCES["attacks"])
+def test_synthesisers(attack, tmp_path, speech):
+    entry = SOURCES["attacks"][attack]
+    if missing := not_unpacked(entry["packages"]):
+        pytest.skip(f"not unpacked in build/corpus/tools, as `dvc repro corpus` does: {', '.join(missing)}")
+    if entry.get("copy"):
+        given = [{"source": str(speech / "asterisk-it-vm-calldiffnum.flac")}]
+    else:
+        language, voice = next(iter(entry["voices"].values()))[0].split("/")
+        texts = "A strange ship lies at the bottom of the sea.", "Nobody has been here for many years."
+        given = [{"text": text, "voice": voice, "language": language} for text in texts]
+    heard = []
+    for turn in "first", "second":
+        jobs = [job | {"out": str(tmp_path / f"{turn}{n}.wav"), "seed": n} for n, job in enumerate(given)]
+        said = build._run_program(entry | {"attack": attack}, jobs, TOOLS)
+        assert all(Path(job["out"]).exists() for job in jobs), said
+        heard.append([Path(job["out"]).read_bytes() for job in jobs])
+    assert heard[0] == heard[1]
+    for job in jobs:
+        samples, rate = soundfile.read(job["out"])
+        assert 1 < len(samples) / rate < 10 and samples.ndim == 1
+        loud = np.abs(samples) > 0.01
+        assert loud.mean() > 0.1 and samples.std() > 0.005

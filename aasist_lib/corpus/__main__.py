@@ -13,11 +13,11 @@ def main() -> int:
     parser.add_argument("command", choices=["build"])
     parser.add_argument("folder", nargs="?", default="corpus", type=Path)
     arguments = parser.parse_args()
-    from aasist_lib.pipeline import params
-
-    from .build import build
-
     try:
+        from aasist_lib.pipeline import params
+
+        from .build import build
+
         settings = params.read("corpus")
         build(arguments.folder, settings["profile"], settings["workers"])
     except UserError as error:

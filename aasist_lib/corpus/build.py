@@ -1,16 +1,17 @@
 """Plans the corpus, makes it in parallel batches that survive an interruption, and writes its protocol."""
 
+import functools
 import hashlib
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import zlib
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Collection
 from itertools import chain, zip_longest
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ruamel.yaml import YAML
 
 from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
+from aasist_lib.workers import in_processes
 
 from . import fetch, humans
 from .treat import RATE, cut, through, treat
@@ -27,6 +29,8 @@ from .treat import RATE, cut, through, treat
 HERE = Path(__file__).parent
 WORK = Path("build/corpus")
 BATCH = 40  # utterances of one attack that are made, or made again, together
+SLOW = ("hifigan", "kokoro", "mlsa", "griffin_lim")  # attacks
+LEAST = {"default": {"bonafide": 3000, "spoof": 4000}}  # utterances, by profile
 SPARE = 1.3  # texts asked for, for each utterance wanted: some are too short, or more than a synthesiser can read
 COLUMNS = [
     "utt_id", "path", "label", "speaker", "attack", "split", "condition", "language", "source", "codec", "pair_id"
@@ -63,14 +67,18 @@ def build(folder: Path, profile: str, workers: int = 2) -> pd.DataFrame:
     print("corpus: fetching and unpacking packages", file=sys.stderr, flush=True)
     fetch.unpack(sources["packages"], tools)
     work = WORK / _digest(profile)
+    for earlier in WORK.glob(f"{profile}-*"):
+        if earlier != work:
+            shutil.rmtree(earlier)
     for kind in "audio", "raw":  # raw: what copies are made from
         (work / kind).mkdir(parents=True, exist_ok=True)
-    people = [("human", name, source) for name, source in sources["humans"].items()]
-    rows = _batches("people", people, sources, tools, work, workers)
-    rows += _batches("attacks", list(plan_attacks(sources, rows, tools)), sources, tools, work, workers)
+    people = [("human", name, source | {"seed": sources["seed"]}) for name, source in sources["humans"].items()]
+    rows = _batches("people", people, tools, work, workers)
+    rows += _batches("attacks", list(plan_attacks(sources, rows, tools)), tools, work, workers)
     protocol = pd.DataFrame(rows, columns=COLUMNS).sort_values("utt_id", ignore_index=True)
-    _check(protocol, sources)
+    _check(protocol, profile)
     _finish(protocol, work, folder)
+    _report(protocol, sources)
     return protocol
 
 
@@ -107,39 +115,49 @@ def plan_attacks(sources: dict, recordings: list[dict], tools: Path):
     Yields
     ------
     tuple of str, str, dict
-        "attack", the batch's name, and `{attack, split, condition, wanted, jobs}`.
+        "attack", the batch's name, and `{attack, program, packages, split, condition, wanted, jobs}`.
     """
+    copied = 0
     for attack, entry in sources["attacks"].items():
         for split, wanted in entry["utterances"].items():
+            # Train copies other recordings with every kind, so that as many as can be have a copy; dev and eval copy
+            # the same ones, so that kinds can be compared.
+            skip = copied if split == "train" else 0
+            copied += wanted if split == "train" and entry.get("copy") else 0
             jobs = (
-                _copies(recordings, split, wanted) if entry.get("copy")
+                _copies(recordings, split, wanted, skip) if entry.get("copy")
                 else _readings(attack, entry["voices"][split], split, int(wanted * SPARE), sources, tools)
             )
             batches = -(-wanted // BATCH)
             for number in range(batches):
                 yield "attack", f"{attack}-{split}-{number:02d}", {
-                    "attack": attack, "split": split, "condition": _condition(sources, attack, split),
+                    "attack": attack, "program": entry["program"], "packages": entry["packages"],
+                    "split": split, "condition": _condition(attack, entry["utterances"], split),
                     "wanted": wanted // batches + (number < wanted % batches),
                     "jobs": jobs[number::batches],
                 }
 
 
-def _condition(sources: dict, attack: str, split: str) -> str:
+def _condition(attack: str, splits: Collection[str], split: str) -> str:
+    """What eval calls an attack of these splits; empty in the other splits."""
     if split != "eval":
         return ""
-    return "known" if "train" in sources["attacks"][attack]["utterances"] else "unseen"
+    if "dev" in splits and "train" not in splits:
+        raise UserError(f"corpus: {attack} is in dev and not in train, so eval cannot have it: mend sources.yaml")
+    return "known" if "train" in splits else "unseen"
 
 
-def _copies(recordings: list[dict], split: str, wanted: int) -> list[dict]:
-    """Recordings to copy, taken from each speaker of the split in turn; the same ones for every kind of copy."""
+def _copies(recordings: list[dict], split: str, wanted: int, skip: int = 0) -> list[dict]:
+    """Recordings to copy, taken from each speaker of the split in turn, the first `skip` of them left out."""
     speakers = {}
     for row in sorted((row for row in recordings if row["split"] == split), key=lambda row: row["utt_id"]):
         speakers.setdefault(row["speaker"], []).append(row)
     for name, rows in speakers.items():
         random.Random(f"copies {name}").shuffle(rows)
     turns = [row for turn in zip_longest(*speakers.values()) for row in turn if row]
-    copied = ("speaker", "language", "source", "codec")
-    return [{"pair_id": row["utt_id"]} | {key: row[key] for key in copied} for row in turns[:wanted]]
+    kept = ("speaker", "language", "source", "codec")
+    turns = turns[skip % len(turns) :] + turns[: skip % len(turns)]
+    return [{"pair_id": row["utt_id"]} | {key: row[key] for key in kept} for row in turns[:wanted]]
 
 
 def _readings(attack: str, voices: list[str], split: str, wanted: int, sources: dict, tools: Path) -> list[dict]:
@@ -170,38 +188,34 @@ def _split_of(text: str) -> str:
 # ---- batches: each leaves its clips and one json file of rows, or nothing
 
 
-def _batches(what: str, batches: list, sources: dict, tools: Path, work: Path, workers: int) -> list[dict]:
+def _batches(what: str, batches: list, tools: Path, work: Path, workers: int) -> list[dict]:
     done = {name: work / f"{name}.json" for _, name, _ in batches}
     waiting = [batch for batch in batches if not done[batch[1]].exists()]
-    # Those that take longest first, so that no core idles at the end.
-    waiting.sort(key=lambda batch: batch[2].get("attack") not in ("hifigan", "kokoro", "mlsa", "griffin_lim"))
-    bar = progress(total=len(batches), desc=f"corpus: {what}", unit="batch")
-    bar.update(len(batches) - len(waiting))
-    with ProcessPoolExecutor(max(1, workers), mp_context=get_context("spawn")) as pool:
-        try:
-            futures = [pool.submit(_batch, *batch, sources, tools, work) for batch in waiting]
-            for future in as_completed(futures):
-                future.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    bar.close()
+    # One of each attack first: a synthesiser that fails is to do so at once. Then those that take longest, so that no
+    # core idles at the end.
+    first = {entry.get("attack"): name for _, name, entry in reversed(batches)}
+    waiting.sort(key=lambda batch: (batch[1] not in first.values(), batch[2].get("attack") not in SLOW))
+    make = functools.partial(_batch, tools=tools, work=work)
+    with progress(total=len(batches), desc=f"corpus: {what}", unit="batch") as bar:
+        bar.update(len(batches) - len(waiting))
+        for _ in in_processes(make, waiting, workers, "corpus.workers"):
+            bar.update()
     return [row for path in done.values() for row in json.loads(path.read_text("utf-8"))]
 
 
-def _batch(kind: str, name: str, entry: dict, sources: dict, tools: Path, work: Path) -> None:
+def _batch(batch: tuple[str, str, dict], tools: Path, work: Path) -> None:
+    kind, name, entry = batch
     make = _record if kind == "human" else _synthesise
-    rows = [row | {"path": f"audio/{row['utt_id']}.flac"} for row in make(name, entry, sources, tools, work)]
+    rows = [row | {"path": f"audio/{row['utt_id']}.flac"} for row in make(name, entry, tools, work)]
     partial = work / f"{name}.partial"
     partial.write_text(json.dumps(rows), "utf-8")
     partial.replace(work / f"{name}.json")
 
 
-def _record(name: str, source: dict, sources: dict, tools: Path, work: Path) -> list[dict]:
+def _record(name: str, source: dict, tools: Path, work: Path) -> list[dict]:
     """One person's clips, in an order drawn once, until there are enough."""
     files = humans.recordings(source, tools / "debian")
-    random.Random(f"{sources['seed']} {name}").shuffle(files)
+    random.Random(f"{source['seed']} {name}").shuffle(files)
     rows = []
     for file in files:
         if len(rows) == source["utterances"]:
@@ -209,7 +223,9 @@ def _record(name: str, source: dict, sources: dict, tools: Path, work: Path) -> 
         utterance = f"{name}-{len(rows):04d}"
         try:
             clip = cut(*humans.decode(file), key=utterance)
-        except (soundfile.LibsndfileError, subprocess.CalledProcessError):
+        except (soundfile.LibsndfileError, subprocess.CalledProcessError) as error:
+            if getattr(error, "returncode", 0) < 0:  # ffmpeg was killed
+                raise
             continue  # a few files of the games hold no sound
         if clip is None:
             continue
@@ -227,18 +243,17 @@ def _record(name: str, source: dict, sources: dict, tools: Path, work: Path) -> 
     return rows
 
 
-def _synthesise(name: str, batch: dict, sources: dict, tools: Path, work: Path) -> list[dict]:
+def _synthesise(name: str, batch: dict, tools: Path, work: Path) -> list[dict]:
     """One batch of an attack: the synthesiser writes raw clips into a scratch folder, then all are treated alike."""
     room = (work / f"{name}.room").absolute()
     shutil.rmtree(room, ignore_errors=True)
     room.mkdir()
-    entry = sources["attacks"][batch["attack"]]
     jobs = [
         job | {"out": str(room / f"{number:03d}.wav"), "seed": zlib.crc32(f"{name} {number}".encode())}
         | ({"source": str((work / "raw" / f"{job['pair_id']}.flac").absolute())} if job["pair_id"] else {})
         for number, job in enumerate(batch["jobs"])
     ]
-    said = _run_program(entry, jobs, tools)
+    said = _run_program(batch, jobs, tools)
     rows = []
     for job, plan in zip(jobs, batch["jobs"], strict=True):
         if len(rows) == batch["wanted"] or not Path(job["out"]).exists():
@@ -263,24 +278,31 @@ def _synthesise(name: str, batch: dict, sources: dict, tools: Path, work: Path) 
     return rows
 
 
-def _run_program(entry: dict, jobs: list[dict], tools: Path) -> str:
+def _run_program(batch: dict, jobs: list[dict], tools: Path) -> str:
     """Runs a synthesiser; returns the last line of what it complained of."""
     tools = tools.absolute()
-    paths = [Path.cwd(), *(tools / package for package in entry["packages"])]
+    paths = [Path.cwd(), *(tools / package for package in batch["packages"])]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(str(path) for path in paths), "PYTHONWARNINGS": "ignore", "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "aasist_lib.corpus.programs", entry["program"], tools]
+    command = [sys.executable, "-m", "aasist_lib.corpus.programs", batch["program"], tools]
     said = {"text": True, "encoding": "utf-8", "errors": "replace"}  # Festival complains in Latin-1
     done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, env=environment, **said)
-    return (done.stderr.strip().splitlines() or [""])[-1]
+    said = (done.stderr.strip().splitlines() or [""])[-1]
+    number = -done.returncode if done.returncode < 0 else done.returncode - 128  # of a signal: it, or what it ran
+    if 0 < number < signal.NSIG:
+        raise UserError(
+            f"corpus: the program of {batch['attack']} was killed ({signal.strsignal(number)}; it said: "
+            f"{said or 'nothing'}); start again: it goes on from what is done"
+        )
+    return said
 
 
 # ---- the end
 
 
-def _check(protocol: pd.DataFrame, sources: dict) -> None:
+def _check(protocol: pd.DataFrame, profile: str) -> None:
     """Holds the corpus to the rules that its split rests on."""
     for speaker, splits in protocol.groupby("speaker")["split"].unique().items():
         if len(splits) > 1:
@@ -288,6 +310,10 @@ def _check(protocol: pd.DataFrame, sources: dict) -> None:
     for (split, codec), labels in protocol.groupby(["split", "codec"])["label"].nunique().items():
         if labels != 2:
             raise UserError(f"corpus: in {split}, {codec} occurs in one class alone: mend sources.yaml")
+    for label, least in LEAST.get(profile, {}).items():
+        count = (protocol["label"] == label).sum()
+        if count < least:
+            raise UserError(f"corpus: {count} utterances are {label}, {least} are needed: mend sources.yaml")
 
 
 def _finish(protocol: pd.DataFrame, work: Path, folder: Path) -> None:
@@ -300,8 +326,16 @@ def _finish(protocol: pd.DataFrame, work: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
     shutil.rmtree(work)
+
+
+def _report(protocol: pd.DataFrame, sources: dict) -> None:
     counts = protocol.groupby(["split", "label"]).size()
     print("corpus: " + ", ".join(f"{split} {count} {label}" for (split, label), count in counts.items()))
+    made = protocol["attack"].value_counts()
+    wanted = {attack: sum(entry["utterances"].values()) for attack, entry in sources["attacks"].items()}
+    short = [f"{name} {made.get(name, 0)} of {count}" for name, count in wanted.items() if made.get(name, 0) < count]
+    if short:
+        print(f"corpus: fewer than wanted, where texts or recordings were too few or too short: {', '.join(short)}")
 
 
 def _digest(profile: str) -> str:

@@ -83,16 +83,20 @@ def unpack(packages: dict[str, dict], into: Path) -> None:
         As `fetch`, or when a package cannot be compiled.
     """
     (into / "unpacked").mkdir(parents=True, exist_ok=True)
-    marks = {name: into / "unpacked" / _kept(name, package).name for name, package in packages.items()}
-    missing = {name: package for name, package in packages.items() if not marks[name].exists()}
+    missing = {name: package for name, package in packages.items() if not mark(name, package, into).exists()}
     files = fetch(missing)
 
     def one(name: str) -> None:
         _unpack(name, packages[name], files[name], into)
-        marks[name].touch()
+        mark(name, packages[name], into).touch()
 
     # Python sources compile for half a minute each: those first, on both cores.
     _each(one, sorted(missing, key=lambda name: files[name].suffix != ".gz"), 2, "corpus: unpacking")
+
+
+def mark(name: str, package: dict, into: Path) -> Path:
+    """File that says that a package is unpacked."""
+    return into / "unpacked" / _kept(name, package).name
 
 
 def _each(work: Callable[[str], None], names: Iterable[str], threads: int, doing: str) -> None:

@@ -25,15 +25,14 @@ def espeak(jobs: list[dict], tools: Path) -> None:
     program = tools / "debian/usr/bin/espeak-ng"
     for job in jobs:
         voice = f"{job['language']}+{job['voice']}"
-        subprocess.run([program, "-v", voice, "-w", job["out"], job["text"]], env=environment, check=True)
+        _run([program, "-v", voice, "-w", job["out"], job["text"]], environment)
 
 
 def flite(jobs: list[dict], tools: Path) -> None:
     """Flite, clustergen statistical synthesis."""
     for job in jobs:
         program = tools / "debian/usr/bin/flite"
-        command = [program, "-voice", job["voice"], "-t", job["text"], "-o", job["out"]]
-        subprocess.run(command, env=_debian(tools), check=True)
+        _run([program, "-voice", job["voice"], "-t", job["text"], "-o", job["out"]], _debian(tools))
 
 
 def festival(jobs: list[dict], tools: Path) -> None:
@@ -48,7 +47,7 @@ def festival(jobs: list[dict], tools: Path) -> None:
         with tempfile.NamedTemporaryFile("w", suffix=".scm", encoding="latin-1") as file:
             file.write("\n".join(script))
             file.flush()
-            subprocess.run([tools / "debian/usr/bin/festival", "-b", file.name], env=_debian(tools))
+            _run([tools / "debian/usr/bin/festival", "-b", file.name], _debian(tools), check=False)
 
 
 def pico(jobs: list[dict], tools: Path) -> None:
@@ -67,7 +66,7 @@ def piper(jobs: list[dict], tools: Path) -> None:
         texts = Path(room, "texts")
         texts.write_text("\n".join(job["text"] for job in jobs), "utf-8")
         command = [sys.executable, "-m", "piper", "-m", model, "-i", texts, "-d", Path(room, "out")]
-        subprocess.run([*command, "--noise-scale", "0", "--noise-w-scale", "0"], check=True, capture_output=True)
+        _run([*command, "--noise-scale", "0", "--noise-w-scale", "0"])
         files = sorted(Path(room, "out").iterdir(), key=lambda path: int(path.stem))  # named by a clock
         if len(files) == len(jobs):
             for job, file in zip(jobs, files, strict=True):
@@ -84,7 +83,7 @@ def kokoro(jobs: list[dict], tools: Path) -> None:
     environment = _debian(tools) | {"ESPEAK_DATA_PATH": str(_library(tools) / "espeak-ng-data")}
     for job in jobs:
         command = [tools / "debian/usr/bin/espeak-ng", "-q", "--ipa=1", "-v", job["language"], job["text"]]
-        said = subprocess.run(command, env=environment, capture_output=True, check=True).stdout.decode("utf-8")
+        said = _run(command, environment)
         phonemes = " ".join(said.replace("\u200d", "").replace("_", "").split())
         for ipa, own in KOKORO.items():
             phonemes = phonemes.replace(ipa, own)
@@ -197,6 +196,19 @@ def hifigan(jobs: list[dict], tools: Path) -> None:
 
 
 # ---- what they share
+
+
+def _run(command: list, environment: dict | None = None, check: bool = True) -> str:
+    """Runs another program, which complains where this one does; returns what it prints.
+
+    If it fails, this one ends with its status. If it was killed, with 128 and the signal's number, as a shell says it.
+    """
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    if done.returncode < 0:
+        sys.exit(128 - done.returncode)
+    if done.returncode and check:
+        sys.exit(done.returncode)
+    return done.stdout
 
 
 def _onnx(model: bytes):
