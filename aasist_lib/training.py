@@ -34,7 +34,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from aasist_lib import metrics, models, paths
+from aasist_lib import metrics, models, paths, provenance
 from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
 from aasist_lib.store import Store
@@ -128,6 +128,7 @@ def fit(store_folder, output, *, model: dict, train: dict, seed: int, threads: i
             "train": train,
             "seed": seed,
             "threads": threads,
+            "made_with": provenance.made_with(),
             "coefficients": store.coefficients,
             "channels": store.channels,
             "best_epoch": best["epoch"],

@@ -41,8 +41,10 @@ STAGE_OF = {
     if stage["cmd"].startswith("python -m aasist_lib.pipeline run ")
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# say where things are, what went wrong and how far it is: no result depends on them
-DECIDE_NOTHING = {f"aasist_lib/{name}.py" for name in ("__init__", "errors", "paths", "progress", "pipeline/params")}
+# say where things are, what went wrong and how far it is, and share work out: no result depends on them
+DECIDE_NOTHING = {
+    f"aasist_lib/{name}.py" for name in ("__init__", "errors", "paths", "progress", "workers", "pipeline/params")
+}
 # reading a store decodes and computes nothing: what store.py needs to write one matters to the stage that does
 ONLY_EXTRACT = {"aasist_lib/audio.py", "aasist_lib/corpora.py", "aasist_lib/features.py"}
 ENGINE = "aasist_lib/pipeline/engine.py"

@@ -8,9 +8,7 @@ the commit that contains it.
 import hashlib
 import json
 import os
-import platform
 import re
-from importlib import metadata
 from pathlib import Path
 
 import jinja2
@@ -18,12 +16,11 @@ import pandas as pd
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
-from aasist_lib import evaluation, plots
+from aasist_lib import evaluation, plots, provenance
 from aasist_lib.errors import UserError
 from aasist_lib.pipeline import params
 
 TEMPLATES = Path(__file__).with_name("templates")
-VERSIONS = ("python", "torch", "numpy", "librosa")
 
 # what the numbers of the headline table mean, for somebody who meets them for the first time
 MEANING = {
@@ -298,30 +295,9 @@ def _provenance(root: Path) -> list[tuple[str, str]]:
     general = params.load(root / "params.yaml")
     rows.append(("seed and threads", f"{general['seed']}, {general['threads']}"))
     # results may come out of DVC's cache: the network knows what made it, this process only what writes the page
-    made_with = _json(root / "models/network/network.json").get("made_with")
-    what = "trained" if made_with else "page written"
-    made_with = made_with or _environment()
-    rows.append((f"{what} with", ", ".join(f"{name} {made_with[name]}" for name in VERSIONS)))
-    rows.append((f"{what} on", made_with["processor"]))
-    return rows
-
-
-def _environment() -> dict[str, str]:
-    """What decides the last digits of a result here, beside seed and threads."""
-    versions = {name: metadata.version(name).partition("+")[0] for name in VERSIONS[1:]}
-    return versions | {"python": platform.python_version().rpartition(".")[0], "processor": _processor()}
-
-
-def _processor() -> str:
-    """Family and widest vector instructions: what decides the last digits of a sum, whichever machine of its kind."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.machine()
-    vendor = re.search(r"^vendor_id\s*: (.*)$", text, re.MULTILINE)
-    flags = re.search(r"^flags\s*: (.*)$", text, re.MULTILINE)
-    widest = next((name for name in ("avx512f", "avx2", "avx") if flags and name in flags[1].split()), None)
-    return ", ".join(filter(None, [platform.machine(), vendor and vendor[1], widest and widest.upper().rstrip("F")]))
+    made_with = _json(root / "models/network/network.json")["made_with"]
+    versions = ", ".join(f"{name} {made_with[name]}" for name in ("python", *provenance.LIBRARIES))
+    return [*rows, ("trained with", versions), ("trained on", made_with["processor"])]
 
 
 def _title(path: Path) -> str:
