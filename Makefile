@@ -14,8 +14,6 @@ export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
-# onnxruntime, which Lightning imports, reports to its maker otherwise
-export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: help install repro quick test lint lab strip readme lock clean
 

@@ -359,9 +359,7 @@ def build(features: dict) -> FrontEnd:
     kind, deltas = settings.pop("kind", "mfcc"), settings.pop("deltas", 0)
     if kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS, 1, 0)[0]
-        raise UserError(
-            f"features.kind: there is no {kind!r}; did you mean {near!r}? (known: {', '.join(KINDS)})"
-        )
+        raise UserError(f"features.kind: there is no {kind!r}; did you mean {near!r}? (known: {', '.join(KINDS)})")
     if deltas not in (0, 1, 2):
         raise UserError(f"features.deltas: {deltas!r} is not 0, 1 or 2")
     try:

@@ -157,7 +157,8 @@ def test_texts(tmp_path):
     game.mkdir(parents=True)
     (game / "dialogs_nl.lua").write_text(
         'dialogId("a-m-b", "font", "What kind of strange ship is that...?")\n'
-        'dialogStr("Wat is dit voor raar schip — zeg “het” (nu)…")\n', "utf-8"
+        'dialogStr("Wat is dit voor raar schip — zeg “het” (nu)…")\n',
+        "utf-8",
     )
     (game / "dialogs_fr.lua").write_text('dialogStr("- - Quel vaisseau étrange, là-bas !")\n', "utf-8")
     stamps = tmp_path / "usr/share/tuxpaint/stamps/coins"
@@ -372,7 +373,8 @@ def test_build(tmp_path, downloads):
     assert said[-1] == "stopped; the same command goes on from here" and len(said) <= 3, said
     clips = {
         Path(row["path"]): (next(two.glob("build/corpus/tiny-*")) / row["path"]).stat().st_mtime_ns
-        for path in done for row in json.loads(path.read_text("utf-8"))
+        for path in done
+        for row in json.loads(path.read_text("utf-8"))
     }
     subprocess.run(command, cwd=two, env=downloads, check=True)
     assert len(clips) > 50 and all((two / "corpus" / path).stat().st_mtime_ns == at for path, at in clips.items())

@@ -53,7 +53,8 @@ def run(clone):
     def run(*command, status=0):
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "AASIST_DOWNLOADS": str(ROOT / ".cache/downloads"), "DVC_NO_ANALYTICS": "1",
+            "AASIST_DOWNLOADS": str(ROOT / ".cache/downloads"),
+            "DVC_NO_ANALYTICS": "1",
         }
         done = subprocess.run(
             command, cwd=clone, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
@@ -69,7 +70,8 @@ def hashes(folder):
     assert len(files) > 20
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files if ".failed" not in path.parts
+        for path in files
+        if ".failed" not in path.parts
     }
 
 

