@@ -1,5 +1,6 @@
 """Every corpus format to one table of utterances, and the samples of it that notebooks show."""
 
+import warnings
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -208,13 +209,15 @@ def differences_from_librosa(store, root: Path | str, count: int = 20) -> pd.Ser
     Series
         utt_id -> largest absolute difference of a coefficient (dB), slopes left aside.
     """
-    import librosa  # takes seconds, and nothing else here needs it
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # a downloader among its parts wants other bars
+        from librosa.feature import mfcc  # takes seconds, and nothing else here needs it
 
     settings = store.features
     options = {name: settings[name] for name in ("n_mfcc", "n_fft", "hop_length", "n_mels")}
     differences = {}
     for row in np.unique(np.linspace(0, len(store) - 1, count).round().astype(int)):
         waveform = audio.read(Path(root) / store.table["path"][row], settings["sample_rate"])
-        reference = librosa.feature.mfcc(y=waveform, sr=settings["sample_rate"], **options)
+        reference = mfcc(y=waveform, sr=settings["sample_rate"], **options)
         differences[store.table["utt_id"][row]] = np.abs(store.read(row)[: settings["n_mfcc"]] - reference).max()
     return pd.Series(differences)

@@ -98,7 +98,12 @@ def fit(store_folder, output, *, model: dict, train: dict, seed: int, threads: i
         name, options = model.get("name", ""), {k: v for k, v in model.items() if k != "name"}
         network = models.build(name, **options, coefficients=store.coefficients, channels=store.channels)
         if settings.init_from:
-            _start_from(network, paths.root() / settings.init_from)
+            start = (paths.root() / settings.init_from).resolve()
+            if start == Path(output).resolve():
+                raise UserError(
+                    f"train.init_from: {settings.init_from} is what this run replaces: copy it first, and name the copy"
+                )
+            _start_from(network, start)
         module = Training(network, store, settings, seed)
         checkpoint = Checkpoint(checkpoints, _key(store, network, settings, seed, threads))
         module.history = checkpoint.history()

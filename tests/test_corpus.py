@@ -4,6 +4,7 @@
 |---|---|
 | sources.yaml: packages pinned and licensed, every speaker in one split, sizes as promised | test_sources_* |
 | related systems are on the same side | test_related_systems |
+| copies take each speaker in turn, and go on where the kind before them stopped | test_copies_* |
 | people are recorded through the same chains that spoofs pass | test_chains |
 | treat: rate, band, level, edges, length, floor; same bytes again; too short is refused | test_treat* |
 | through: every chain gives the same speech back, changed | test_through |
@@ -85,6 +86,18 @@ def test_chains():
     assert {human["chain"] for human in SOURCES["humans"].values()} == set(treat.CHAINS)
     evaluated = {human["chain"] for human in SOURCES["humans"].values() if human["split"] == "eval"}
     assert evaluated <= {human["chain"] for human in SOURCES["humans"].values() if human["split"] == "train"}
+
+
+def test_copies_are_of_all_speakers_in_turn():
+    rows = [
+        {"utt_id": f"{name}-{i}", "speaker": name, "split": split, "language": "", "source": name, "codec": ""}
+        for split, name, count in (("train", "ann", 6), ("train", "bob", 2), ("eval", "eve", 9)) for i in range(count)
+    ]  # fmt: skip
+    first, second = build._copies(rows, "train", 4), build._copies(rows, "train", 6, skip=4)
+    assert [job["speaker"] for job in first] == ["ann", "bob", "ann", "bob"]
+    taken, others = ([job["pair_id"] for job in jobs] for jobs in (first, second))
+    assert len(set(taken + others)) == 8 and others[-2:] == taken[:2]  # again from the start when all have a copy
+    assert build._copies(rows, "train", 4, skip=8) == first
 
 
 def test_profile_is_refused_by_name():

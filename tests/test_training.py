@@ -456,6 +456,8 @@ def test_shapes_that_differ_are_named(store, trained, tmp_path):
         fit(store, tmp_path, model={"width": 24}, init_from=str(trained[0]))
     with pytest.raises(UserError, match="nowhere.*missing"):
         fit(store, tmp_path, init_from=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="is what this run replaces: copy it first"):
+        fit(store, tmp_path, init_from=str(tmp_path / "network"))
 
 
 def test_frozen_convolutions(store, trained, tmp_path):
