@@ -283,7 +283,7 @@ def _provenance(root: Path) -> list[tuple[str, str]]:
     rows = []
     lock = root / "dvc.lock"
     stages = YAML(typ="safe").load(lock)["stages"] if lock.is_file() else {}
-    for dep in stages.get("extract", {}).get("deps", []):
+    for dep in stages.get("extract", {}).get("deps", []):  # the data that these features came from
         if dep["path"] == "data":
             rows.append(("data", f"md5 {dep['md5']}"))
     for stage in ("extract", "train", "calibrate", "evaluate"):
