@@ -227,7 +227,9 @@ def _library(tools: Path) -> Path:
 
 def _debian(tools: Path) -> dict:
     """Environment of Debian's programs: their libraries, and no settings of the person's own."""
-    libraries = os.pathsep.join([str(_library(tools)), str(_library(tools) / "pulseaudio")])
+    usual = _library(tools)
+    folders = [usual, usual / "pulseaudio", tools / "debian/lib" / usual.name]
+    libraries = os.pathsep.join(str(folder) for folder in folders)
     return {"LD_LIBRARY_PATH": libraries, "HOME": str(tools), "PATH": os.environ["PATH"]}
 
 
