@@ -16,12 +16,16 @@ Brümmer and du Preez 2006 (Cllr and its minimum by pool-adjacent-violators); Ow
 clusters).
 """
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import isotonic_regression
+from scipy.stats import norm, t
 
 from aasist_lib.errors import UserError
 
@@ -56,7 +60,10 @@ class DET:
 
     def eer(self) -> EER:
         """Mean of the two rates at the point where they are closest: not interpolated, as in ASVspoof."""
-        best = np.argmin(np.abs(self.bonafide_rejected - self.spoof_accepted))
+        # one rate rises and the other falls, so the closest point is one of the two around the crossing
+        after = int(np.searchsorted(self.bonafide_rejected - self.spoof_accepted, 0))
+        points = np.arange(max(after - 1, 0), min(after + 1, len(self.thresholds)))
+        best = points[np.argmin(np.abs(self.bonafide_rejected[points] - self.spoof_accepted[points]))]
         value = (self.bonafide_rejected[best] + self.spoof_accepted[best]) / 2
         return EER(float(value), float(self.thresholds[best]))
 
@@ -68,6 +75,115 @@ class DET:
     def auc(self) -> float:
         """See `metrics.auc`."""
         return float(np.trapezoid(self.bonafide_rejected - 1, self.spoof_accepted))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many trials of each class have each score: all that any metric here needs to know.
+
+    A bootstrap sample has the same scores with other counts, so that nothing is sorted again. Every method is the
+    function of this module of the same name, which documents it.
+
+    Attributes
+    ----------
+    scores : (k,) distinct, ascending.
+    bonafide, spoof : (k,) how many trials of each class, not negative.
+    """
+
+    scores: np.ndarray
+    bonafide: np.ndarray
+    spoof: np.ndarray
+
+    @classmethod
+    def of(cls, bonafide, spoof) -> "Counts":
+        """Of (n,) bona fide and (m,) spoofed scores; `UserError` for a missing class or a NaN."""
+        bonafide, spoof = _checked(bonafide, spoof)
+        scores, rows = _distinct(np.concatenate([bonafide, spoof]))
+        return cls(scores, *(np.bincount(i, minlength=len(scores)) for i in np.split(rows, [len(bonafide)])))
+
+    @property
+    def tied(self) -> float:
+        """Share of the trials that have their score in common with another trial, a fraction."""
+        together = self.bonafide + self.spoof
+        return float(together[together > 1].sum() / together.sum())
+
+    def det(self) -> DET:
+        rejected, found = np.cumsum(self.bonafide, dtype=float), np.cumsum(self.spoof, dtype=float)
+        return DET(
+            np.append(self.scores[0] - 0.001, self.scores),
+            np.append(0.0, rejected / rejected[-1]),
+            np.append(1.0, (found[-1] - found) / found[-1]),
+        )
+
+    def eer(self) -> EER:
+        return self.det().eer()
+
+    def auc(self) -> float:
+        return self.det().auc()
+
+    def min_dcf(self, prior_spoof=0.05, cost_miss=1.0, cost_false_alarm=10.0) -> MinCost:
+        return self.det().min_dcf(prior_spoof, cost_miss, cost_false_alarm)
+
+    def act_dcf(self, prior_spoof=0.05, cost_miss=1.0, cost_false_alarm=10.0) -> float:
+        miss, false_alarm = _dcf_weights(prior_spoof, cost_miss, cost_false_alarm)
+        _, rejected, accepted, _ = self._at(-np.log(miss / false_alarm))
+        return float(miss * rejected / self.bonafide.sum() + false_alarm * accepted / self.spoof.sum())
+
+    def cllr(self) -> float:
+        # log(1 + e^x) without overflow
+        bits = self.bonafide @ np.logaddexp(0, -self.scores) / self.bonafide.sum()
+        bits += self.spoof @ np.logaddexp(0, self.scores) / self.spoof.sum()
+        return float(bits / (2 * np.log(2)))
+
+    def min_cllr(self) -> float:
+        bonafide, spoof, share, _ = self._pav()
+        odds = spoof.sum() / bonafide.sum()
+        real, fake = bonafide > 0, spoof > 0
+        bits = bonafide[real] @ np.log2(1 + (1 - share[real]) / share[real] / odds) / bonafide.sum()
+        bits += spoof[fake] @ np.log2(1 + share[fake] / (1 - share[fake]) * odds) / spoof.sum()
+        return float(bits / 2)
+
+    def rocch_eer(self) -> float:
+        bonafide, spoof, _, corners = self._pav()
+        rejected = np.append(0, np.cumsum(bonafide))[corners] / bonafide.sum()
+        accepted = 1 - np.append(0, np.cumsum(spoof))[corners] / spoof.sum()
+        after = np.argmax(rejected >= accepted)  # the rates cross between this corner and the one before
+        (x0, x1), (y0, y1) = rejected[after - 1 : after + 1], accepted[after - 1 : after + 1]
+        return float(x0 + (x1 - x0) * (y0 - x0) / ((y0 - x0) + (x1 - y1)))
+
+    def confusion(self, threshold: float) -> dict[str, int]:
+        return dict(zip(("tp", "fp", "fn", "tn"), map(int, self._at(threshold)), strict=True))
+
+    def rates(self, threshold: float) -> dict[str, float]:
+        tp, fp, fn, tn = self._at(threshold)
+        return {
+            "accuracy": float((tp + tn) / (tp + fp + fn + tn)),
+            "precision": float(tp / max(tp + fp, 1)),
+            "recall": float(tp / (tp + fn)),
+            "f1": float(2 * tp / (2 * tp + fp + fn)),
+            "bonafide_rejected": float(fp / (fp + tn)),
+            "spoof_accepted": float(fn / (tp + fn)),
+        }
+
+    def _at(self, threshold: float):
+        """Trials at a threshold: spoofs below it, bona fide below it, spoofs from it on, bona fide from it on."""
+        if np.isnan(threshold):
+            raise UserError("the threshold is not a number: calibrate first")
+        below = np.searchsorted(self.scores, threshold)
+        tp, fp = self.spoof[:below].sum(), self.bonafide[:below].sum()
+        return tp, fp, self.spoof[below:].sum(), self.bonafide[below:].sum()
+
+    def _pav(self):
+        """Pool adjacent violators over the distinct scores, ascending.
+
+        Returns trials of each class at each score, the share of bona fide fitted there, and where the pools begin
+        and end: the corners of the convex hull of the ROC curve.
+        """
+        total = self.bonafide + self.spoof
+        drawn = total > 0
+        bonafide, spoof, total = self.bonafide[drawn], self.spoof[drawn], total[drawn]
+        fit = isotonic_regression(bonafide / total, weights=total)
+        return bonafide, spoof, fit.x, fit.blocks
 
 
 def det(bonafide, spoof, ties: str = "grouped") -> DET:
@@ -92,20 +208,12 @@ def det(bonafide, spoof, ties: str = "grouped") -> DET:
     """
     if ties not in ("grouped", "reference"):
         raise UserError(f"ties: {ties!r} is not one of grouped, reference")
-    bonafide, spoof = _checked(bonafide, spoof)
-    scores = np.concatenate([bonafide, spoof])
-    order = np.argsort(scores, kind="stable")  # timsort: nearly free on the sorted samples of the bootstrap
-    scores = scores[order]
-    rejected = np.cumsum(order < len(bonafide))  # bona fide among the i lowest scores
-    index = np.arange(len(scores))
-    if ties == "grouped":
-        index = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # last trial of each score
-    rejected, scores = rejected[index], scores[index]
-    return DET(
-        np.append(scores[0] - 0.001, scores),
-        np.append(0.0, rejected / len(bonafide)),
-        np.append(1.0, (len(spoof) - (index + 1 - rejected)) / len(spoof)),
-    )
+    counts = Counts.of(bonafide, spoof)
+    if ties == "reference":  # a row a trial
+        each = np.stack([counts.bonafide, counts.spoof], axis=1).ravel()
+        is_bonafide = np.repeat(np.tile([1, 0], len(counts.scores)), each)
+        counts = Counts(np.repeat(np.repeat(counts.scores, 2), each), is_bonafide, 1 - is_bonafide)
+    return counts.det()
 
 
 def eer(bonafide, spoof, ties: str = "grouped") -> EER:
@@ -132,17 +240,13 @@ def eer(bonafide, spoof, ties: str = "grouped") -> EER:
 def rocch_eer(bonafide, spoof) -> float:
     """Equal error rate on the convex hull of the ROC curve (Brümmer and du Preez 2006), a fraction.
 
-    Never above 0.5: it hides an inverted detector.
+    Never above 0.5: it hides an inverted detector. The hull crosses the diagonal between two thresholds, so it has
+    none of its own.
 
     >>> round(rocch_eer([0.5, 1, 2, 3], [-3, -1, 0, 1.5]), 6)
     0.166667
     """
-    n_bonafide, n_spoof, _, corners = _pav(bonafide, spoof)
-    rejected = np.append(0, np.cumsum(n_bonafide))[corners] / n_bonafide.sum()
-    accepted = 1 - np.append(0, np.cumsum(n_spoof))[corners] / n_spoof.sum()
-    after = np.argmax(rejected >= accepted)  # the rates cross between this corner and the one before
-    (x0, x1), (y0, y1) = rejected[after - 1 : after + 1], accepted[after - 1 : after + 1]
-    return float(x0 + (x1 - x0) * (y0 - x0) / ((y0 - x0) + (x1 - y1)))
+    return Counts.of(bonafide, spoof).rocch_eer()
 
 
 def auc(bonafide, spoof) -> float:
@@ -151,7 +255,7 @@ def auc(bonafide, spoof) -> float:
     >>> auc([1, 2], [0, 1])
     0.875
     """
-    return det(bonafide, spoof).auc()
+    return Counts.of(bonafide, spoof).auc()
 
 
 def min_dcf(bonafide, spoof, prior_spoof=0.05, cost_miss=1.0, cost_false_alarm=10.0) -> MinCost:
@@ -176,7 +280,7 @@ def min_dcf(bonafide, spoof, prior_spoof=0.05, cost_miss=1.0, cost_false_alarm=1
     UserError
         A class is missing, a score is not a number, or the prior or a cost is out of range.
     """
-    return det(bonafide, spoof).min_dcf(prior_spoof, cost_miss, cost_false_alarm)
+    return Counts.of(bonafide, spoof).min_dcf(prior_spoof, cost_miss, cost_false_alarm)
 
 
 def act_dcf(bonafide, spoof, prior_spoof=0.05, cost_miss=1.0, cost_false_alarm=10.0) -> float:
@@ -189,10 +293,7 @@ def act_dcf(bonafide, spoof, prior_spoof=0.05, cost_miss=1.0, cost_false_alarm=1
     bonafide, spoof : (n,) and (m,) natural-log likelihood ratios.
     prior_spoof, cost_miss, cost_false_alarm : as in `min_dcf`, which also says what is raised.
     """
-    bonafide, spoof = _checked(bonafide, spoof)
-    miss, false_alarm = _dcf_weights(prior_spoof, cost_miss, cost_false_alarm)
-    threshold = -np.log(miss / false_alarm)
-    return float(miss * np.mean(bonafide < threshold) + false_alarm * np.mean(spoof >= threshold))
+    return Counts.of(bonafide, spoof).act_dcf(prior_spoof, cost_miss, cost_false_alarm)
 
 
 def cllr(bonafide, spoof) -> float:
@@ -207,9 +308,7 @@ def cllr(bonafide, spoof) -> float:
     >>> cllr([0, 0], [0])
     1.0
     """
-    bonafide, spoof = _checked(bonafide, spoof)
-    bits = np.mean(np.logaddexp(0, -bonafide)) + np.mean(np.logaddexp(0, spoof))  # log(1 + e^x), no overflow
-    return float(bits / (2 * np.log(2)))
+    return Counts.of(bonafide, spoof).cllr()
 
 
 def min_cllr(bonafide, spoof) -> float:
@@ -217,12 +316,7 @@ def min_cllr(bonafide, spoof) -> float:
 
     The calibration is that of pool-adjacent-violators (Brümmer and du Preez 2006); any scores will do.
     """
-    n_bonafide, n_spoof, share, _ = _pav(bonafide, spoof)
-    odds = n_spoof.sum() / n_bonafide.sum()
-    real, fake = n_bonafide > 0, n_spoof > 0
-    bits = n_bonafide[real] @ np.log2(1 + (1 - share[real]) / share[real] / odds) / n_bonafide.sum()
-    bits += n_spoof[fake] @ np.log2(1 + share[fake] / (1 - share[fake]) * odds) / n_spoof.sum()
-    return float(bits / 2)
+    return Counts.of(bonafide, spoof).min_cllr()
 
 
 def confusion(bonafide, spoof, threshold: float) -> dict[str, int]:
@@ -241,11 +335,7 @@ def confusion(bonafide, spoof, threshold: float) -> dict[str, int]:
     >>> confusion([0.5, 1, 2, 3], [-3, -1, 0, 1.5], threshold=0.75)
     {'tp': 3, 'fp': 1, 'fn': 1, 'tn': 3}
     """
-    bonafide, spoof = _checked(bonafide, spoof)
-    if np.isnan(threshold):
-        raise UserError("the threshold is not a number: calibrate first")
-    tp, fp = int(np.sum(spoof < threshold)), int(np.sum(bonafide < threshold))
-    return {"tp": tp, "fp": fp, "fn": len(spoof) - tp, "tn": len(bonafide) - fp}
+    return Counts.of(bonafide, spoof).confusion(threshold)
 
 
 def rates(bonafide, spoof, threshold: float) -> dict[str, float]:
@@ -264,15 +354,7 @@ def rates(bonafide, spoof, threshold: float) -> dict[str, float]:
     UserError
         A class is missing, or a score or the threshold is not a number.
     """
-    tp, fp, fn, tn = confusion(bonafide, spoof, threshold).values()
-    return {
-        "accuracy": (tp + tn) / (tp + fp + fn + tn),
-        "precision": tp / max(tp + fp, 1),
-        "recall": tp / (tp + fn),
-        "f1": 2 * tp / (2 * tp + fp + fn),
-        "bonafide_rejected": fp / (fp + tn),
-        "spoof_accepted": fn / (tp + fn),
-    }
+    return Counts.of(bonafide, spoof).rates(threshold)
 
 
 class ASVRates(NamedTuple):
@@ -297,18 +379,25 @@ def asv_rates(target, spoof, nontarget) -> ASVRates:
     return ASVRates(accepted[0], float(np.mean(target < threshold)), accepted[1])
 
 
-def min_tdcf(bonafide, spoof, asv: ASVRates, year: int = 2021) -> MinCost:
+# of the right speaker, a spoof, another speaker; and of the right one rejected, a spoof and another one accepted
+PRIORS, COSTS = (0.9405, 0.05, 0.0095), (1.0, 10.0, 10.0)
+
+
+def min_tdcf(bonafide, spoof, asv: ASVRates, year: int = 2021, *, priors=PRIORS, costs=COSTS) -> MinCost:
     """Lowest normalised tandem cost of this detector in front of a speaker verifier with the errors `asv`.
 
     year 2021: (C0 + C1 P_rejected + C2 P_accepted) / (C0 + min(C1, C2)), also ASVspoof 5's; 2019: the first
-    form, without C0. Priors .9405 target, .0095 nontarget, .05 spoof; costs 1 for a miss, 10 for the others
+    form, without C0. With priors and costs of (target, spoof, nontarget):
+    C0 = p_tar c_tar miss + p_non c_non false_alarm, C1 = p_tar c_tar - C0, C2 = p_spoof c_spoof spoof_false_alarm
     (Kinnunen et al. 2018 and 2020).
 
     Parameters
     ----------
     bonafide, spoof : (n,) and (m,) scores of the detector.
-    asv : what `asv_rates` gave.
+    asv : what `asv_rates` gave for the verifier's scores of the same corpus and split: those of another say nothing.
     year : 2019 or 2021.
+    priors : of the right speaker, of a spoof, of another speaker; ASVspoof's by default.
+    costs : of the right speaker rejected, of a spoof and of another speaker accepted.
 
     Returns
     -------
@@ -318,22 +407,26 @@ def min_tdcf(bonafide, spoof, asv: ASVRates, year: int = 2021) -> MinCost:
     Raises
     ------
     UserError
-        A class is missing, a score is not a number, or there is no such year.
+        A class is missing, a score is not a number, there is no such year, or the verifier is so poor that no
+        detector could help it.
     """
     if year not in (2019, 2021):
         raise UserError(f"year: {year!r} is not one of 2019, 2021")
-    of_asv = 0.9405 * asv.miss, 0.0095 * 10 * asv.false_alarm
-    c0 = sum(of_asv) if year == 2021 else 0.0
-    c1, c2 = 0.9405 - sum(of_asv), 0.05 * 10 * asv.spoof_false_alarm
+    target, spoofed, nontarget = np.multiply(priors, costs)
+    c0 = target * asv.miss + nontarget * asv.false_alarm
+    c1, c2 = target - c0, spoofed * asv.spoof_false_alarm
+    if min(c1, c2) <= 0:
+        raise UserError("t-DCF: this speaker verifier errs too much, or accepts no spoof: no detector can help it")
+    c0 = c0 if year == 2021 else 0.0
     curve = det(bonafide, spoof)
-    costs = c0 + c1 * curve.bonafide_rejected + c2 * curve.spoof_accepted
-    return _lowest(costs / (c0 + min(c1, c2)), curve.thresholds)
+    costs_there = c0 + c1 * curve.bonafide_rejected + c2 * curve.spoof_accepted
+    return _lowest(costs_there / (c0 + min(c1, c2)), curve.thresholds)
 
 
-def a_dcf(target, spoof, nontarget, *, priors=(0.9, 0.05, 0.05), costs=(1.0, 20.0, 10.0)) -> MinCost:
+def a_dcf(target, spoof, nontarget, *, priors=PRIORS, costs=COSTS) -> MinCost:
     """Lowest normalised cost of one system that verifies the speaker and rejects spoofs (Shim et al. 2024).
 
-    ASVspoof 5 uses priors (.9405, .05, .0095) and costs (1, 10, 10).
+    Priors and costs are those of ASVspoof 5; the authors' own are (.9, .05, .05) and (1, 20, 10).
 
     Parameters
     ----------
@@ -361,8 +454,20 @@ def a_dcf(target, spoof, nontarget, *, priors=(0.9, 0.05, 0.05), costs=(1.0, 20.
     return _lowest(cost / min(miss, from_spoof + from_nontarget), thresholds)
 
 
+Statistics = Callable[[Counts], Mapping[str, float]]
+
+
+class Difference(NamedTuple):
+    """What a second system has more than a first, its interval, and how likely it is that the second has less."""
+
+    value: float
+    low: float
+    high: float
+    probability: float
+
+
 def bootstrap(
-    statistics: Callable[[np.ndarray, np.ndarray], Mapping[str, float]],
+    statistics: Statistics,
     bonafide,
     spoof,
     *,
@@ -375,14 +480,15 @@ def bootstrap(
 
     Parameters
     ----------
-    statistics : function of (bona fide scores, spoof scores), both sorted, to a dict of numbers.
+    statistics : function of `Counts` to a dict of numbers.
+    bonafide, spoof : (n,) and (m,) scores.
     clusters : None draws trials independently of each other. Otherwise factors by name, each with the group
         of every bona fide and of every spoofed trial (None: does not apply), such as
         ``{"speaker": (bonafide_speakers, spoof_speakers), "attack": (None, attacks)}``. The groups of each
         factor are drawn with replacement; a trial counts as often as the product of the counts of its groups.
         Trials of one speaker or attack resemble each other, so these intervals tell what other speakers and
         attacks of this sort would give, where independent draws only tell what more of the same would.
-    replicates, seed, level : number of samples, seed of their random generator, coverage.
+    replicates, seed, level : number of samples, seed of their random generators, coverage.
 
     Raises
     ------
@@ -392,31 +498,119 @@ def bootstrap(
 
     Notes
     -----
-    Groups with bona fide trials are drawn apart from those without, so that every sample has as many human
-    speakers as the data; a sample left without spoofs is drawn again. A trial with an empty name is a group
-    of its own. A class of one group is drawn trial by trial, which understates its uncertainty.
+    Groups with bona fide trials are drawn apart from those without. A sample left without spoofs is drawn again. A
+    trial with an empty name is a group of its own. A class of one group is drawn trial by trial, which understates
+    its uncertainty.
 
-    >>> bootstrap(lambda b, s: {"eer": eer(b, s).value}, range(4), range(-2, 2), replicates=200)
-    {'eer': (0.0, 0.5)}
+    The plain percentile bootstrap is too narrow where groups are few: with 5 speakers and 4 attacks its "95 %"
+    covered 85 % in a simulation. Two corrections bring that to 94 to 97 % for 5 to 40 groups: of G groups G - 1 are
+    drawn, which makes the variance of a mean what it should be (Rao and Wu 1988), and the quantiles are those of
+    Student's t with G - 1 degrees of freedom in place of the normal's (Hesterberg 2015), G being that of the factor
+    that has the fewest.
+
+    >>> low, high = bootstrap(lambda counts: {"auc": counts.auc()}, range(40), range(-20, 20))["auc"]
+    >>> low < auc(range(40), range(-20, 20)) < high
+    True
     """
-    classes = _checked(bonafide, spoof)
-    orders = [np.argsort(scores, kind="stable") for scores in classes]
-    ranked = [scores[order] for scores, order in zip(classes, orders, strict=True)]
+    found, ends = _replicated(statistics, [(bonafide, spoof)], clusters, replicates, seed, level)
+    return {name: _interval([one[name] for (one,) in found], ends) for name in found[0][0]}
+
+
+def paired(
+    statistics: Statistics,
+    first: tuple,
+    second: tuple,
+    *,
+    clusters: Mapping[str, tuple] | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Difference]:
+    """How much two systems differ on the same trials, each sample drawn for both: name -> `Difference`.
+
+    Much of what makes a metric uncertain, easy and hard speakers and attacks, is the same for both systems and
+    drops out of their difference.
+
+    Parameters
+    ----------
+    statistics : function of `Counts` to a dict of numbers, of which less is better.
+    first, second : (bona fide scores, spoof scores) of each system, trial by trial in the same order.
+    clusters, replicates, seed, level : as in `bootstrap`.
+
+    Returns
+    -------
+    dict
+        Difference: second minus first, its interval, and the share of samples in which the second has less
+        (half of those in which they are equal).
+
+    Raises
+    ------
+    UserError
+        As `bootstrap`, and when the systems have not as many trials of each class.
+
+    >>> scores, better = ([1, 2, 3], [0, 1, 2]), ([1, 2, 3], [0, 0, 0])
+    >>> paired(lambda counts: {"eer": counts.eer().value}, scores, better)["eer"].probability > 0.9
+    True
+    """
+    for name, one, other in zip(("bona fide", "spoofed"), first, second, strict=True):
+        if len(one) != len(other):
+            raise UserError(f"paired: {len(one)} {name} trials of the first system, {len(other)} of the second")
+    found, ends = _replicated(statistics, [first, second], clusters, replicates, seed, level)
+    whole = [statistics(Counts.of(*system)) for system in (first, second)]
+    differences = {}
+    for name in whole[0]:
+        more = np.array([two[name] - one[name] for one, two in found])
+        better = float(np.mean(more < 0) + np.mean(more == 0) / 2)
+        differences[name] = Difference(float(whole[1][name] - whole[0][name]), *_interval(more, ends), better)
+    return differences
+
+
+def _interval(values, ends) -> tuple[float, float]:
+    return tuple(np.quantile(values, ends).tolist())
+
+
+def _replicated(statistics, systems, clusters, replicates, seed, level):
+    """Statistics of every system on each sample, the same trials for all systems; which quantiles are the ends."""
+    systems = [_checked(*system) for system in systems]
+    # the order in which trials come decides nothing
+    orders = [np.lexsort([scores[i] for scores in reversed(systems)]) for i in (0, 1)]
     factors = [_factor(names, orders) for names in (clusters or {}).values()]
     factors = [factor for factor in factors if any(groups is not None for groups in factor[1])]
-    rng = np.random.default_rng(seed)
-    found = []
-    while len(found) < replicates:
+    sizes = [len(order) for order in orders]
+    rows = []  # of each system: distinct scores, and which of them a trial of each class has
+    for scores in systems:
+        distinct, row = _distinct(np.concatenate([x[order] for x, order in zip(scores, orders, strict=True)]))
+        rows.append((distinct, *np.split(row, [sizes[0]])))
+
+    def one(number: int):
+        rng = np.random.default_rng((seed, number))
         for _ in range(100):
-            counts = _draw(rng, factors, ranked)
-            if counts[0].any() and counts[1].any():
+            drawn = _draw(rng, factors, sizes)
+            if drawn[0].any() and drawn[1].any():
                 break
         else:
             raise UserError("too few speakers and attacks to draw samples from: use clusters=None")
-        # sorted scores stay sorted when repeated, so that no statistic has to sort from scratch
-        found.append(statistics(*(np.repeat(x, count) for x, count in zip(ranked, counts, strict=True))))
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    return {name: tuple(np.quantile([one[name] for one in found], ends).tolist()) for name in found[0]}
+        return [
+            statistics(Counts(scores, *map(partial(np.bincount, minlength=len(scores)), of_class, drawn)))
+            for scores, *of_class in rows
+        ]
+
+    groups = min([max(map(len, strata)) for strata, _ in factors] or sizes)
+    tail = norm.cdf(t.ppf((1 - level) / 2, groups - 1)) if groups > 1 else (1 - level) / 2
+    if sum(sizes) < 50_000:  # threads would only wait for each other
+        return [one(number) for number in range(replicates)], (tail, 1 - tail)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # numpy lets go of the lock in long operations
+        return list(pool.map(one, range(replicates))), (tail, 1 - tail)
+
+
+def _distinct(scores):
+    """Distinct scores, ascending, and for each trial which one it has."""
+    order = np.argsort(scores)
+    ranked = scores[order]
+    new = np.append(True, ranked[1:] != ranked[:-1])
+    rows = np.empty(len(scores), dtype=np.int64)
+    rows[order] = np.cumsum(new) - 1
+    return ranked[new], rows
 
 
 def _factor(names, orders):
@@ -424,7 +618,7 @@ def _factor(names, orders):
     names = [np.asarray([] if given is None else given, dtype=object).astype(str) for given in names]
     flat = np.concatenate(names)
     unnamed = flat == ""
-    flat = np.where(unnamed, [f"\n{i}" for i in range(len(flat))], flat)
+    flat = np.where(unnamed, [f"\n{i}" for i in range(len(flat))], flat) if unnamed.any() else flat
     groups = np.unique(flat, return_inverse=True)[1]
     of_class = np.split(groups, [len(names[0])])
     strata = [np.unique(of_class[0]), np.setdiff1d(groups, of_class[0])]
@@ -435,31 +629,32 @@ def _factor(names, orders):
     return strata, of_class
 
 
-def _draw(rng, factors, ranked):
+def _draw(rng, factors, sizes):
     """How often every trial of each class counts in one bootstrap sample."""
     counts = [None, None]
     for strata, of_class in factors:
         drawn = np.zeros(sum(map(len, strata)), dtype=np.int64)
         for groups in filter(len, strata):
-            drawn[groups] = _resample(rng, len(groups))
+            drawn[groups] = _resample(rng, len(groups), max(len(groups) - 1, 1))
         for i, groups in enumerate(of_class):
             if groups is not None:
                 counts[i] = drawn[groups] * (1 if counts[i] is None else counts[i])
-    return [_resample(rng, len(x)) if n is None else n for x, n in zip(ranked, counts, strict=True)]
+    return [_resample(rng, size, size) if n is None else n for size, n in zip(sizes, counts, strict=True)]
 
 
-def _resample(rng, n):
-    return np.bincount(rng.integers(n, size=n), minlength=n)
+def _resample(rng, n, draws):
+    return np.bincount(rng.integers(n, size=draws), minlength=n)
 
 
 def _checked(bonafide, spoof):
-    """Both classes as float64 vectors, neither empty, no score NaN."""
+    """Both classes as float64 vectors, neither empty, all finite."""
     arrays = [np.asarray(scores, dtype=np.float64).ravel() + 0.0 for scores in (bonafide, spoof)]  # no -0.0
     for name, scores in zip(("bona fide", "spoofed"), arrays, strict=True):
         if not len(scores):
             raise UserError(f"no {name} scores: a metric needs trials of both classes")
-        if np.isnan(scores).any():
-            raise UserError(f"{np.isnan(scores).sum()} of {len(scores)} {name} scores are not numbers")
+        wrong = len(scores) - np.isfinite(scores).sum()
+        if wrong:
+            raise UserError(f"{wrong} of {len(scores)} {name} scores are not finite numbers")
     return arrays
 
 
@@ -474,17 +669,3 @@ def _dcf_weights(prior_spoof, cost_miss, cost_false_alarm):
 def _lowest(costs, thresholds):
     best = np.argmin(costs)
     return MinCost(float(costs[best]), float(thresholds[best]))
-
-
-def _pav(bonafide, spoof):
-    """Pool adjacent violators over the distinct scores, ascending.
-
-    Returns trials of each class at each score, the share of bona fide fitted there, and where the pools begin
-    and end: the corners of the convex hull of the ROC curve.
-    """
-    bonafide, spoof = _checked(bonafide, spoof)
-    scores, index = np.unique(np.concatenate([bonafide, spoof]), return_inverse=True)
-    n_bonafide, n_spoof = (np.bincount(i, minlength=len(scores)) for i in np.split(index, [len(bonafide)]))
-    total = n_bonafide + n_spoof
-    fit = isotonic_regression(n_bonafide / total, weights=total)
-    return n_bonafide, n_spoof, fit.x, fit.blocks
