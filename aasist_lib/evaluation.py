@@ -23,6 +23,7 @@ CONDITIONS = {"known": "Known attacks", "unseen": "Unseen attacks", "all": "All 
 # key of headline() -> what it is called in a table for people, and whether it is shown in percent
 MEASURES = {
     "eer": ("Equal error rate (%)", True),
+    "rocch_eer": ("Equal error rate on the convex hull (%)", True),
     "bonafide_rejected": ("Real voices called fake (%)", True),
     "spoof_accepted": ("Fakes let through (%)", True),
     "accuracy": ("Accuracy (%)", True),
@@ -65,6 +66,11 @@ def select(scores: pd.DataFrame, condition: str = "all") -> pd.DataFrame:
     return scores[(scores["label"] == "bonafide") | (scores["condition"] == condition)]
 
 
+def scored(scores: pd.DataFrame) -> pd.DataFrame:
+    """The trials whose llr is a finite number; `alarms` tells how many are not."""
+    return scores[np.isfinite(scores["llr"].to_numpy(float))]
+
+
 def _apart(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Trials by condition: known and unseen where there are such spoofs, all where spoofs have no condition."""
     found = set(scores.loc[scores["label"] == "spoof", "condition"])
@@ -88,7 +94,7 @@ def split_classes(scores: pd.DataFrame, column: str = "llr") -> tuple[np.ndarray
 def measures(
     bonafide, spoof, *, prior_spoof: float = 0.05, cost_miss: float = 1.0, cost_false_alarm: float = 10.0
 ) -> dict[str, float]:
-    """EER, AUC, minDCF, actDCF, Cllr, minCllr: what needs no threshold to be chosen.
+    """EER, ROCCH-EER, AUC, minDCF, actDCF, Cllr, minCllr: what needs no threshold to be chosen.
 
     Parameters
     ----------
@@ -98,28 +104,32 @@ def measures(
     Returns
     -------
     dict
-        Keys of `MEASURES`; EER and AUC are fractions, Cllr and minCllr bits.
+        Keys of `MEASURES`; EER, ROCCH-EER and AUC are fractions, Cllr and minCllr bits.
 
     Raises
     ------
     UserError
         A class is missing, a score is not a number, or the costs make no sense.
     """
-    costs = prior_spoof, cost_miss, cost_false_alarm
-    curve = metrics.det(bonafide, spoof)  # one curve serves three of them
+    return _measures(metrics.Counts.of(bonafide, spoof), (prior_spoof, cost_miss, cost_false_alarm))
+
+
+def _measures(counts: metrics.Counts, costs: tuple) -> dict[str, float]:
+    curve = counts.det()  # one curve serves three of them
     return {
         "eer": curve.eer().value,
+        "rocch_eer": counts.rocch_eer(),
         "auc": curve.auc(),
         "min_dcf": curve.min_dcf(*costs).value,
-        "act_dcf": metrics.act_dcf(bonafide, spoof, *costs),
-        "cllr": metrics.cllr(bonafide, spoof),
-        "min_cllr": metrics.min_cllr(bonafide, spoof),
+        "act_dcf": counts.act_dcf(*costs),
+        "cllr": counts.cllr(),
+        "min_cllr": counts.min_cllr(),
     }
 
 
 def headline(
     scores: pd.DataFrame,
-    threshold: float,
+    threshold: float | None = None,
     *,
     replicates: int = 1000,
     seed: int = 0,
@@ -133,55 +143,235 @@ def headline(
     Parameters
     ----------
     scores : DataFrame
-        A row a trial, with label, speaker, attack, condition, llr.
-    threshold : of the decisions behind accuracy, precision, recall, F1 and the two error rates.
-    replicates, seed : of the bootstrap.
+        A row a trial, with label, speaker, attack, condition, llr. Trials whose llr is not a number are left out:
+        `alarms` says so.
+    threshold : of the decisions behind accuracy, precision, recall, F1 and the two error rates; None leaves these out.
+    replicates, seed : of the bootstrap; 0 replicates give no intervals.
     prior_spoof, cost_miss, cost_false_alarm : of minDCF and actDCF.
     clusters : draw speakers and attacks (the default) or single trials. Trials of one speaker or one attack
         stand and fall together, so single trials give intervals that are far too narrow when speakers or
-        attacks are few: a prototype of this detector had an EER of 29.1 % with 26.8 to 32.2 by trials,
-        and 13.3 to 44.0 by speakers and attacks.
+        attacks are few.
 
     Returns
     -------
     dict
-        condition -> {"n_bonafide", "n_spoof", "eer", "eer_low", "eer_high", ...}; rates are fractions.
+        condition -> {"n_bonafide", "n_spoof", "eer", "eer_low", "eer_high", ...}; rates are fractions. Empty where no
+        condition has trials of both classes.
 
     Raises
     ------
     UserError
-        No condition has trials of both classes, a score or the threshold is not a number, or there are too few
-        speakers and attacks to draw from.
+        The threshold is not a number, or there are too few speakers and attacks to draw from.
     """
-    costs = {"prior_spoof": prior_spoof, "cost_miss": cost_miss, "cost_false_alarm": cost_false_alarm}
+    costs = prior_spoof, cost_miss, cost_false_alarm
 
-    def statistics(bonafide, spoof):
-        return measures(bonafide, spoof, **costs) | metrics.rates(bonafide, spoof, threshold)
+    def statistics(counts):
+        return _measures(counts, costs) | ({} if threshold is None else counts.rates(threshold))
 
     table = {}
-    for condition in CONDITIONS:
-        trials = select(scores, condition)
+    for condition, trials in _conditions(scores).items():
         bonafide, spoof = split_classes(trials)
-        if not len(bonafide) or not len(spoof):
-            continue
-        is_spoof = (trials["label"] == "spoof").to_numpy()
-        speaker, attack = trials["speaker"].to_numpy(), trials["attack"].to_numpy()
-        factors = {"speaker": (speaker[~is_spoof], speaker[is_spoof]), "attack": (None, attack[is_spoof])}
-        intervals = metrics.bootstrap(
-            statistics,
-            bonafide,
-            spoof,
-            clusters=factors if clusters else None,
-            replicates=replicates,
-            seed=seed,
-        )
         row = {"n_bonafide": len(bonafide), "n_spoof": len(spoof)}
-        for name, value in statistics(bonafide, spoof).items():
-            row[name], (row[f"{name}_low"], row[f"{name}_high"]) = value, intervals[name]
-        table[condition] = row
-    if not table:
-        raise UserError("the scores lack bona fide or spoofed trials: there is nothing to measure")
+        table[condition] = row | _with_intervals(statistics, trials, replicates, seed, clusters)
     return table
+
+
+def _conditions(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Trials with a score, by condition; only where there are both classes."""
+    trials = {condition: select(scored(scores), condition) for condition in CONDITIONS}
+    return {condition: rows for condition, rows in trials.items() if rows["label"].nunique() == 2}
+
+
+def factors(trials: pd.DataFrame) -> dict[str, tuple]:
+    """Speakers and attacks of the trials, as `metrics.bootstrap` and `metrics.paired` take them.
+
+    Parameters
+    ----------
+    trials : DataFrame
+        A row a trial, with label, speaker, attack; bona fide and spoofs in the order of `split_classes`.
+    """
+    is_spoof = (trials["label"] == "spoof").to_numpy()
+    speaker, attack = trials["speaker"].to_numpy(), trials["attack"].to_numpy()
+    return {"speaker": (speaker[~is_spoof], speaker[is_spoof]), "attack": (None, attack[is_spoof])}
+
+
+def _with_intervals(statistics, trials: pd.DataFrame, replicates: int, seed: int, clusters: bool) -> dict[str, float]:
+    """name, name_low and name_high of each statistic."""
+    classes = split_classes(trials)
+    values = dict(statistics(metrics.Counts.of(*classes)))
+    if not replicates:
+        return values
+    intervals = metrics.bootstrap(
+        statistics, *classes, clusters=factors(trials) if clusters else None, replicates=replicates, seed=seed
+    )
+    ends = {
+        f"{name}_{end}": interval[i] for name, interval in intervals.items() for i, end in enumerate(("low", "high"))
+    }
+    return values | ends
+
+
+def alarms(scores: pd.DataFrame, column: str = "llr", *, dev_eer: float | None = None) -> list[str]:
+    """What a reader must know before any number: one sentence each, none if all is well.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row a trial, with label, condition and `column`.
+    dev_eer : equal error rate of the same detector on dev, a fraction, where it is known.
+
+    Returns
+    -------
+    list of str
+        Scores that are not numbers; a class that is missing; more than 1 % of trials tied; inverted polarity; an equal
+        error rate at least twice, and two points above, that of dev.
+    """
+    found = []
+    finite = np.isfinite(scores[column].to_numpy(float))
+    if not finite.all():
+        first = ", ".join(scores.get("utt_id", pd.Series("", scores.index))[~finite].astype(str)[:5])
+        found.append(
+            f"{(~finite).sum()} of {len(scores)} scores are not finite numbers (NaN or infinite; the first: {first}): "
+            "the figures leave these trials out and cannot be compared with those of others"
+        )
+    trials = scores[finite]
+    missing = [words for label, words in CLASSES.items() if not (trials["label"] == label).any()]
+    if missing:
+        return [*found, f"there are no {' and no '.join(missing)} trials: nothing can be measured without both classes"]
+    counts = metrics.Counts.of(*split_classes(trials, column))
+    eer = counts.eer().value
+    if counts.tied > 0.01:
+        reference = metrics.eer(*split_classes(trials, column), ties="reference").value
+        found.append(
+            f"{100 * counts.tied:.1f} % of trials have their score in common with another: are scores rounded? "
+            f"The equal error rate is {100 * eer:.2f} % with ties on one side of every threshold, "
+            f"{100 * reference:.2f} % as the ASVspoof packages treat them"
+        )
+    if counts.auc() < 0.5:
+        found.append(
+            f"fakes score higher than real voices (EER {100 * eer:.1f} %): is the polarity of the scores or of the "
+            "labels inverted? Here higher must mean bona fide"
+        )
+    for condition, group in _apart(trials).items():
+        there = _eer(*split_classes(group, column))
+        if dev_eer is not None and there >= max(2 * dev_eer, dev_eer + 0.02):
+            found.append(
+                f"dev is much easier than eval ({CONDITIONS[condition].lower()}): equal error rate "
+                f"{100 * dev_eer:.1f} % against {100 * there:.1f} %: thresholds and calibration of dev will not hold"
+            )
+    return found
+
+
+CLASSES = {"bonafide": "bona fide", "spoof": "spoofed"}
+
+# policy -> what it promises on dev; {} is its limit
+POLICIES = {
+    "equal_error": "both mistakes equally often",
+    "min_cost": "the cheapest mistakes at the given prior and costs",
+    "few_false_alarms": "at most {} of real voices called fake",
+    "few_misses": "at least {} of fakes caught",
+}
+
+
+_PER_THOUSAND = {
+    "bonafide_rejected": "Of 1,000 real voices, called fake",
+    "spoof_accepted_known": "Of 1,000 fakes of known kinds, let through",
+    "spoof_accepted_unseen": "Of 1,000 fakes of unseen kinds, let through",
+    "spoof_accepted": "Of 1,000 fakes, let through",
+}
+
+
+def operating_points(
+    scores: pd.DataFrame,
+    policies: Mapping[str, float],
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    clusters: bool = True,
+) -> dict[str, dict]:
+    """What each threshold does to trials that it was not chosen on, with 95 % intervals.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row a trial, with label, speaker, attack, condition, llr.
+    policies : name -> threshold, a log-likelihood ratio.
+    replicates, seed, clusters : as in `headline`.
+
+    Returns
+    -------
+    dict
+        policy -> {"threshold", "bonafide_rejected" and "spoof_accepted_known", "spoof_accepted_unseen" (or
+        "spoof_accepted" where spoofs have no condition), each with "..._low" and "..._high"}, fractions.
+
+    Raises
+    ------
+    UserError
+        A threshold is not a number, or there are too few speakers and attacks to draw from.
+    """
+
+    def statistics(counts):
+        return {(policy, name): value for policy, threshold in policies.items()
+                for name, value in counts.rates(threshold).items()}  # fmt: skip
+
+    table = {policy: {"threshold": threshold} for policy, threshold in policies.items()}
+    apart = _apart(scores)
+    for condition, trials in _conditions(scores).items():
+        if condition not in apart:
+            continue
+        classes = split_classes(trials)
+        values, intervals = statistics(metrics.Counts.of(*classes)), {}
+        if replicates:
+            groups = factors(trials) if clusters else None
+            intervals = metrics.bootstrap(statistics, *classes, clusters=groups, replicates=replicates, seed=seed)
+        for policy in policies:
+            for name in ("bonafide_rejected", "spoof_accepted"):
+                key = name if name == "bonafide_rejected" else _column(name, condition)
+                if key in table[policy]:  # the real voices are the same in every condition
+                    continue
+                table[policy][key] = values[policy, name]
+                if intervals:
+                    table[policy][f"{key}_low"], table[policy][f"{key}_high"] = intervals[policy, name]
+    return table
+
+
+def operating_points_table(points: Mapping[str, Mapping], settings: Mapping) -> pd.DataFrame:
+    """`operating_points` for people: of a thousand voices, how many are treated wrongly.
+
+    Parameters
+    ----------
+    points : what `operating_points` gave.
+    settings : of the calibration, with the limits `max_bonafide_rejected` and `min_spoof_found`.
+
+    Returns
+    -------
+    DataFrame
+        Text: a row a policy.
+    """
+    limits = {"few_false_alarms": "max_bonafide_rejected", "few_misses": "min_spoof_found"}
+    rows = []
+    for policy, row in points.items():
+        limit = settings.get(limits.get(policy, ""))
+        promise = POLICIES.get(policy, policy).format("" if limit is None else f"{100 * limit:g} %")
+        cells = {
+            "Policy": policy,
+            "What it was set for, on dev": promise,
+            "Fake below (LLR)": f"{row['threshold']:.2f}",
+        }
+        for key, words in _PER_THOUSAND.items():
+            if key in row:
+                cells[words] = _per_thousand(*(row.get(f"{key}{end}") for end in ("", "_low", "_high")))
+        rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+def _per_thousand(value: float, low: float | None, high: float | None) -> str:
+    """A share as a count of 1,000, with its interval.
+
+    >>> _per_thousand(0.0143, 0.0093, 0.0228), _per_thousand(0.5, None, None)
+    ('14 (9 to 23)', '500')
+    """
+    text = f"{1000 * value:.0f}"
+    return text if low is None else f"{text} ({1000 * low:.0f} to {1000 * high:.0f})"
 
 
 def headline_table(table: Mapping[str, Mapping]) -> pd.DataFrame:
@@ -361,11 +551,36 @@ def by_policy(bonafide_llr, spoof_llr, policies: Mapping[str, float]) -> pd.Data
     UserError
         A class is missing, or a score or a threshold is not a number.
     """
-    columns = ("bonafide_rejected", "spoof_accepted", "accuracy")
+    counts, columns = metrics.Counts.of(bonafide_llr, spoof_llr), ("bonafide_rejected", "spoof_accepted", "accuracy")
     rows = []
     for policy, threshold in policies.items():
-        rates = metrics.rates(bonafide_llr, spoof_llr, threshold)
+        rates = counts.rates(threshold)
         rows.append({"policy": policy, "threshold": threshold} | {name: rates[name] for name in columns})
+    return pd.DataFrame(rows)
+
+
+def breakdown(scores: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The measures of every attack against all real voices, or of every codec against the real voices of that codec.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row a trial, with label, llr and `column`.
+    column : attack, or what bona fide trials have too: codec, language, source.
+
+    Returns
+    -------
+    DataFrame
+        A row a group: `column`, n_bonafide, n_spoof, eer, min_dcf, act_dcf, cllr; NaN where a class is missing.
+    """
+    trials = scored(scores)
+    bonafide = trials[trials["label"] == "bonafide"]
+    rows = []
+    for name, group in trials[(trials["label"] == "spoof") | (column != "attack")].groupby(column, sort=True):
+        classes = split_classes(pd.concat([bonafide, group]) if column == "attack" else group)
+        values = measures(*classes) if all(map(len, classes)) else {}
+        columns = {key: values.get(key, math.nan) for key in ("eer", "min_dcf", "act_dcf", "cllr")}
+        rows.append({column: name, "n_bonafide": len(classes[0]), "n_spoof": len(classes[1])} | columns)
     return pd.DataFrame(rows)
 
 
@@ -451,6 +666,9 @@ HEADINGS = {
     "policy": "Policy",
     "threshold": "Threshold (LLR)",
     "llr": "LLR",
+    "min_dcf": "minDCF",
+    "act_dcf": "actDCF",
+    "cllr": "Cllr (bits)",
     "median_llr": "Median LLR",
     "n_bonafide": "Real recordings",
     "n_spoof": "Fakes",

@@ -4,7 +4,10 @@
 |---|---|
 | headline: conditions, counts, values | the metrics of trials picked by hand |
 | headline: intervals | hold the value; wider by speakers than by trials; the same for the same seed |
-| a corpus without conditions, a class that is missing | one row, one line |
+| a corpus without conditions, a class that is missing | one row, no row |
+| alarms: no number, no class, ties, polarity, dev easier than eval | raised by breaking good scores, else silent |
+| operating points | the shares at each threshold, counted; intervals hold them; words for people |
+| breakdown by attack and codec | metrics of trials picked by hand |
 | by attack, speaker, source; the worst; confusion | counted by hand, known and unseen attacks apart |
 | text for people | percent with one decimal, "value (low to high)", words as headings |
 | files | six digits, sorted keys, no partial file left, NaN refused |
@@ -81,10 +84,74 @@ def test_without_conditions_there_is_only_all(scores):
     assert list(table) == ["all"]
     only_known = evaluation.headline(scores[scores["condition"] != "unseen"], 0.0, replicates=5)
     assert list(only_known) == ["known", "all"]
-    with pytest.raises(UserError, match="nothing to measure"):
-        evaluation.headline(scores[scores["label"] == "bonafide"], 0.0)
+    assert evaluation.headline(scores[scores["label"] == "bonafide"], 0.0) == {}
     with pytest.raises(UserError, match="dev"):
         evaluation.select(scores, "dev")
+
+
+def test_headline_without_threshold_and_intervals(scores):
+    row = evaluation.headline(scores, replicates=0)["known"]
+    assert "accuracy" not in row and "eer_low" not in row and row["rocch_eer"] <= row["eer"] + 1e-12
+
+
+def test_good_scores_raise_no_alarm(scores):
+    assert evaluation.alarms(scores, dev_eer=0.2) == []
+
+
+@pytest.mark.parametrize(
+    "broken, words",
+    [
+        (lambda t: t.assign(llr=-t["llr"]), ["inverted"]),
+        (lambda t: t.assign(llr=t["llr"].where(t.index != 3)), ["1 of 360 scores are not finite numbers", "utt003"]),
+        (lambda t: t.assign(llr=t["llr"].where(t.index != 3, np.inf)), ["not finite"]),
+        (lambda t: t[t["label"] == "spoof"], ["no bona fide trials"]),
+        (lambda t: t[t["label"] == "bonafide"], ["no spoofed trials"]),
+        (lambda t: t.assign(llr=t["llr"].round(1)), ["in common with another", "ASVspoof packages"]),
+    ],
+)
+def test_alarms(scores, broken, words):
+    (alarm,) = evaluation.alarms(broken(scores))
+    assert all(word in alarm for word in words)
+
+
+def test_alarm_when_dev_is_much_easier(scores):
+    there = evaluation.headline(scores, replicates=0)
+    (alarm,) = evaluation.alarms(scores, dev_eer=there["unseen"]["eer"] / 2)
+    assert "unseen attacks" in alarm and f"{100 * there['unseen']['eer']:.1f} %" in alarm
+
+
+def test_trials_without_a_score_are_left_out(scores):
+    holes = scores.assign(llr=scores["llr"].where(scores.index % 7 != 0))
+    assert evaluation.headline(holes, 0.3, replicates=5) == evaluation.headline(holes.dropna(), 0.3, replicates=5)
+
+
+def test_operating_points(scores):
+    points = evaluation.operating_points(scores, {"equal_error": 0.3, "few_misses": 1.5}, replicates=50)
+    bonafide = scores[scores["label"] == "bonafide"]
+    unseen = scores[scores["condition"] == "unseen"]
+    for row, threshold in ((points["equal_error"], 0.3), (points["few_misses"], 1.5)):
+        assert row["threshold"] == threshold
+        assert row["bonafide_rejected"] == (bonafide["llr"] < threshold).mean()
+        assert row["spoof_accepted_unseen"] == (unseen["llr"] >= threshold).mean()
+        for name in ("bonafide_rejected", "spoof_accepted_known", "spoof_accepted_unseen"):
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+    table = evaluation.operating_points_table(points, {"min_spoof_found": 0.95})
+    assert "at least 95 % of fakes caught" in table.iloc[1, 1]
+    assert table.iloc[0, 3].startswith(f"{1000 * points['equal_error']['bonafide_rejected']:.0f} (")
+
+
+def test_breakdown(scores):
+    table = evaluation.breakdown(scores, "attack").set_index("attack")
+    bonafide, neural = (
+        scores.loc[rows, "llr"] for rows in (scores["label"] == "bonafide", scores["attack"] == "neural")
+    )
+    assert table.loc["neural", "eer"] == metrics.eer(bonafide, neural).value
+    assert table.loc["neural", "min_dcf"] == metrics.min_dcf(bonafide, neural).value
+    coded = scores.assign(codec=np.where(scores["source"] == "formant", "only fakes", scores["language"]))
+    table = evaluation.breakdown(coded, "codec").set_index("codec")
+    en = coded[coded["codec"] == "en"]
+    assert table.loc["en", "eer"] == metrics.eer(*evaluation.split_classes(en)).value
+    assert table.loc["only fakes", "n_bonafide"] == 0 and np.isnan(table.loc["only fakes", "eer"])
 
 
 def test_by_attack(scores):
