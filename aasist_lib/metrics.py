@@ -512,8 +512,8 @@ def bootstrap(
     >>> low < auc(range(40), range(-20, 20)) < high
     True
     """
-    found, ends = _replicated(statistics, [(bonafide, spoof)], clusters, replicates, seed, level)
-    return {name: _interval([one[name] for (one,) in found], ends) for name in found[0][0]}
+    found, groups = _replicated(statistics, [(bonafide, spoof)], clusters, replicates, seed)
+    return {name: _interval([one[name] for (one,) in found], groups, level) for name in found[0][0]}
 
 
 def paired(
@@ -540,37 +540,41 @@ def paired(
     Returns
     -------
     dict
-        Difference: second minus first, its interval, and the share of samples in which the second has less
-        (half of those in which they are equal).
+        Difference: second minus first, its interval, and how probable it is that the second has less: the share of
+        such samples (half of those in which they are equal), corrected for few groups as the interval is.
 
     Raises
     ------
     UserError
         As `bootstrap`, and when the systems have not as many trials of each class.
 
-    >>> scores, better = ([1, 2, 3], [0, 1, 2]), ([1, 2, 3], [0, 0, 0])
+    >>> scores, better = (range(20), range(-10, 10)), (range(20), range(-15, 5))
     >>> paired(lambda counts: {"eer": counts.eer().value}, scores, better)["eer"].probability > 0.9
     True
     """
     for name, one, other in zip(("bona fide", "spoofed"), first, second, strict=True):
         if len(one) != len(other):
             raise UserError(f"paired: {len(one)} {name} trials of the first system, {len(other)} of the second")
-    found, ends = _replicated(statistics, [first, second], clusters, replicates, seed, level)
+    found, groups = _replicated(statistics, [first, second], clusters, replicates, seed)
     whole = [statistics(Counts.of(*system)) for system in (first, second)]
     differences = {}
     for name in whole[0]:
         more = np.array([two[name] - one[name] for one, two in found])
-        better = float(np.mean(more < 0) + np.mean(more == 0) / 2)
-        differences[name] = Difference(float(whole[1][name] - whole[0][name]), *_interval(more, ends), better)
+        less = np.mean(more < 0) + np.mean(more == 0) / 2
+        # as sure as the interval: no surer than so many samples allow, and by Student's t where groups are few
+        less = t.cdf(norm.ppf(np.clip(less, 0.5 / len(more), 1 - 0.5 / len(more))), groups - 1)
+        value = float(whole[1][name] - whole[0][name])
+        differences[name] = Difference(value, *_interval(more, groups, level), float(less))
     return differences
 
 
-def _interval(values, ends) -> tuple[float, float]:
-    return tuple(np.quantile(values, ends).tolist())
+def _interval(values, groups: int, level: float) -> tuple[float, float]:
+    tail = norm.cdf(t.ppf((1 - level) / 2, groups - 1))
+    return tuple(np.quantile(values, [tail, 1 - tail]).tolist())
 
 
-def _replicated(statistics, systems, clusters, replicates, seed, level):
-    """Statistics of every system on each sample, the same trials for all systems; which quantiles are the ends."""
+def _replicated(statistics, systems, clusters, replicates, seed):
+    """Statistics of every system on each sample, the same trials for all systems; how many groups are drawn from."""
     systems = [_checked(*system) for system in systems]
     # the order in which trials come decides nothing
     orders = [np.lexsort([scores[i] for scores in reversed(systems)]) for i in (0, 1)]
@@ -595,12 +599,11 @@ def _replicated(statistics, systems, clusters, replicates, seed, level):
             for scores, *of_class in rows
         ]
 
-    groups = min([max(map(len, strata)) for strata, _ in factors] or sizes)
-    tail = norm.cdf(t.ppf((1 - level) / 2, groups - 1)) if groups > 1 else (1 - level) / 2
+    groups = max(2, min([max(map(len, strata)) for strata, _ in factors] or sizes))
     if sum(sizes) < 50_000:  # threads would only wait for each other
-        return [one(number) for number in range(replicates)], (tail, 1 - tail)
+        return [one(number) for number in range(replicates)], groups
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # numpy lets go of the lock in long operations
-        return list(pool.map(one, range(replicates))), (tail, 1 - tail)
+        return list(pool.map(one, range(replicates))), groups
 
 
 def _distinct(scores):

@@ -340,7 +340,7 @@ def test_a_paired_difference_sees_what_two_intervals_hide():
     clusters = {"speaker": (who, how), "attack": (None, how)}
     difference = metrics.paired(_eer, (bonafide, spoof), better, clusters=clusters)["eer"]
     assert difference.value == metrics.eer(*better).value - metrics.eer(bonafide, spoof).value
-    assert difference.low < difference.value < difference.high < 0 and difference.probability == 1
+    assert difference.low < difference.value < difference.high < 0 and difference.probability > 0.98
     intervals = [metrics.bootstrap(_eer, *trials, clusters=clusters)["eer"] for trials in ((bonafide, spoof), better)]
     assert intervals[0][0] < intervals[1][1]  # they overlap
     same = metrics.paired(_eer, (bonafide, spoof), (bonafide, spoof), clusters=clusters)["eer"]
