@@ -15,7 +15,7 @@ export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro quick test lint lab strip readme lock clean
+.PHONY: help install repro quick test lint lab strip readme compare lock clean
 
 help:                ## list of targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
@@ -46,6 +46,9 @@ strip: $(READY)      ## notebooks/ without outputs, before committing
 
 readme: $(READY)     ## the table of metrics in README.md
 	python -m aasist_lib.pipeline readme
+
+compare: $(READY)    ## two runs as markdown for a pull request: make compare A=main B=HEAD
+	@python -m aasist_lib.pipeline compare "$(or $(A),HEAD)" "$(or $(B),workspace)"
 
 lock: $(READY)       ## requirements.lock from what .venv holds (Python 3.11)
 	{ grep -E '^#|python_version' requirements.lock; \

@@ -170,7 +170,11 @@ def test_stages_have_notebooks(notebook):
 
 
 # what the smallness and the damage of the corpus below must leave in the outputs
-SHOWN = {"00_overview": ["<audio", "griffin_lim"], "10_extract": ["broken.wav", "not audio", ">True<"]}
+SHOWN = {
+    "00_overview": ["<audio", "griffin_lim"],
+    "10_extract": ["broken.wav", "not audio", ">True<"],
+    "90_compare_runs": ["HEAD has no scores", "Settings that differ: none"],
+}
 SPLIT = {"asterisk": "train", "festvox": "dev", "fillets": "dev", "tuxpaint": "eval"}
 
 
@@ -206,6 +210,11 @@ def project(speech_files, tmp_path_factory):
             (split / group).mkdir(parents=True, exist_ok=True)
             soundfile.write(split / group / f"{path.stem}.wav", samples, 16000)
     (folder / "data/train/bonafide/en/broken.wav").write_bytes(b"RIFF and no more")
+    # a last commit to compare with, in which nothing was evaluated yet
+    for command in ("git init", "git config user.name A", "git config user.email a@example.org", "git add params.yaml"):
+        subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=folder, check=True)
+    subprocess.run(["git", "commit", "--quiet", "--message", "Settings"], cwd=folder, check=True)
     return folder
 
 

@@ -37,6 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("plots-page", help="write the page that `dvc plots show` fills, for reading offline")
     command = commands.add_parser("quick", help="the whole pipeline on the tiny corpus, in a folder of its own")
     command.add_argument("folder", nargs="?", type=Path, default=Path("build/quick"))
+    command = commands.add_parser("compare", help="two runs side by side, as markdown for a pull request")
+    command.add_argument("a", nargs="?", default="HEAD", help="commit, branch, tag or experiment (HEAD)")
+    command.add_argument("b", nargs="?", default="workspace", help="the newer one; the working tree by default")
+    command.add_argument("--output", type=Path, help="write a file instead of the terminal")
     given = parser.parse_args(arguments)
     try:
         return _run(given)
@@ -82,6 +86,15 @@ def _run(given: argparse.Namespace) -> int:
             from aasist_lib.pipeline.quick import quick
 
             return quick(paths.root(), given.folder)
+        case "compare":
+            from aasist_lib.pipeline.compare import load, markdown
+
+            text = markdown(load(paths.root(), given.a), load(paths.root(), given.b))
+            if given.output:
+                given.output.parent.mkdir(parents=True, exist_ok=True)
+                given.output.write_text(text, encoding="utf-8")
+            else:
+                print(text, end="")
     return 0
 
 
