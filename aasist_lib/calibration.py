@@ -4,6 +4,9 @@ A network's logit only ranks utterances. Calibration gives it a unit: a natural-
 2 says that such a score is e^2 = 7.4 times as frequent among real voices as among fakes, -2 says the
 opposite, 0 says nothing. Weighed against how many fakes one expects, it becomes a probability. A threshold
 turns it into a decision: spoof if and only if llr < threshold.
+
+Dev has few kinds of attack, and mostly those of training, so a fit to it promises too much elsewhere. `cautious`
+therefore fits with every attack held out in turn, and shrinks the LLRs as far as what was held out asks for.
 """
 
 import json
@@ -12,13 +15,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit
 
 from aasist_lib.errors import UserError
 from aasist_lib.metrics import _checked, det
 
-POLICIES = ("equal_error", "min_cost", "few_false_alarms")
+POLICIES = ("equal_error", "min_cost", "few_false_alarms", "few_misses")
+METHODS = ("affine", "isotonic")
+SHRINKAGES = np.round(np.arange(1.0, 0.199, -0.05), 2)
+FOLDS = 5  # of bona fide speakers
+
+
+def claimed(scores, prior_spoof: float) -> np.ndarray:
+    """What the network itself claims: its log odds less those that training has built in.
+
+    A network trained with cross-entropy gives the log odds of bona fide in what it was trained on, where class weights
+    and sampling decide how frequent spoofs are: llr = score - log((1 - prior_spoof) / prior_spoof).
+
+    Parameters
+    ----------
+    scores : logits, of any shape.
+    prior_spoof : share of spoofs among the weighted draws of training, as network.json has it.
+
+    >>> claimed([0.0, 2.0], prior_spoof=0.5)
+    array([0., 2.])
+    """
+    return np.asarray(scores, dtype=np.float64) - np.log((1 - prior_spoof) / prior_spoof)
 
 
 @dataclass(frozen=True)
@@ -65,20 +88,78 @@ class Affine:
             It is of another kind, or scale or offset is missing or not a finite number.
         """
         if values.get("kind") != "affine":
-            raise UserError(f"calibration: kind is {values.get('kind')!r}, but only 'affine' is known")
+            raise UserError(f"calibration: kind is {values.get('kind')!r}, not 'affine'")
         scale, offset = (values.get(name) for name in ("scale", "offset"))
         if not all(isinstance(x, int | float) and np.isfinite(x) for x in (scale, offset)):
             raise UserError(f"calibration: scale {scale!r} and offset {offset!r} must be finite numbers")
         return cls(float(scale), float(offset))
 
 
-def fit_affine(bonafide, spoof, prior_spoof: float = 0.5) -> Affine:
+@dataclass(frozen=True)
+class Isotonic:
+    """LLRs that rise with the score and are otherwise free: straight lines between knots, constant beyond the ends.
+
+    Lines and not steps, so that different scores keep different LLRs and the order of the trials, as far as it goes.
+
+    Attributes
+    ----------
+    scores, llrs : (k,) ascending; as many of one as of the other.
+
+    >>> Isotonic((0.0, 1.0), (-2.0, 2.0))([-5, 0.5, 5])
+    array([-2.,  0.,  2.])
+    """
+
+    scores: tuple[float, ...]
+    llrs: tuple[float, ...]
+
+    def __call__(self, scores) -> np.ndarray:
+        return np.interp(np.asarray(scores, dtype=np.float64), self.scores, self.llrs)
+
+    @property
+    def inverted(self) -> bool:
+        """True where the fit found no order in the scores: a detector upside down, or one that guesses."""
+        return not self.llrs[0] < self.llrs[-1]
+
+    def describe(self) -> str:
+        """In words, with a plain warning where the scores point the wrong way or nowhere."""
+        text = f"llr rises from {self.llrs[0]:.2f} to {self.llrs[-1]:.2f} over {len(self.scores)} knots"
+        if self.inverted:
+            text += ". Warning: a higher score does not mean a real voice here: check the labels and the training."
+        return text
+
+    def to_dict(self) -> dict:
+        """For JSON."""
+        return {"kind": "isotonic", "scores": list(self.scores), "llrs": list(self.llrs)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Isotonic":
+        """The inverse of `to_dict`; `UserError` for another kind, or knots that are not finite or do not rise."""
+        if values.get("kind") != "isotonic":
+            raise UserError(f"calibration: kind is {values.get('kind')!r}, not 'isotonic'")
+        knots = [values.get(name) for name in ("scores", "llrs")]
+        for knot in knots:
+            fine = isinstance(knot, list) and len(knot) > 1 and all(isinstance(x, int | float) for x in knot)
+            if not fine or not np.isfinite(knot).all() or (np.diff(knot) < 0).any() or len(knot) != len(knots[0]):
+                raise UserError("calibration: scores and llrs must be equally long lists of finite, rising numbers")
+        return cls(*(tuple(map(float, knot)) for knot in knots))
+
+
+def from_dict(values: dict) -> "Affine | Isotonic":
+    """A calibration of either kind from what `to_dict` gave; `UserError` for anything else."""
+    kinds = {"affine": Affine, "isotonic": Isotonic}
+    if values.get("kind") not in kinds:
+        raise UserError(f"calibration: kind is {values.get('kind')!r}, not one of {', '.join(kinds)}")
+    return kinds[values["kind"]].from_dict(values)
+
+
+def fit_affine(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Affine:
     """Fit LLRs by logistic regression, both classes weighted to the prior whatever their numbers.
 
     Parameters
     ----------
     bonafide, spoof : (n,) and (m,) scores, higher = bona fide.
     prior_spoof : where on the scale the fit is to be best; 0.5 for an all-round one.
+    attacks : (m,) names; every attack weighs the same then, however many trials it has. None: every trial does.
 
     Returns
     -------
@@ -96,16 +177,14 @@ def fit_affine(bonafide, spoof, prior_spoof: float = 0.5) -> Affine:
     error cannot show odds much beyond n to 1.
     """
     bonafide, spoof = _checked(bonafide, spoof)
-    if not 0 < prior_spoof < 1:
-        raise UserError(f"prior_spoof: {prior_spoof} is not between 0 and 1")
+    weight = _weights(bonafide, spoof, attacks, prior_spoof)
     scores = np.concatenate([bonafide, spoof])
     centre, spread = scores.mean(), scores.std()
-    if not spread > 0 or not np.isfinite(spread):
-        raise UserError("calibration: all scores are the same, or one is infinite; train the network first")
+    if not spread > 0:
+        raise UserError("calibration: all scores are the same; train the network first")
     x = np.column_stack([(scores - centre) / spread, np.ones(len(scores))])
     sizes = [len(bonafide), len(spoof)]
     target = np.repeat([(sizes[0] + 1) / (sizes[0] + 2), 1 / (sizes[1] + 2)], sizes)
-    weight = np.repeat([(1 - prior_spoof) / sizes[0], prior_spoof / sizes[1]], sizes)
     log_odds = np.log((1 - prior_spoof) / prior_spoof)
 
     def loss(w):
@@ -122,6 +201,149 @@ def fit_affine(bonafide, spoof, prior_spoof: float = 0.5) -> Affine:
     return Affine(float(slope / spread), float(intercept - slope * centre / spread))
 
 
+def fit_isotonic(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Isotonic:
+    """Fit LLRs by pool-adjacent-violators (Brümmer and du Preez 2006), with ends that stay finite.
+
+    A trial of the other class is put beyond each end, of the weight of one more trial: n trials without an error cannot
+    show odds beyond n to 1, and the plain method would say that they are infinite.
+
+    Parameters
+    ----------
+    bonafide, spoof, prior_spoof, attacks : as in `fit_affine`; the prior moves nothing but the weight of those two.
+
+    Returns
+    -------
+    Isotonic
+
+    Raises
+    ------
+    UserError
+        As `fit_affine`.
+    """
+    bonafide, spoof = _checked(bonafide, spoof)
+    weight = _weights(bonafide, spoof, attacks, prior_spoof)
+    scores = np.concatenate([bonafide, spoof])
+    low, high = scores.min(), scores.max()
+    if not low < high:
+        raise UserError("calibration: all scores are the same; train the network first")
+    scores = np.concatenate([scores, [low, high]])
+    real = np.repeat([1.0, 0.0, 1.0, 0.0], [len(bonafide), len(spoof), 1, 1])
+    weight = np.concatenate([weight, [(1 - prior_spoof) / len(bonafide), prior_spoof / len(spoof)]])
+    distinct, row = np.unique(scores, return_inverse=True)
+    total = np.bincount(row, weight)
+    share = isotonic_regression(np.bincount(row, weight * real) / total, weights=total)
+    llr = np.log(share.x / (1 - share.x)) - np.log((1 - prior_spoof) / prior_spoof)
+    # a knot at the middle of each pool; the two outer ones reach to the ends
+    at = np.add.reduceat(distinct * total, share.blocks[:-1]) / np.add.reduceat(total, share.blocks[:-1])
+    return Isotonic(tuple(at.tolist()), tuple(llr[share.blocks[:-1]].tolist()))
+
+
+def _weights(bonafide, spoof, attacks, prior_spoof: float) -> np.ndarray:
+    """Of every trial, bona fide first; the classes add up to their priors."""
+    if not 0 < prior_spoof < 1:
+        raise UserError(f"prior_spoof: {prior_spoof} is not between 0 and 1")
+    of_spoof = np.full(len(spoof), 1 / len(spoof))
+    if attacks is not None:
+        _, group, size = np.unique(np.asarray(attacks, dtype=str), return_inverse=True, return_counts=True)
+        of_spoof = 1 / size[group] / len(size)
+    return np.concatenate([np.full(len(bonafide), (1 - prior_spoof) / len(bonafide)), prior_spoof * of_spoof])
+
+
+@dataclass(frozen=True)
+class Cautious:
+    """What `cautious` found.
+
+    Attributes
+    ----------
+    fit : the calibration to use, of all trials, shrunk.
+    shrinkage : what its LLRs were multiplied by, from 0.2 to 1 (not at all).
+    held_out : (bona fide, spoof) LLRs of the same trials by fits that have seen neither their attack nor, where there
+        are several, their speaker; shrunk as well.
+    attacks : how many attacks were held out in turn; below 2 none was, and nothing was shrunk.
+    """
+
+    fit: Affine | Isotonic
+    shrinkage: float
+    held_out: tuple[np.ndarray, np.ndarray]
+    attacks: int
+
+    def describe(self) -> str:
+        """In words."""
+        if self.attacks < 2:
+            return (
+                f"{self.fit.describe()}; dev has too few kinds of attack to hold one out: expect it to claim too much"
+            )
+        shrunk = "not shrunk" if self.shrinkage == 1 else f"shrunk to {self.shrinkage:g} of what they say together"
+        return f"{self.fit.describe()}; {self.attacks} attacks, held out in turn: {shrunk}"
+
+
+def cautious(bonafide, spoof, attacks, speakers=None, *, method: str = "affine", prior_spoof: float = 0.5) -> Cautious:
+    """Fit a calibration with attacks held out in turn, and shrink it as far as what was held out asks for.
+
+    For every attack, and every fifth of the bona fide speakers, a fit to all others gives the LLRs of what was left
+    out. The shrinkage with the lowest Cllr of these, every attack weighing the same, is applied to the fit of all,
+    unless what it gains is less than one standard error (over attacks), which could be luck.
+
+    Parameters
+    ----------
+    bonafide, spoof : (n,) and (m,) scores of dev, higher = bona fide.
+    attacks : (m,) name of the attack of each spoof.
+    speakers : (n,) name of the speaker of each bona fide trial; None or fewer than two: they are in every fit.
+    method : affine or isotonic.
+    prior_spoof : as in `fit_affine`.
+
+    Returns
+    -------
+    Cautious
+
+    Raises
+    ------
+    UserError
+        There is no such method, or as `fit_affine`.
+    """
+    if method not in METHODS:
+        raise UserError(f"calibrate.method: {method!r} is not one of {', '.join(METHODS)}")
+    bonafide, spoof = _checked(bonafide, spoof)
+    attacks = np.asarray(attacks, dtype=str)
+    fit = {"affine": fit_affine, "isotonic": fit_isotonic}[method]
+    kinds, fold = np.unique(attacks), _folds(speakers, len(bonafide))
+    whole = fit(bonafide, spoof, prior_spoof, attacks)
+    if len(kinds) < 2:
+        return Cautious(whole, 1.0, (whole(bonafide), whole(spoof)), len(kinds))
+    real, fake = np.zeros(len(bonafide)), np.zeros(len(spoof))
+    folds = np.unique(fold)
+    for kind in kinds:
+        out = attacks == kind
+        for number in folds:
+            seen = (fold != number) | (len(folds) == 1)
+            there = fit(bonafide[seen], spoof[~out], prior_spoof, attacks[~out])
+            fake[out] += there(spoof[out]) / len(folds)
+            left = fold == number
+            real[left] += there(bonafide[left]) / len(kinds)
+    # (shrinkages, attacks): the bona fide part is the same for every attack
+    costs = np.array([
+        [np.logaddexp(0, -by * real).mean() + np.logaddexp(0, by * fake[attacks == kind]).mean() for kind in kinds]
+        for by in SHRINKAGES
+    ])  # fmt: skip
+    best = int(np.argmin(costs.mean(axis=1)))
+    gain = costs[0] - costs[best]
+    by = float(SHRINKAGES[best]) if gain.mean() > gain.std(ddof=1) / np.sqrt(len(kinds)) else 1.0
+    return Cautious(_shrunk(whole, by), by, (by * real, by * fake), len(kinds))
+
+
+def _folds(speakers, count: int) -> np.ndarray:
+    """To which of at most `FOLDS` groups of speakers each bona fide trial belongs."""
+    if speakers is None:
+        return np.zeros(count, dtype=int)
+    return np.unique(np.asarray(speakers, dtype=str), return_inverse=True)[1] % FOLDS
+
+
+def _shrunk(fit, by: float):
+    if isinstance(fit, Affine):
+        return Affine(by * fit.scale, by * fit.offset)
+    return Isotonic(fit.scores, tuple(by * llr for llr in fit.llrs))
+
+
 def thresholds(
     bonafide_llr,
     spoof_llr,
@@ -130,18 +352,22 @@ def thresholds(
     cost_miss: float = 1.0,
     cost_false_alarm: float = 10.0,
     max_bonafide_rejected: float = 0.05,
+    min_spoof_found: float = 0.95,
 ) -> dict[str, float]:
-    """Thresholds of the three policies, for the decision "spoof if and only if llr < threshold".
+    """Thresholds of the policies, for the decision "spoof if and only if llr < threshold".
 
-    equal_error: real voices called fake as often as fakes let through. min_cost: lowest `metrics.min_dcf` of
-    these trials. few_false_alarms: highest threshold that calls at most `max_bonafide_rejected` of these real
-    voices fake. Each lies half way between two scores, so that a rounding error moves no trial across.
+    equal_error: real voices called fake as often as fakes let through. min_cost: the lowest expected cost, if the LLRs
+    are what they say: log(C_fa p / (C_miss (1 - p))), the threshold of `metrics.act_dcf`. few_false_alarms: highest
+    threshold that calls at most `max_bonafide_rejected` of these real voices fake. few_misses: lowest threshold that
+    catches at least `min_spoof_found` of these fakes. Those read off trials lie half way between two scores, so that a
+    rounding error moves no trial across.
 
     Parameters
     ----------
     bonafide_llr, spoof_llr : (n,) and (m,) log-likelihood ratios.
     prior_spoof, cost_miss, cost_false_alarm : of min_cost, as in `metrics.min_dcf`.
     max_bonafide_rejected : of few_false_alarms, a fraction from 0 to below 1.
+    min_spoof_found : of few_misses, a fraction above 0, up to 1.
 
     Returns
     -------
@@ -153,33 +379,38 @@ def thresholds(
     UserError
         A class is missing, a score is not a number, or a setting is out of range.
 
-    >>> policy = thresholds([0.5, 1, 2, 3], [-3, -1, 0, 1.5], max_bonafide_rejected=0.25)
-    >>> policy["equal_error"], policy["min_cost"], policy["few_false_alarms"]
-    (0.75, 0.25, 0.75)
+    >>> policy = thresholds([0.5, 1, 2, 3], [-3, -1, 0, 1.5], max_bonafide_rejected=0.25, min_spoof_found=0.75)
+    >>> policy["equal_error"], policy["few_false_alarms"], policy["few_misses"]
+    (0.75, 0.75, 0.25)
     """
     curve = det(bonafide_llr, spoof_llr)
     if not 0 <= max_bonafide_rejected < 1:
         raise UserError(f"max_bonafide_rejected: {max_bonafide_rejected} is not a share from 0 to below 1")
-    allowed = curve.thresholds[curve.bonafide_rejected <= max_bonafide_rejected + 1e-12]
-    highest_rejected = {
-        "equal_error": curve.eer().threshold,
-        "min_cost": curve.min_dcf(prior_spoof, cost_miss, cost_false_alarm).threshold,
-        "few_false_alarms": allowed[-1],
+    if not 0 < min_spoof_found <= 1:
+        raise UserError(f"min_spoof_found: {min_spoof_found} is not a share above 0, up to 1")
+    if not 0 < prior_spoof < 1 or min(cost_miss, cost_false_alarm) <= 0:
+        raise UserError("a detection cost needs 0 < prior_spoof < 1 and costs above 0")
+    points = {
+        "equal_error": int(np.flatnonzero(curve.thresholds == curve.eer().threshold)[0]),
+        "few_false_alarms": int(np.flatnonzero(curve.bonafide_rejected <= max_bonafide_rejected + 1e-12)[-1]),
+        "few_misses": int(np.flatnonzero(curve.spoof_accepted <= 1 - min_spoof_found + 1e-12)[0]),
     }
     following = np.append(curve.thresholds[1:], curve.thresholds[-1] + 0.001)
     halfway = curve.thresholds + (following - curve.thresholds) / 2
-    return {policy: float(halfway[curve.thresholds == score][0]) for policy, score in highest_rejected.items()}
+    read = {policy: float(halfway[point]) for policy, point in points.items()}
+    cheapest = float(np.log(cost_false_alarm * prior_spoof) - np.log(cost_miss * (1 - prior_spoof)))
+    return {policy: read.get(policy, cheapest) for policy in POLICIES}
 
 
 def save_detector(
-    folder: Path, network: Path, affine: Affine, policies: dict[str, float], *, policy: str, **settings
+    folder: Path, network: Path, fit: Affine | Isotonic, policies: dict[str, float], *, policy: str, **settings
 ) -> None:
     """Write a detector's folder: a copy of the network's two files, and calibration.json.
 
     Parameters
     ----------
     folder, network : of the detector to write, of the network to copy.
-    affine, policies : what `fit_affine` and `thresholds` gave.
+    fit, policies : of `cautious` (or of a plain fit), and what `thresholds` gave.
     policy : the one of `policies` that decides.
     settings : what they were made for (prior_spoof and so on), kept in calibration.json in full precision.
 
@@ -191,7 +422,7 @@ def save_detector(
     if policy not in policies:
         raise UserError(f"calibrate.policy: {policy!r} is not one of {', '.join(policies)}")
     folder, network = Path(folder), Path(network)
-    content = {**settings, **affine.to_dict(), "thresholds": policies, "policy": policy}
+    content = {**settings, **fit.to_dict(), "thresholds": policies, "policy": policy}
     files = {"calibration.json": (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()}
     for name in ("network.safetensors", "network.json"):
         if not (network / name).is_file():
@@ -203,7 +434,7 @@ def save_detector(
         os.replace(folder / f"{name}.partial", folder / name)
 
 
-def load(folder: Path) -> tuple[Affine, float, dict]:
+def load(folder: Path) -> tuple[Affine | Isotonic, float, dict]:
     """Read a detector's calibration.json.
 
     Returns
@@ -224,4 +455,4 @@ def load(folder: Path) -> tuple[Affine, float, dict]:
         raise UserError(f"{path}: not there; run the calibrate stage (dvc repro calibrate)") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not a calibration; run the calibrate stage again") from None
-    return Affine.from_dict(content), threshold, content
+    return from_dict(content), threshold, content

@@ -9,6 +9,7 @@ import base64
 import html
 import io
 import re
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -68,6 +69,23 @@ def show(fig: Figure, alt: str) -> None:
         metadata={"image/png": {"alt": alt, "width": width, "height": height}},
         raw=True,
     )
+
+
+def show_alarms(found: list[str]) -> None:
+    """Display alarms where nobody overlooks them: in a notebook and on standard error, which a stage passes on.
+
+    Parameters
+    ----------
+    found : what `evaluation.alarms` gave; if none, the notebook says that nothing was found.
+    """
+    from IPython.display import display
+
+    for sentence in found:
+        print(f"!! ALARM: {sentence}", file=sys.stderr)
+    style = "border: 3px solid #b00020; padding: 0.5em 1em; font-weight: bold"
+    boxes = [f'<p role="alert" style="{style}">Alarm: {html.escape(sentence)}</p>' for sentence in found]
+    fine = "No alarm: polarity, classes, ties, missing numbers and dev against eval were checked."
+    display({"text/html": "\n".join(boxes or [f"<p>{fine}</p>"]), "text/plain": "\n".join(found or [fine])}, raw=True)
 
 
 def show_table(table: pd.DataFrame, caption: str) -> None:
@@ -178,7 +196,7 @@ def score_histogram(
         fig, (ax,) = _figure(7.2, 3.8)
         for (name, values), colour, style in zip(groups.items(), _colours(groups), _styles(), strict=False):
             _steps(ax, np.clip(values, low, high), bins, colour, style, name, fill=name == "real voices")
-        for (name, value), style in zip(lines.items(), ("-", "--", ":"), strict=False):
+        for (name, value), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
             ax.axvline(
                 value,
                 color="black",

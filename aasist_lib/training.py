@@ -136,6 +136,7 @@ def fit(store_folder, output, *, model: dict, train: dict, seed: int, threads: i
             "made_with": provenance.made_with(),
             "coefficients": store.coefficients,
             "channels": store.channels,
+            "prior_spoof": module.prior_spoof(),
             "best_epoch": best["epoch"],
             "dev_eer": best["dev_eer"],
             "dev_loss": best["dev_loss"],
@@ -351,6 +352,11 @@ class Training(pl.LightningModule):
         return DataLoader(self.rows["dev"].tolist(), batch_size=None, generator=torch.Generator())
 
     # one epoch
+
+    def prior_spoof(self) -> float:
+        """Share of spoofs among the draws of an epoch: what the network's log odds have built in (no class weights)."""
+        rows = [row for _, _, row, _ in self.train_dataloader().sampler]
+        return float(np.mean(~self.targets[rows]))
 
     def on_train_epoch_start(self) -> None:
         self.losses = []

@@ -7,7 +7,10 @@
 | classes that do not overlap | a finite scale, and claims no bolder than the number of trials allows |
 | an inverted detector | turned round, and said in plain words |
 | Cllr after calibration | close to its minimum, never above the raw scores' |
-| thresholds of the three policies | what they promise, on many random sets, with and without ties |
+| isotonic fit | the best monotonic calibration there is, with ends no bolder than the number of trials |
+| attacks held out in turn | Cllr on new attacks: lower than the plain fit's, and foreseen on dev |
+| what the network claims | Bayes: the same log odds from trainings of different shares of spoofs |
+| thresholds of the policies | what they promise, on many random sets, with and without ties |
 | the detector's folder | the same numbers to the last bit; mistakes in one line |
 """
 
@@ -93,13 +96,17 @@ def test_policies_keep_their_promises(seed, decimals):
     errors = rates["equal_error"]["bonafide_rejected"], rates["equal_error"]["spoof_accepted"]
     assert np.mean(errors) == pytest.approx(metrics.eer(bonafide, spoof).value)
     cost = 1.9 * rates["min_cost"]["bonafide_rejected"] + rates["min_cost"]["spoof_accepted"]
-    assert cost == pytest.approx(metrics.min_dcf(bonafide, spoof).value)
+    assert cost == pytest.approx(metrics.act_dcf(bonafide, spoof))
+    assert policies["min_cost"] == pytest.approx(-0.6418538861723947, abs=1e-15)
     # as many real voices rejected as allowed, and not one score more
     assert rates["few_false_alarms"]["bonafide_rejected"] <= 0.1
     higher = np.concatenate([bonafide, spoof])
     higher = higher[higher > policies["few_false_alarms"]].min() + 1e-9
     following = np.sort(bonafide)[np.sum(bonafide < policies["few_false_alarms"])] + 1e-9
     assert max(np.mean(bonafide < higher), np.mean(bonafide < following)) > 0.1
+    # as many fakes caught as promised, and no real voice rejected for more
+    assert np.mean(spoof < policies["few_misses"]) >= 0.95
+    assert np.mean(spoof < np.max(spoof[spoof < policies["few_misses"]])) < 0.95
     # no score lies on a threshold
     assert not np.isin(list(policies.values()), np.concatenate([bonafide, spoof])).any()
 
@@ -115,6 +122,101 @@ def test_costs_move_the_cheapest_threshold():
     cheap_misses = thresholds(*trials, cost_miss=0.1)["min_cost"]
     dear_misses = thresholds(*trials, cost_miss=10)["min_cost"]
     assert dear_misses < thresholds(*trials)["min_cost"] < cheap_misses
+
+
+def test_what_the_network_claims_does_not_depend_on_how_training_drew():
+    # trained on 9 spoofs to a bona fide, the log odds of the same likelihood ratio lie log(9) lower
+    llr = np.array([-1.0, 0.0, 3.0])
+    for prior_spoof in (0.5, 0.9, 0.05):
+        log_odds = llr + np.log((1 - prior_spoof) / prior_spoof)
+        assert calibration.claimed(log_odds, prior_spoof) == pytest.approx(llr)
+
+
+def test_isotonic_is_the_best_monotonic_calibration():
+    bonafide, spoof = _gaussians()
+    fit = calibration.fit_isotonic(3 * bonafide + 7, 3 * spoof + 7)
+    llr = fit(3 * bonafide + 7), fit(3 * spoof + 7)
+    assert metrics.cllr(*llr) == pytest.approx(metrics.min_cllr(bonafide, spoof), abs=0.01)
+    assert np.abs(np.concatenate(llr)).max() < np.log(6001) + 0.1
+    grid = fit(np.linspace(-20, 40, 500))
+    assert (np.diff(grid) >= 0).all() and grid[0] == min(fit.llrs) and not fit.inverted
+    assert fit(7.0) == pytest.approx(0, abs=0.2)
+
+
+def test_isotonic_bends_where_a_line_cannot():
+    # spoofs on both sides would need a fold, but a plateau is within reach: beyond a point the score says nothing
+    rng = np.random.default_rng(0)
+    bonafide = np.concatenate([rng.normal(0, 1, 500), rng.uniform(5, 6, 2000)])
+    spoof = np.concatenate([rng.normal(-2, 1, 2000), rng.uniform(5, 6, 500)])
+    line, bent = fit_affine(bonafide, spoof), calibration.fit_isotonic(bonafide, spoof)
+    assert metrics.cllr(bent(bonafide), bent(spoof)) < metrics.cllr(line(bonafide), line(spoof)) - 0.01
+
+
+def test_an_isotonic_fit_of_an_inverted_detector_says_so():
+    bonafide, spoof = _gaussians()
+    fit = calibration.fit_isotonic(-bonafide, -spoof)
+    assert fit.llrs[-1] - fit.llrs[0] < 20 and "llr rises" in fit.describe()
+    assert metrics.cllr(fit(-bonafide), fit(-spoof)) > 0.95
+
+
+def test_a_calibration_survives_json():
+    for fit in (fit_affine(*_gaussians(n_bonafide=50, n_spoof=70)), calibration.fit_isotonic(*_gaussians())):
+        assert calibration.from_dict(json.loads(json.dumps(fit.to_dict()))) == fit
+
+
+def _world(seed, attacks=6):
+    """Scores of dev with some attacks, the easy ones with five times the trials, and of eval with other ones."""
+    rng = np.random.default_rng(seed)
+    speakers, centres = np.repeat(np.arange(8), 60), rng.normal(-2, 1.5, attacks)
+    sizes = np.where(centres < -2.5, 300, 60)
+    names = np.repeat([f"A{i}" for i in range(attacks)], sizes)
+    dev = (
+        rng.normal(2, 0.7, 8)[speakers] + rng.normal(size=480),
+        np.repeat(centres, sizes) + rng.normal(size=len(names)),
+    )
+    new = (
+        rng.normal(2, 0.7, (20, 1)) + rng.normal(size=(20, 60)),
+        rng.normal(-2, 1.5, (12, 1)) + rng.normal(size=(12, 100)),
+    )
+    return dev, names, speakers, tuple(map(np.ravel, new))
+
+
+@pytest.mark.parametrize("method", calibration.METHODS)
+def test_held_out_attacks_keep_a_fit_from_promising_too_much(method):
+    plain, cautious, foreseen, flattering = [], [], [], []
+    for seed in range(40):
+        dev, attacks, speakers, new = _world(seed)
+        fit = {"affine": fit_affine, "isotonic": calibration.fit_isotonic}[method](*dev)
+        careful = calibration.cautious(*dev, attacks, speakers, method=method)
+        assert careful.attacks == 6 and 0.2 <= careful.shrinkage <= 1
+        plain.append(metrics.cllr(*map(fit, new)))
+        cautious.append(metrics.cllr(*map(careful.fit, new)))
+        foreseen.append(metrics.cllr(*careful.held_out))
+        flattering.append(metrics.cllr(*map(fit, dev)))
+    assert np.mean(cautious) < np.mean(plain) - 0.01
+    assert abs(np.mean(foreseen) - np.mean(cautious)) < abs(np.mean(flattering) - np.mean(plain)) - 0.03
+
+
+def test_every_attack_weighs_the_same():
+    dev, attacks, speakers, _ = _world(3)
+    again = np.concatenate([np.repeat(np.flatnonzero(attacks == "A0"), 10), np.flatnonzero(attacks != "A0")])
+    once = calibration.cautious(*dev, attacks, speakers)
+    often = calibration.cautious(dev[0], dev[1][again], attacks[again], speakers)
+    assert (once.fit.scale, once.fit.offset) == pytest.approx((often.fit.scale, often.fit.offset), abs=0.01)
+
+
+def test_held_out_means_that_the_fit_has_not_seen_it():
+    dev, attacks, _, _ = _world(5)
+    careful = calibration.cautious(*dev, attacks)
+    out = attacks == "A2"
+    alone = fit_affine(dev[0], dev[1][~out], attacks=attacks[~out])
+    assert careful.held_out[1][out] == pytest.approx(careful.shrinkage * alone(dev[1][out]))
+
+
+def test_one_attack_cannot_be_held_out():
+    (bonafide, spoof), _, speakers, _ = _world(1)
+    careful = calibration.cautious(bonafide, spoof, ["unnamed"] * len(spoof), speakers)
+    assert careful.fit == fit_affine(bonafide, spoof) and "too few kinds of attack" in careful.describe()
 
 
 def test_a_detector_folder_holds_the_same_numbers(tmp_path):
@@ -145,8 +247,21 @@ def test_mistakes_are_told(tmp_path):
         fit_affine([1, 2], [0], prior_spoof=0)
     with pytest.raises(UserError, match="max_bonafide_rejected"):
         thresholds([1, 2], [0], max_bonafide_rejected=5)
+    with pytest.raises(UserError, match="min_spoof_found"):
+        thresholds([1, 2], [0], min_spoof_found=0)
     with pytest.raises(UserError, match="isotonic"):
         Affine.from_dict({"kind": "isotonic"})
+    with pytest.raises(UserError, match="pickle.*affine, isotonic"):
+        calibration.from_dict({"kind": "pickle"})
+    for knots in (
+        {"scores": [0, 1]},
+        {"scores": [1, 0], "llrs": [0, 1]},
+        {"scores": [0, 1], "llrs": [0, float("nan")]},
+    ):
+        with pytest.raises(UserError, match="rising numbers"):
+            calibration.from_dict({"kind": "isotonic"} | knots)
+    with pytest.raises(UserError, match="calibrate.method: 'platt'"):
+        calibration.cautious([1, 2], [0, 1], ["a", "b"], method="platt")
     with pytest.raises(UserError, match="offset"):
         Affine.from_dict({"kind": "affine", "scale": 1.0, "offset": "high"})
     with pytest.raises(UserError, match="calibrate stage"):

@@ -187,6 +187,15 @@ def test_show_describes_the_picture(displayed, history):
     assert (about["width"], about["height"]) == (int(8.4 * 96), int(3.4 * 96))
 
 
+def test_alarms_are_shown_and_told(displayed, capsys):
+    plots.show_alarms(["<polarity> inverted", "no spoofed trials"])
+    assert capsys.readouterr().err.splitlines() == ["!! ALARM: <polarity> inverted", "!! ALARM: no spoofed trials"]
+    (data, _), *_ = displayed
+    assert data["text/html"].count('role="alert"') == 2 and "&lt;polarity&gt;" in data["text/html"]
+    plots.show_alarms([])
+    assert "role" not in displayed[-1][0]["text/html"] and not capsys.readouterr().err
+
+
 def test_tables_can_be_read_aloud(displayed):
     table = pd.DataFrame({"Attack": ["<b>hts</b>", "copy"], "Fakes": [3, 4]})
     plots.show_table(table, "Fakes & attacks")

@@ -7,6 +7,7 @@
 | language, landmarks, one h1, skip link, alternative texts, captions, headings of tables | test_accessible |
 | headline, confusion matrix, corpus and settings show what the files say | test_numbers |
 | a speaker of eval who is in another split is told of | test_speaker_in_two_splits |
+| alarms before any number, the name of the test set, what each policy does | test_alarms, test_policies |
 | a condition without trials is left out | test_one_condition |
 | versions and processor are those that trained the network, where it says so | test_provenance |
 | a notebook's page: code folded, tables that scroll, links between pages | test_notebook_page |
@@ -55,6 +56,13 @@ def project(tmp_path):
     (tmp_path / "models/network/network.json").write_text(json.dumps({"made_with": made_with}))
     headline = {"unseen": measured(0.25, 50), "known": measured(0.125, 100), "all": measured(0.17, 150)}
     (tmp_path / "metrics/eval.json").write_text(json.dumps(headline))
+    (tmp_path / "metrics/extract.json").write_text(json.dumps({"test_set": "ASVspoof 2021 DF, subset eval"}))
+    (tmp_path / "metrics/alarms.json").write_text(json.dumps({"alarms": []}))
+    points = {"equal_error": {"threshold": 0.0, "bonafide_rejected": 0.1}, "few_misses": {"threshold": 1.5}}
+    (tmp_path / "metrics/operating_points.json").write_text(json.dumps(points))
+    (tmp_path / "models/detector").mkdir()
+    calibrated = {"policy": "equal_error", "min_spoof_found": 0.95}
+    (tmp_path / "models/detector/calibration.json").write_text(json.dumps(calibrated))
     (tmp_path / "metrics/train.json").write_text(json.dumps({"best_epoch": 3, "parameters": 123456}))
     trials = [("", "bonafide", 1.0)] * 180 + [("", "bonafide", -1.0)] * 20
     trials += [("known", "spoof", -1.0)] * 90 + [("known", "spoof", 1.0)] * 10
@@ -103,6 +111,25 @@ def pages(project):
     written = report.write(project)
     assert [path.name for path in written] == ["index.html", "10_extract.html", "40_evaluate.html"]
     return {path.stem: BeautifulSoup(path.read_text("utf-8"), "html.parser") for path in written}
+
+
+def test_alarms(project, pages):
+    assert "Test set: ASVspoof 2021 DF, subset eval" in _plain(pages["index"].main)
+    assert not pages["index"].select("[role=alert]")
+    alarms = ["is the polarity <inverted>?", "there are no bona fide trials"]
+    (project / "metrics/alarms.json").write_text(json.dumps({"alarms": alarms}))
+    report.write(project)
+    page = BeautifulSoup((project / "reports/index.html").read_text("utf-8"), "html.parser")
+    assert [_plain(box) for box in page.select("[role=alert]")] == [f"Alarm: {alarm}." for alarm in alarms]
+    text = _plain(page.main)
+    assert text.index("polarity") < text.index("%")
+
+
+def test_policies(pages):
+    table = next(table for table in pages["index"].select("table") if "Policies" in _plain(table.caption))
+    rows = [_plain(row) for row in table.tbody.select("tr")]
+    assert rows[0] == "equal_error both mistakes equally often 0.00 100"
+    assert "at least 95 % of fakes caught" in rows[1]
 
 
 def _plain(tag):

@@ -121,6 +121,7 @@ def test_learns_and_writes(trained):
     assert history["dev_eer"].min() < 0.2 and history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
     about = json.loads((folder / "network.json").read_text())
     best = history.sort_values(["dev_eer", "dev_loss"]).iloc[0]
+    assert about["prior_spoof"] == 0.5  # couples of a bona fide and a spoofed utterance
     assert (about["best_epoch"], about["dev_eer"]) == (best["epoch"], best["dev_eer"])
     assert about["features"] == FEATURES and about["train"] == TRAIN and about["seed"] == 7
     assert about["model"] == {**MODEL, "normalise": "utterance", "spectrum": False}

@@ -93,11 +93,13 @@ class Train(Section):
 
 
 class Calibrate(Section):
+    method: Literal["affine", "isotonic"]
     prior_spoof: Probability
     cost_miss: Positive
     cost_false_alarm: Positive
     max_bonafide_rejected: Probability
-    policy: Literal["equal_error", "min_cost", "few_false_alarms"]
+    min_spoof_found: Probability
+    policy: Literal["equal_error", "min_cost", "few_false_alarms", "few_misses"]
 
 
 class Evaluate(Section):

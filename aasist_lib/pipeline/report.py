@@ -25,6 +25,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 # what the numbers of the headline table mean, for somebody who meets them for the first time
 MEANING = {
     "eer": "at the threshold where both kinds of error are equally frequent; guessing gives 50",
+    "rocch_eer": "the same, if one may mix two thresholds; never above 50, so it hides a detector upside down",
     "bonafide_rejected": "at the threshold that dev chose",
     "spoof_accepted": "at the same threshold",
     "accuracy": "of all decisions",
@@ -143,8 +144,13 @@ def _results(root: Path) -> dict:
     headline = _headline(metrics / "eval.json")
     used = _csv(root / "features/index.csv", ["split", "label", "speaker", "attack", "seconds"])
     meaning = {words: MEANING.get(key, "") for key, (words, _) in evaluation.MEASURES.items()}
+    calibrated = _json(root / "models/detector/calibration.json")
     return {
         "headline": headline,
+        "alarms": _json(metrics / "alarms.json")["alarms"],
+        "test_set": _json(metrics / "extract.json")["test_set"],
+        "points": evaluation.operating_points_table(_json(metrics / "operating_points.json"), calibrated),
+        "policy": calibrated["policy"],
         "summary": _summary(headline),
         "table": evaluation.headline_table(headline),
         "meaning": meaning,
