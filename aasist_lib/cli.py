@@ -10,6 +10,8 @@ from pathlib import Path
 from aasist_lib.errors import UserError
 
 ALL_SCORED, WRONG_USAGE, SOME_NOT_SCORED = 0, 2, 3
+MARK = "!! ALARM:"
+MANY_TRIALS = 50_000  # from so many on the bootstrap takes minutes
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0 all scored, 2 wrong usage, 3 some could not be scored.
+        Exit code: 0 all scored or measured, 2 wrong usage or files, 3 some could not be scored.
     """
     parser = argparse.ArgumentParser(prog="aasist", description="Tells bona fide human speech from deepfake speech.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -40,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     score.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
     score.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
     score.set_defaults(run=_score)
+    _add_metrics(commands)
     given = parser.parse_args(arguments)
     try:
         return given.run(given)
@@ -52,9 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _score(given: argparse.Namespace) -> int:
-    output = Path(given.output) if given.output else None
-    if output and not os.path.isdir(output.absolute().parent):  # said before an hour of scoring, not after it
-        raise UserError(f"--output: {output.parent} is not a folder: make it first")
+    output = _output(given)
 
     from aasist_lib.detector import Detector
 
@@ -113,6 +114,214 @@ def _json(rows, detector) -> str:
         for record in records
     ]
     return json.dumps(records, indent=2, ensure_ascii=False) + "\n"
+
+
+def _add_metrics(commands) -> None:
+    measure = commands.add_parser(
+        "metrics",
+        help="measure the scores of any system",
+        description="Measure the scores of any system: every metric with 95 % intervals, and by attack and codec. "
+        "Higher scores mean bona fide.",
+        epilog="Alarms (the system is upside down, scores are missing or tied, ...) come first, and on standard error "
+        "where the report does not go to the terminal. Exit code: 0 measured, 2 wrong usage or files.",
+    )
+    measure.add_argument("scores", metavar="SCORES", help="score file")
+    measure.add_argument("keys", metavar="KEYS", help="protocol or key file: what the trials are")
+    measure.add_argument(
+        "--format",
+        required=True,
+        choices=("asvspoof2019", "asvspoof2021", "asvspoof5", "csv"),  # scorefiles.FORMATS, without importing it
+        help="of both files; csv: a header with utt_id and llr or score, and one with utt_id, label and more",
+    )
+    measure.add_argument(
+        "--subset",
+        metavar="NAME",
+        help="of the keys of 2021: eval (default), progress, hidden or all; of csv keys: a value of their column split",
+    )
+    measure.add_argument(
+        "--bootstrap", type=_count, default=1000, metavar="N", help="samples for the intervals; 0: none (default: 1000)"
+    )
+    measure.add_argument(
+        "--trials", action="store_true", help="draw single trials for the intervals instead of speakers and attacks"
+    )
+    measure.add_argument("--seed", type=_count, default=0, metavar="N", help="of the samples (default: 0)")
+    for name, value, what in (
+        ("--prior-spoof", 0.05, "prior probability of a spoof in minDCF and actDCF"),
+        ("--cost-miss", 1.0, "cost of a real voice rejected"),
+        ("--cost-false-alarm", 10.0, "cost of a spoof accepted"),
+    ):
+        measure.add_argument(
+            name, type=float, default=value, metavar="X", help=f"{what} (default: {value:g}, as ASVspoof 5 has it)"
+        )
+    measure.add_argument(
+        "--asv",
+        metavar="FILE",
+        help="for t-DCF: scores of the speaker verifier that belong to the corpus and set of KEYS, such as "
+        "ASVspoof2019.LA.asv.eval.gi.trl.scores.txt for eval of 2019 LA",
+    )
+    measure.add_argument("--asv-keys", metavar="FILE", help="with --asv and asvspoof2021: LA/ASV/trial_metadata.txt")
+    measure.add_argument(
+        "--dev",
+        nargs=2,
+        metavar=("SCORES", "KEYS"),
+        help="the same system on dev, in the same format (2019's with 2021's): an alarm if dev is much easier",
+    )
+    measure.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    measure.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
+    measure.set_defaults(run=_metrics)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
+
+
+def _metrics(given: argparse.Namespace) -> int:
+    output = _output(given)
+    if given.asv_keys and not given.asv:
+        raise UserError("--asv-keys: goes with --asv")
+
+    from aasist_lib import evaluation, scorefiles
+
+    trials = scorefiles.read(given.scores, given.keys, given.format, given.subset)
+    dev_eer = _dev_eer(*given.dev, given.format) if given.dev else None
+    alarms = evaluation.alarms(trials.table, dev_eer=dev_eer)
+    if given.json or output or not sys.stdout.isatty():  # else they are in what is printed, and twice is once too often
+        for alarm in alarms:
+            print(f"aasist: {MARK} {alarm}", file=sys.stderr)
+    asv = scorefiles.read_asv(given.asv, trials, given.keys, given.asv_keys) if given.asv else None
+    costs = {name: getattr(given, name) for name in ("prior_spoof", "cost_miss", "cost_false_alarm")}
+    options = {"replicates": given.bootstrap, "seed": given.seed, "clusters": not given.trials}
+    if given.bootstrap and len(trials.table) > MANY_TRIALS:
+        print(f"aasist: {given.bootstrap} samples of {len(trials.table)} trials take a while; --bootstrap 0 leaves "
+              "the intervals out", file=sys.stderr)  # fmt: skip
+    try:
+        found = scorefiles.measure(trials, **options, **costs, asv=asv)
+    except UserError as error:
+        raise UserError(str(error).replace("use clusters=None", "use --trials")) from None
+    about = {
+        "scores": given.scores,
+        "keys": given.keys,
+        "layout": trials.layout,
+        "subset": trials.subset,
+        "trials": len(trials.table),
+        "bonafide": int((trials.table["label"] == "bonafide").sum()),
+        "spoof": int((trials.table["label"] == "spoof").sum()),
+        "left_out": trials.left_out,
+        "alarms": alarms,
+        "dev_eer": dev_eer,
+    }
+    settings = {"costs": costs, "bootstrap": {"samples": given.bootstrap, "seed": given.seed}}
+    if given.json:
+        text = _metrics_json(about | settings | found)
+    else:
+        text = _metrics_text(about | settings | found)
+    if output:
+        _write(output, text)
+    else:
+        print(text, end="", flush=True)
+    return ALL_SCORED
+
+
+def _dev_eer(scores: str, keys: str, format: str) -> float:
+    from aasist_lib import evaluation, metrics, scorefiles
+
+    # ASVspoof 2021 has no dev of its own: systems are developed on that of 2019
+    trials = scorefiles.read(scores, keys, "asvspoof2019" if format == "asvspoof2021" else format)
+    return metrics.eer(*evaluation.split_classes(evaluation.scored(trials.table))).value
+
+
+def _metrics_json(found: dict) -> str:
+    def plain(value):
+        if hasattr(value, "to_dict"):  # a table
+            value = value.to_dict(orient="records")
+        if isinstance(value, dict):
+            return {str(key): plain(x) for key, x in value.items()}
+        if isinstance(value, list):
+            return [plain(x) for x in value]
+        value = value.item() if hasattr(value, "item") else value
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _metrics_text(found: dict) -> str:
+    """What was read, alarms, tables, and in plain words what the first number means."""
+    from aasist_lib import evaluation
+
+    rows = found["metrics"]
+    subset = f", subset {found['subset']}" if found["subset"] else ""
+    lines = [
+        f"{found['scores']} against {found['keys']} ({found['layout']}{subset}): {found['trials']} trials, "
+        f"{found['bonafide']} bona fide and {found['spoof']} spoofed"
+    ]
+    if found["left_out"]:
+        what = f"the subset {found['subset']}" if subset else "the keys"
+        lines += [f"{found['left_out']} scores are of trials outside {what}, and left out"]
+    lines += [f"{MARK} {alarm}" for alarm in found["alarms"]]
+    lines += ["", *_aligned(_headline(rows)), ""]
+    if found["intervals_over"]:
+        lines += [
+            f"In brackets: 95 % intervals by {found['bootstrap']['samples']} samples of {found['intervals_over']}.", ""
+        ]  # fmt: skip
+    for name in ("by_attack", "by_codec"):
+        if len(found[name]):
+            lines += [*_aligned(evaluation.readable(found[name].replace("", "-"))), ""]
+    if len(found["by_attack_and_codec"]):
+        table = found["by_attack_and_codec"]
+        shown = {"EER (%)": table["attack"]}
+        for codec in table.columns[1:]:
+            shown[codec or "-"] = ["" if math.isnan(x) else f"{100 * x:.1f}" for x in table[codec]]
+        lines += [*_aligned(shown), ""]
+    return "\n".join([*lines, _meaning(rows["all"])]) + "\n"
+
+
+def _headline(rows: dict) -> dict:
+    """Columns of the first table: what evaluation says of every condition, and t-DCF of all trials below it."""
+    from aasist_lib import evaluation
+
+    columns = {name: list(column) for name, column in evaluation.headline_table(rows).items()}
+    for year in (2019, 2021):
+        key = f"min_tdcf_{year}"
+        if key in rows["all"]:
+            low, high = (rows["all"].get(f"{key}_{end}") for end in ("low", "high"))
+            said = {name: "" for name in columns} | {"Measure": f"min t-DCF, form of {year}"}
+            said[evaluation.CONDITIONS["all"]] = evaluation.interval(rows["all"][key], low, high, percent=False)
+            for name, column in columns.items():
+                column.append(said[name])
+    return columns
+
+
+def _meaning(row: dict) -> str:
+    percent = f"{100 * row['eer']:.1f}"
+    said = (
+        f"EER {percent} %: with the threshold where both errors are equally frequent, {percent} of 100 real voices are "
+        f"called fake, and {percent} of 100 fakes pass for real. "
+    )
+    if row["cllr"] > 1:
+        return said + (
+            f"Cllr {row['cllr']:.2f} is above 1: these scores are not calibrated LLRs (natural-log likelihood ratios), "
+            "so that actDCF and Cllr say nothing about how well they tell real from fake."
+        )
+    return said + "actDCF and Cllr take the scores as natural-log likelihood ratios, as they are."
+
+
+def _aligned(table) -> list[str]:
+    """A table of text in columns: the first to the left, the others to the right."""
+    columns = [[str(name), *map(str, table[name])] for name in table]
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(x.rjust(width) for x, width in zip(row[1:], widths[1:], strict=True))])
+        for row in zip(*columns, strict=True)
+    ]
+
+
+def _output(given: argparse.Namespace) -> Path | None:
+    output = Path(given.output) if given.output else None
+    if output and not os.path.isdir(output.absolute().parent):  # said before an hour of scoring, not after it
+        raise UserError(f"--output: {output.parent} is not a folder: make it first")
+    return output
 
 
 def _write(path: Path, text: str) -> None:

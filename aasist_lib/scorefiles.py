@@ -14,7 +14,6 @@ wrong with a file is a `UserError` of one line that names the file and its line.
 
 import csv
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,14 +112,10 @@ def read_scores(path: Path | str, format: str) -> pd.DataFrame:
         As in `read`.
     """
     if format == "csv":
-        columns, lines = _with_header(path, ",")
-        value = next((name for name in ("llr", "score") if name in columns), None)
-        if "utt_id" not in columns or value is None:
-            raise UserError(f"{path}:1: expected a header with utt_id and llr or score, found {', '.join(columns)}")
-        table = {"utt_id": columns["utt_id"], "llr": columns[value]}
+        columns, lines = _with_header(path, ",", "utt_id", "llr or score")
+        table = {"utt_id": columns["utt_id"], "llr": columns["llr" if "llr" in columns else "score"]}
     elif format == "asvspoof5":
-        columns, lines = _with_header(path, "\t")
-        _need(columns, ("filename", "cm-score"), path)
+        columns, lines = _with_header(path, "\t", "filename", "cm-score")
         table = {"utt_id": columns["filename"], "llr": columns["cm-score"]}
     else:
         table, lines = _spaced_scores(path, format)
@@ -153,12 +148,10 @@ def read_keys(path: Path | str, format: str) -> tuple[pd.DataFrame, str]:
     """
     layout = format
     if format == "csv":
-        columns, lines = _with_header(path, ",")
-        _need(columns, ("utt_id", "label"), path)
+        columns, lines = _with_header(path, ",", "utt_id", "label")
         table = pd.DataFrame(columns).assign(line=lines)
-    elif format == "asvspoof5" and "\t" in _lines(path)[0]:
-        columns, lines = _with_header(path, "\t")
-        _need(columns, ("filename", "cm-label"), path)
+    elif format == "asvspoof5" and _lines(path)[0].startswith("filename\t"):
+        columns, lines = _with_header(path, "\t", "filename", "cm-label")
         table = pd.DataFrame({"utt_id": columns["filename"], "label": columns["cm-label"], "line": lines})
     else:
         if format == "asvspoof2021":
@@ -214,8 +207,8 @@ def _lines(path: Path | str) -> list[str]:
     return text.split("\n")
 
 
-def _with_header(path: Path | str, delimiter: str) -> tuple[dict[str, list[str]], list[int]]:
-    """Columns by the names in the header, and the line of every row."""
+def _with_header(path: Path | str, delimiter: str, *needed: str) -> tuple[dict[str, list[str]], list[int]]:
+    """Columns by the names in the header, and the line of every row; one `needed` may be this "or" that."""
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     reader = csv.reader((f"{line}\n" for line in _lines(path)), delimiter=delimiter, quoting=quoting)
     try:
@@ -223,6 +216,8 @@ def _with_header(path: Path | str, delimiter: str) -> tuple[dict[str, list[str]]
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: not a row of a table ({error})") from None
+    if not all(set(name.split(" or ")) & set(header) for name in needed):
+        raise UserError(f"{path}:1: expected a header with {' and '.join(needed)}, found {', '.join(header)}")
     if len(set(header)) < len(header):
         raise UserError(f"{path}:1: a column is named twice: {', '.join(header)}")
     if not rows:
@@ -232,11 +227,6 @@ def _with_header(path: Path | str, delimiter: str) -> tuple[dict[str, list[str]]
         raise UserError(f"{path}:{wrong[0]}: expected {len(header)} fields, as in the header, found {len(wrong[1])}")
     columns = zip(*(row for _, row in rows), strict=True)
     return dict(zip(header, map(list, columns), strict=True)), [line for line, _ in rows]
-
-
-def _need(columns: Mapping, names: tuple[str, str], path) -> None:
-    if not set(names) <= set(columns):
-        raise UserError(f"{path}:1: expected a header with {' and '.join(names)}, found {', '.join(columns)}")
 
 
 def _spaced_scores(path: Path | str, format: str) -> tuple[dict[str, list[str]], range]:
@@ -450,7 +440,9 @@ def measure(
     UserError
         A class has no scores, or the costs make no sense.
     """
-    usable = trials.table[trials.table["llr"].notna()]
+    usable = evaluation.scored(trials.table)
+    if usable["label"].nunique() < 2:
+        raise UserError("no scores of one of the classes: nothing can be measured without both")
     table = evaluation.headline(
         usable, None, replicates=replicates, seed=seed, clusters=clusters,
         prior_spoof=prior_spoof, cost_miss=cost_miss, cost_false_alarm=cost_false_alarm,
@@ -458,22 +450,29 @@ def measure(
     if asv is not None:
         years = (2019, 2021) if trials.layout == "asvspoof2019" else (2021,)
         table["all"] |= _tandem(usable, asv, years, replicates=replicates, seed=seed, clusters=clusters)
+    varying = [column for column in ("speaker", "attack", "codec") if _varies(usable, column)]
     tables = {
-        f"by_{column}": evaluation.breakdown(usable, column) if _varies(usable, column) else pd.DataFrame()
+        f"by_{column}": evaluation.breakdown(usable, column) if column in varying else pd.DataFrame()
         for column in ("attack", "codec")
     }
+    if (prior_spoof, cost_miss, cost_false_alarm) != (0.05, 1.0, 10.0):  # breakdown knows these costs alone
+        tables = {name: one.drop(columns=["min_dcf", "act_dcf"], errors="ignore") for name, one in tables.items()}
     both = all(len(one) for one in tables.values())
     tables["by_attack_and_codec"] = by_attack_and_codec(usable) if both else pd.DataFrame()
-    over = " and ".join(f"{column}s" for column in ("speaker", "attack") if clusters and _varies(usable, column))
+    over = " and ".join(f"{column}s" for column in varying if column != "codec")
+    if not clusters:
+        over = "single trials"
+    elif not over:
+        over = "single trials (too narrow: the keys tell neither speakers nor attacks apart)"
     return {
         "metrics": table,
-        "intervals_over": (over or "single trials") if replicates else "",
+        "intervals_over": over if replicates else "",
         **tables,
     }
 
 
 def _varies(table: pd.DataFrame, column: str) -> bool:
-    return len(set(table[column]) - {""}) > 1
+    return table.loc[table[column] != "", column].nunique() > 1
 
 
 def _tandem(table: pd.DataFrame, asv, years: tuple[int, ...], *, replicates, seed, clusters) -> dict[str, float]:
@@ -485,15 +484,11 @@ def _tandem(table: pd.DataFrame, asv, years: tuple[int, ...], *, replicates, see
     def statistics(counts):
         return of(*(np.repeat(counts.scores, n.astype(int)) for n in (counts.bonafide, counts.spoof)))
 
-    is_spoof = (table["label"] == "spoof").to_numpy()
     bonafide, spoof = evaluation.split_classes(table)
-    speaker, attack = table["speaker"].to_numpy(), table["attack"].to_numpy()
-    factors = {"speaker": (speaker[~is_spoof], speaker[is_spoof]), "attack": (None, attack[is_spoof])}
+    groups = evaluation.factors(table) if clusters else None
     row = of(bonafide, spoof)
     if replicates:
-        intervals = metrics.bootstrap(
-            statistics, bonafide, spoof, clusters=factors if clusters else None, replicates=replicates, seed=seed
-        )
+        intervals = metrics.bootstrap(statistics, bonafide, spoof, clusters=groups, replicates=replicates, seed=seed)
         for name, ends in intervals.items():
             row[f"{name}_low"], row[f"{name}_high"] = ends
     return row
@@ -526,14 +521,15 @@ def write_official(folder: Path | str, scores: pd.DataFrame) -> list[str]:
     """Scores in the formats that others' evaluation packages take, and keys for `aasist metrics` beside them.
 
     asvspoof2019.txt, asvspoof2021.txt and asvspoof5.tsv, each with its keys: asvspoof2019_keys.txt,
-    asvspoof2021_keys.txt (as of LA, all of the subset eval) and asvspoof5_keys.tsv. Scores have six decimals.
+    asvspoof2021_keys.txt (as of LA, all of the subset eval; our codecs are none that it knows) and asvspoof5_keys.tsv.
+    Scores have six decimals. A spoof without an attack's name has the attack "unnamed".
 
     Parameters
     ----------
     folder : path
         Made if need be. A file that cannot be written there now does not stay from an earlier time.
     scores : DataFrame
-        A row a trial, with utt_id, label, speaker, attack, codec, llr.
+        A row a trial, with utt_id, label, speaker, attack, llr.
 
     Returns
     -------
@@ -543,7 +539,8 @@ def write_official(folder: Path | str, scores: pd.DataFrame) -> list[str]:
     folder = Path(folder)
     score = [f"{x:.6f}" for x in scores["llr"]]
     utt_id, label = scores["utt_id"], scores["label"]
-    speaker, attack, codec = (scores[name].replace("", "-") for name in ("speaker", "attack", "codec"))
+    speaker = scores["speaker"].replace("", "-")
+    attack = scores["attack"].replace("", "unnamed").mask(label == "bonafide", "-")
     same = ["-"] * len(scores)
     files = {
         "asvspoof2019.txt": (" ", None, (utt_id, attack, label, score)),
@@ -551,7 +548,7 @@ def write_official(folder: Path | str, scores: pd.DataFrame) -> list[str]:
         "asvspoof2021.txt": (" ", None, (utt_id, score)),
         "asvspoof2021_keys.txt": (
             " ", None,
-            (speaker, utt_id, codec, same, attack.mask(label == "bonafide", "bonafide"), label,
+            (speaker, utt_id, same, same, attack.mask(label == "bonafide", "bonafide"), label,
              ["notrim"] * len(scores), ["eval"] * len(scores)),
         ),
         "asvspoof5.tsv": ("\t", ("filename", "cm-score"), (utt_id, score)),

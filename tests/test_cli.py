@@ -7,6 +7,7 @@
 | output | written whole or not at all; impossible places are refused before anything is scored |
 | help | comes without loading torch |
 | pipes | a reader that stops early is no error |
+| metrics | tables and json say what the library says; alarms come first; wrong files are one line and exit code 2 |
 """
 
 import io
@@ -19,8 +20,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from test_detector import make_detector
+from test_scorefiles import KEYS_LA, some_scores, tandem_files
 
-from aasist_lib import Detector, cli
+from aasist_lib import Detector, cli, evaluation
 
 ROOT = Path(__file__).parents[1]
 
@@ -129,15 +131,16 @@ def test_wrong_usage(arguments, capsys):
     assert stop.value.code == 2 and "usage: aasist" in capsys.readouterr().err
 
 
-def test_help_needs_no_torch():
+@pytest.mark.parametrize("command", ["score", "metrics"])
+def test_help_needs_no_torch(command):
     code = (
         "import sys\nfrom aasist_lib import cli\n"
-        "try:\n    cli.main(['score', '--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        f"try:\n    cli.main(['{command}', '--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
         "assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "usage: aasist score" in done.stdout
+    assert f"usage: aasist {command}" in done.stdout
 
 
 def test_a_reader_that_stops_early(folder, two):
@@ -146,3 +149,158 @@ def test_a_reader_that_stops_early(folder, two):
     )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def measure(tmp_path, capsys):
+    """`aasist metrics` on a table that is both scores and keys, or on files."""
+
+    def run(table, *arguments, format="csv"):
+        if isinstance(table, pd.DataFrame):
+            table.to_csv(tmp_path / "scores.csv", index=False, na_rep="nan")
+            files = [tmp_path / "scores.csv"] * 2
+        else:
+            files = table
+        code = cli.main(["metrics", *map(str, files), "--format", format, *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_metrics_as_json(measure):
+    code, out, err = measure(some_scores(), "--bootstrap", 20, "--seed", 3, "--json")
+    found = json.loads(out)
+    assert (code, err, found["alarms"]) == (0, "", [])
+    assert (found["trials"], found["bonafide"], found["spoof"], found["left_out"]) == (200, 67, 133, 0)
+    expected = evaluation.headline(some_scores(), None, replicates=20, seed=3)
+    assert found["metrics"] == expected
+    assert found["intervals_over"] == "speakers and attacks"
+    assert [row["attack"] for row in found["by_attack"]] == ["tts0", "tts1", "tts2", "tts3"]
+    assert {row["codec"] for row in found["by_codec"]} == {"", "opus", "g722"}
+    assert found["by_attack_and_codec"][0].keys() == {"attack", "", "opus", "g722"}
+
+
+def test_metrics_for_people(measure):
+    code, out, err = measure(some_scores(), "--bootstrap", 20)
+    assert (code, err) == (0, "") and "ALARM" not in out
+    eer = evaluation.headline(some_scores(), None, replicates=20)["all"]
+    said = evaluation.interval(eer["eer"], eer["eer_low"], eer["eer_high"])
+    assert next(line for line in out.splitlines() if line.startswith("Equal error rate")).endswith(said)
+    assert "20 samples of speakers and attacks" in out
+    assert "\ntts2 " in out and "\nopus " in out
+    assert out.splitlines()[-1].startswith(f"EER {100 * eer['eer']:.1f} %: ")
+    assert "natural-log likelihood ratios, as they are" in out.splitlines()[-1]
+
+
+def test_intervals_can_be_left_out_or_drawn_from_trials(measure):
+    _, out, _ = measure(some_scores(), "--bootstrap", 0, "--json")
+    found = json.loads(out)
+    assert found["intervals_over"] == "" and not [key for key in found["metrics"]["all"] if key.endswith("_low")]
+    _, out, _ = measure(some_scores(), "--bootstrap", 20, "--trials", "--json")
+    found = json.loads(out)
+    assert found["intervals_over"] == "single trials"
+    assert found["metrics"] == evaluation.headline(some_scores(), None, replicates=20, clusters=False)
+
+
+def test_costs_reach_the_measures_that_have_them(measure):
+    costs = {"prior_spoof": 0.5, "cost_miss": 2.0, "cost_false_alarm": 1.0}
+    options = [str(x) for name, value in costs.items() for x in (f"--{name.replace('_', '-')}", value)]
+    _, out, _ = measure(some_scores(), "--bootstrap", 0, "--json", *options)
+    found = json.loads(out)
+    assert found["metrics"] == evaluation.headline(some_scores(), None, replicates=0, **costs)
+    assert found["costs"] == costs
+
+
+def test_alarms_come_first_and_are_said_twice_where_one_could_be_missed(measure, tmp_path):
+    upside_down = some_scores().assign(llr=-some_scores()["llr"])
+    code, out, err = measure(upside_down, "--bootstrap", 0)
+    (alarm,) = evaluation.alarms(upside_down)
+    assert code == 0 and err == f"aasist: !! ALARM: {alarm}\n"
+    lines = out.splitlines()
+    assert lines.index(f"!! ALARM: {alarm}") < next(i for i, line in enumerate(lines) if line.startswith("Measure"))
+    code, out, err = measure(upside_down, "--bootstrap", 0, "--json", "--output", tmp_path / "found.json")
+    assert (code, out) == (0, "") and "!! ALARM" in err
+    assert json.loads((tmp_path / "found.json").read_text())["alarms"] == [alarm]
+
+
+def test_on_a_terminal_alarms_are_said_once(measure, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    _, out, err = measure(some_scores().assign(llr=-some_scores()["llr"]), "--bootstrap", 0)
+    assert out.count("!! ALARM") == 1 and err == ""
+
+
+def test_nan_is_an_alarm_and_json_stays_json(measure):
+    scores = some_scores()
+    scores.loc[0, "llr"] = float("nan")
+    code, out, err = measure(scores, "--bootstrap", 0, "--json")
+    found = json.loads(out, parse_constant=pytest.fail)
+    assert code == 0 and "1 of 200 scores are not finite" in err
+    assert found["metrics"]["all"]["n_bonafide"] == 66 and found["bonafide"] == 67
+
+
+def test_a_class_that_is_missing(measure):
+    scores = some_scores()
+    code, out, err = measure(scores[scores["label"] == "spoof"], "--bootstrap", 0)
+    assert (code, out) == (2, "")
+    assert "!! ALARM: there are no bona fide trials" in err and "nothing can be measured" in err
+
+
+def test_dev_much_easier_than_eval(measure, tmp_path):
+    easy = some_scores()
+    easy["llr"] += easy["label"].map({"bonafide": 9.0, "spoof": -9.0})
+    easy.to_csv(tmp_path / "dev.csv", index=False)
+    _, out, _ = measure(some_scores(), "--bootstrap", 0, "--json", "--dev", *[tmp_path / "dev.csv"] * 2)
+    found = json.loads(out)
+    assert found["dev_eer"] == 0 and "dev is much easier than eval" in found["alarms"][0]
+
+
+def test_scores_that_are_no_llrs(measure):
+    code, out, _ = measure(some_scores().assign(llr=some_scores()["llr"] * 100), "--bootstrap", 0)
+    assert code == 0 and "these scores are not calibrated LLRs" in out.splitlines()[-1]
+
+
+def test_the_subset_is_named(measure, tmp_path):
+    (tmp_path / "keys.txt").write_text(KEYS_LA)
+    (tmp_path / "scores.txt").write_text("LA_E_9332881 -1\nLA_E_5464494 -2\nLA_E_6866159 1.5\nLA_E_1 7\n")
+    files = tmp_path / "scores.txt", tmp_path / "keys.txt"
+    _, out, _ = measure(files, "--bootstrap", 0, format="asvspoof2021")
+    assert "(asvspoof2021_la, subset eval): 2 trials, 1 bona fide and 1 spoofed\n2 scores are of trials outside" in out
+    _, out, _ = measure(files, "--bootstrap", 0, "--subset", "progress", "--json", format="asvspoof2021")
+    found = json.loads(out)
+    assert (found["subset"], found["layout"], found["left_out"]) == ("progress", "asvspoof2021_la", 2)
+
+
+def test_tdcf_only_with_asv_scores(measure, tmp_path):
+    scores, keys, asv = tandem_files(tmp_path)
+    _, out, _ = measure((scores, keys), "--bootstrap", 0, format="asvspoof2019")
+    assert "t-DCF" not in out
+    _, out, _ = measure((scores, keys), "--bootstrap", 0, "--asv", asv, format="asvspoof2019")
+    said = [line.split() for line in out.splitlines() if line.startswith("min t-DCF")]
+    assert [(line[-2], line[-1]) for line in said] == [("2019", "0.264"), ("2021", "0.350")]
+    code, out, err = measure(some_scores(), "--bootstrap", 0, "--asv", asv)
+    assert (code, out) == (2, "") and "belong to the corpus" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--asv-keys", "x"], "--asv-keys: goes with --asv"),
+        (["--output", "/nowhere/at/all"], "is not a folder"),
+        (["--subset", "test"], "--subset test"),
+        (["--prior-spoof", "2"], "prior_spoof"),
+    ],
+)
+def test_wrong_options_of_metrics(measure, arguments, said):
+    code, out, err = measure(some_scores(), "--bootstrap", "0", *arguments)
+    assert (code, out) == (2, "") and said in err and "Traceback" not in err
+
+
+def test_wrong_files_are_one_line(measure, tmp_path):
+    code, out, err = measure([tmp_path / "absent.csv"] * 2)
+    assert (code, out) == (
+        2,
+        "",
+    ) and err == f"aasist: {tmp_path / 'absent.csv'}: cannot be read (No such file or directory)\n"
+    with pytest.raises(SystemExit) as stop:
+        measure(some_scores(), "--bootstrap", "-1")
+    assert stop.value.code == 2
