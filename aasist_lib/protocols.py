@@ -102,7 +102,7 @@ def read(path: Path | str, layout: str) -> pd.DataFrame:
         cannot have, a label that its attack contradicts, or the utt_id of an earlier row.
     """
     chosen = LAYOUTS[layout]
-    data = _bytes(path)
+    data = text(path)
     table = _with_header(data, path, chosen) if chosen.header else _without_header(data, path, chosen)
     if "utt_id" not in table:
         table.insert(0, "utt_id", table["file"])
@@ -142,8 +142,14 @@ def rows(data: bytes, path: Path | str) -> tuple[list[str], list[list[str]], lis
     return header, [row for _, row in numbered], [line for line, _ in numbered]
 
 
-def _bytes(path: Path | str) -> bytes:
-    """What a text file holds, with lines that end in one character, and without a byte order mark."""
+def text(path: Path | str) -> bytes:
+    """What a text file holds, with lines that end in one character, and without a byte order mark.
+
+    Raises
+    ------
+    UserError
+        It cannot be read, is empty, or is not text in UTF-8.
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -219,7 +225,7 @@ def _check(table: pd.DataFrame, path: Path | str, layout: Layout) -> None:
         wrong += _first(table, (table["label"] == "spoof") & nameless, lambda row: (
             f"expected an attack of {row['utt_id']}, which is a spoof, found {row['attack']!r}"
         ))  # fmt: skip
-    wrong += _first(table, table["utt_id"].str.strip() == "", lambda row: "expected a name, found ''")
+    wrong += _first(table, table["utt_id"] == "", lambda row: "expected a name, found ''")
     wrong += _first(table, table["utt_id"].duplicated(), lambda row: (
         f"expected every utterance once, found {row['utt_id']} again, which line "
         f"{table.loc[table['utt_id'] == row['utt_id'], 'line'].iloc[0]} has"

@@ -104,8 +104,8 @@ def extract(
     ------
     UserError
         If more recordings are unusable than allowed (how many, the first five with their reasons, and where the
-        list of all is), if the table lacks a column, repeats an utt_id or has a path that leaves `audio_root`, or
-        if the settings are wrong.
+        list of all is; at the start, where so many are missing), if the table lacks a column, repeats an utt_id or
+        has a path that leaves `audio_root`, or if the settings are wrong.
     """
     from aasist_lib.progress import progress
 
@@ -114,7 +114,9 @@ def extract(
     _check(table, audio_root)
     partial = folder.with_name(folder.name + ".partial")
     done = partial / "done"
-    _start_or_go_on(done, _key(table, audio_root, features, min_seconds))
+    states = _states(table, audio_root)
+    _check_missing(table, states, max_bad_fraction)
+    _start_or_go_on(done, _key(table, states, features, min_seconds))
     jobs = [
         Job(number, rows["utt_id"].tolist(), rows["path"].tolist(), audio_root, partial, features, min_seconds)
         for number, rows in enumerate(_runs(table))
@@ -263,18 +265,37 @@ def _check(table: pd.DataFrame, audio_root: Path) -> None:
     corpora.check_paths(table, audio_root)
 
 
-def _key(table: pd.DataFrame, audio_root: Path, settings: dict, min_seconds: float) -> str:
+def _states(table: pd.DataFrame, audio_root: Path) -> list[tuple[int, int] | None]:
+    """Size and time of change of each recording; None where it is missing."""
+
+    def state(path: str):
+        try:
+            stat = os.stat(audio_root / path)
+        except OSError:
+            return None
+        return stat.st_size, stat.st_mtime_ns
+
+    return [state(path) for path in table["path"]]
+
+
+def _check_missing(table: pd.DataFrame, states: list, allowed: float) -> None:
+    """Refuse at the start what would be refused after hours."""
+    missing = [path for path, state in zip(table["path"], states, strict=True) if state is None]
+    if len(missing) > allowed * len(table) or len(missing) == len(table):
+        raise UserError(
+            f"{len(missing)} of {len(table)} recordings are missing, more than extract.max_bad_fraction allows "
+            f"({allowed:g}): {corpora.first_five(missing)}. Put them there, take them out of the corpus, or allow more"
+        )
+
+
+def _key(table: pd.DataFrame, states: list, settings: dict, min_seconds: float) -> str:
     """What a partial store belongs to: another key means another content."""
     key = hashlib.sha256(json.dumps([VERSION, settings, min_seconds], sort_keys=True).encode())
     for module in (__file__, audio.__file__, features.__file__):
         key.update(Path(module).read_bytes())
     key.update(table.to_csv(index=False).encode())
-    for path in table["path"]:
-        try:
-            stat = os.stat(audio_root / path)
-            key.update(b"%d %d\n" % (stat.st_size, stat.st_mtime_ns))
-        except OSError:
-            key.update(b"missing\n")
+    for state in states:
+        key.update(b"%d %d\n" % state if state else b"missing\n")
     return key.hexdigest()
 
 

@@ -113,7 +113,8 @@ def test_injected(monkeypatch):
     settings = params.load()
     extract = run.injected(ROOT / "notebooks/10_extract.ipynb", settings)
     assert list(extract) == ["corpus", "features", "extract"] and extract["features"] == settings["features"]
-    assert list(extract["corpus"]) == ["format"] and list(extract["extract"]) == ["min_seconds", "max_bad_fraction"]
+    assert list(extract["corpus"]) == ["format", "eval_format", "bonafide", "subset"]
+    assert list(extract["extract"]) == ["min_seconds", "max_bad_fraction"]
     code = (ROOT / "notebooks/10_extract.ipynb").read_text("utf-8").replace("\\", "")
     assert 'params.read("extract")["workers"]' in code  # not on record, so read where it is used
     settings["extract"]["workers"] += 1

@@ -7,9 +7,9 @@ key's name and the nearest valid one, and not after an hour with a setting that 
 import difflib
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from aasist_lib import paths
@@ -28,10 +28,28 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+Format = Literal[
+    "protocol", "folder", "asvspoof2019_la", "asvspoof2021_la", "asvspoof2021_df", "asvspoof5", "in_the_wild",
+    "for_original", "for_norm", "for_2sec", "for_rerec", "wavefake", "mlaad",
+]  # fmt: skip
+
+
 class Corpus(Section):
     profile: Literal["default", "tiny"]
     workers: Count
-    format: Literal["protocol", "folder"]
+    format: Format
+    eval_format: str
+    bonafide: str
+    subset: Literal["eval", "progress", "hidden", "all"]
+
+    @field_validator("eval_format")
+    @classmethod
+    def _is_a_format(cls, name):
+        if name and name not in get_args(Format):
+            raise ValueError(
+                f"'{name}' is none of '' and {', '.join(get_args(Format))}{_nearest(name, get_args(Format))}"
+            )
+        return name
 
 
 class Features(Section):
