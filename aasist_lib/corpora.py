@@ -316,7 +316,7 @@ def _recordings(utt_ids: list[str], folder: str, asked: Asked) -> list[str]:
     usual, suffix = posixpath.dirname(first), posixpath.splitext(first)[1]
     paths = [f"{usual}/{utt_id}{suffix}" for utt_id in utt_ids]
     if not asked.there.issuperset(paths):  # recordings are in several folders, or of several kinds, or missing
-        found = {PurePosixPath(path).stem: path for path in [first, *ours] if path in asked.there}
+        found = {path[path.rfind("/") + 1 : path.rfind(".")]: path for path in [first, *ours] if path in asked.there}
         paths = [found.get(utt_id, path) for utt_id, path in zip(utt_ids, paths, strict=True)]
     return paths
 
@@ -335,8 +335,10 @@ def _in_folders(entry: Format, asked: Asked) -> pd.DataFrame:
         raise UserError(f"{asked.root}: holds no fakes of {entry.title} as it is unpacked; see README, Your own data")
     rows = [_row(path, match.groupdict(), entry) for path, match in found]
     copied = {PurePosixPath(row["path"]).stem: row["utt_id"] for row in real}
-    for row in rows if copied else ():  # WaveFake's LJ001-0001_gen.wav is a copy of LJ001-0001.wav
-        row["pair_id"] = copied.get(PurePosixPath(row["path"]).stem.removesuffix("_gen"), "")
+    for row in rows if copied else ():
+        name, mark, rest = PurePosixPath(row["path"]).stem.rpartition("_gen")
+        if mark and not rest:  # WaveFake's LJ001-0001_gen.wav is a copy of LJ001-0001.wav
+            row["pair_id"] = copied.get(name, "")
     return pd.DataFrame(real + rows, columns=COLUMNS, dtype=str).fillna("")
 
 

@@ -140,6 +140,6 @@ def test_what_is_odd_is_told(project, run):
 def test_missing_recordings(project, run):
     shutil.rmtree(project / "data/LA/ASVspoof2019_LA_eval")
     _, err = run("python", "-m", "aasist_lib.pipeline", "run", "10_extract", status=1)
-    missing = ", ".join(f"LA/ASVspoof2019_LA_eval/flac/LA_E_{1000000 + i}.flac" for i in range(5))
+    missing = ", ".join(f"ASVspoof2019_LA_eval/flac/LA_E_{1000000 + i}.flac" for i in range(5))
     assert f"corpus: 20 of 88 recordings are missing: {missing} and 15 more" in err
     assert "UserError: 20 of 88 recordings are missing, more than extract.max_bad_fraction allows (0.01): " in err

@@ -6,6 +6,7 @@
 | the same bytes with one process and with two | test_workers |
 | killed in the middle, started again: goes on, the same bytes | test_killed |
 | unusable files are set aside with the reason; too many stop it with the count and the first five | test_bad_files |
+| too many missing files stop it before it begins | test_missing_files |
 | a path that leaves the corpus is refused | test_paths |
 | reading maps memory, it does not load | test_mapped |
 """
@@ -117,6 +118,19 @@ def test_bad_files(speech, speech_files, tmp_path):
     with pytest.raises(UserError, match=r"4 of 26 recordings cannot be used.*absent.wav: missing"):
         store.extract(table_of(paths), corpus, tmp_path / "other", SETTINGS, max_bad_fraction=0.1)
     assert not (tmp_path / "other").exists() and (tmp_path / "other.partial/rejected.csv").is_file()
+
+
+def test_missing_files(speech, speech_files, tmp_path):
+    paths = [*speech_files, *(speech / f"absent-{i}.wav" for i in range(7))]
+    with pytest.raises(UserError) as error:
+        store.extract(table_of(paths), speech, tmp_path / "features", SETTINGS, max_bad_fraction=0.2)
+    assert str(error.value) == (
+        "7 of 29 recordings are missing, more than extract.max_bad_fraction allows (0.2): absent-0.wav, absent-1.wav, "
+        "absent-2.wav, absent-3.wav, absent-4.wav and 2 more. Put them there, take them out of the corpus, or allow "
+        "more"
+    )
+    assert not list(tmp_path.iterdir())  # it did not begin
+    assert store.extract(table_of(paths), speech, tmp_path / "features", SETTINGS, max_bad_fraction=0.3).rejected == 7
 
 
 def test_too_short(speech, speech_files, tmp_path):
