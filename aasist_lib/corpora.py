@@ -311,7 +311,7 @@ def _recordings(utt_ids: list[str], folder: str, asked: Asked) -> list[str]:
     """The path of each utterance: a file of its name in that folder; where none is, the path that it should have."""
     part = folder.partition("/")[0]
     ours = (path for path in asked.files if path.startswith(part) or f"/{part}" in path)
-    ours = (path for path in ours if os.path.splitext(path)[1].lower() in AUDIO)
+    ours = (path for path in ours if path[path.rfind(".") :].lower() in AUDIO)
     first = next(ours, f"{folder}/x.flac")
     usual, suffix = posixpath.dirname(first), posixpath.splitext(first)[1]
     paths = [f"{usual}/{utt_id}{suffix}" for utt_id in utt_ids]
@@ -323,7 +323,7 @@ def _recordings(utt_ids: list[str], folder: str, asked: Asked) -> list[str]:
 
 def _in_folders(entry: Format, asked: Asked) -> pd.DataFrame:
     """A corpus whose folders say what a recording is."""
-    files = [path for path in sorted(asked.files) if os.path.splitext(path)[1].lower() in AUDIO]
+    files = [path for path in sorted(asked.files) if path[path.rfind(".") :].lower() in AUDIO]
     real = _bona_fide(entry, asked, files) if entry.fakes_only else []
     taken = {row["path"] for row in real}
     found = []

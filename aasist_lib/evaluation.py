@@ -431,12 +431,12 @@ def by_attack(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
     -------
     DataFrame
         A row an attack: condition, attack, n_spoof, speakers (how many), eer and spoof_accepted (fractions),
-        median_llr.
+        median_llr. The EER is NaN where there are no bona fide trials.
 
     Raises
     ------
     UserError
-        There are no bona fide trials, or a score is not a number.
+        A score is not a number.
     """
     bonafide, _ = split_classes(scores)
     spoofs = scores[scores["label"] == "spoof"]
@@ -446,13 +446,14 @@ def by_attack(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
             "attack": attack,
             "n_spoof": len(group),
             "speakers": group["speaker"].nunique(),
-            "eer": metrics.eer(bonafide, group["llr"]).value,
+            "eer": _eer(bonafide, group["llr"]),
             "spoof_accepted": float((group["llr"] >= threshold).mean()),
             "median_llr": float(group["llr"].median()),
         }
         for (condition, attack), group in spoofs.groupby(["condition", "attack"], sort=True)
     ]
-    return pd.DataFrame(rows)
+    columns = ["condition", "attack", "n_spoof", "speakers", "eer", "spoof_accepted", "median_llr"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def by_speaker(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -559,7 +560,7 @@ def by_policy(bonafide_llr, spoof_llr, policies: Mapping[str, float]) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def breakdown(scores: pd.DataFrame, column: str) -> pd.DataFrame:
+def breakdown(scores: pd.DataFrame, column: str, **costs: float) -> pd.DataFrame:
     """The measures of every attack against all real voices, or of every codec against the real voices of that codec.
 
     Parameters
@@ -567,6 +568,7 @@ def breakdown(scores: pd.DataFrame, column: str) -> pd.DataFrame:
     scores : DataFrame
         A row a trial, with label, llr and `column`.
     column : attack, or what bona fide trials have too: codec, language, source.
+    costs : prior_spoof, cost_miss, cost_false_alarm, as in `measures`.
 
     Returns
     -------
@@ -578,7 +580,7 @@ def breakdown(scores: pd.DataFrame, column: str) -> pd.DataFrame:
     rows = []
     for name, group in trials[(trials["label"] == "spoof") | (column != "attack")].groupby(column, sort=True):
         classes = split_classes(pd.concat([bonafide, group]) if column == "attack" else group)
-        values = measures(*classes) if all(map(len, classes)) else {}
+        values = measures(*classes, **costs) if all(map(len, classes)) else {}
         columns = {key: values.get(key, math.nan) for key in ("eer", "min_dcf", "act_dcf", "cllr")}
         rows.append({column: name, "n_bonafide": len(classes[0]), "n_spoof": len(classes[1])} | columns)
     return pd.DataFrame(rows)
@@ -632,18 +634,17 @@ def confusion_table(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
     Raises
     ------
     UserError
-        A class is missing, or a score or the threshold is not a number.
+        The threshold is not a number.
     """
+    if math.isnan(threshold):
+        raise UserError("the threshold is not a number: calibrate first")
     rows = []
     for condition, trials in _apart(scores).items():
-        cells = metrics.confusion(*split_classes(trials), threshold)
-        for actual, predicted, cell in (
-            ("bonafide", "bonafide", "tn"),
-            ("bonafide", "spoof", "fp"),
-            ("spoof", "bonafide", "fn"),
-            ("spoof", "spoof", "tp"),
-        ):
-            rows.append({"condition": condition, "actual": actual, "predicted": predicted, "trials": cells[cell]})
+        called, truth = decide(trials["llr"], threshold), trials["label"].to_numpy()
+        for actual in CLASSES:
+            for predicted in CLASSES:
+                count = int(np.sum((truth == actual) & (called == predicted)))
+                rows.append({"condition": condition, "actual": actual, "predicted": predicted, "trials": count})
     return pd.DataFrame(rows)
 
 

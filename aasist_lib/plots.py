@@ -164,7 +164,8 @@ def det(trials: Mapping[str, tuple], title: str = "Detection error trade-off") -
         ax.set(xlabel="fakes let through (%)", ylabel="real voices called fake (%)")
         ax.tick_params(axis="x", labelsize=8)
         ax.tick_params(axis="y", labelsize=8)
-        ax.legend(loc="upper right")
+        if trials:
+            ax.legend(loc="upper right")
     return fig
 
 
@@ -247,7 +248,7 @@ def reliability(
             ylabel="share that were real voices (%)",
         )
         ax.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal", title=title)
-        ax.legend(loc="upper left")
+        ax.legend(loc="lower right")
     return fig
 
 
@@ -265,7 +266,7 @@ def bars(
     label : of the axis, with its unit.
     guess : fraction at which a line marks what guessing gives.
     """
-    table = table.sort_values([value, name], ascending=[True, False])
+    table = table.dropna(subset=value).sort_values([value, name], ascending=[True, False])
     groups = table[group] if group else pd.Series("bonafide", index=table.index)
     with rc_context(STYLE | {"axes.grid.axis": "x"}):
         fig, (ax,) = _figure(7.2, 1.2 + 0.28 * len(table))
@@ -280,7 +281,7 @@ def bars(
         if guess is not None:
             ax.axvline(100 * guess, color="black", linewidth=1, linestyle="--", label="guessing")
         ax.set_yticks(range(len(table)), table[name], fontsize=9)
-        widest = max(0.1, 1.1 * table[value].max(), 1.1 * (guess or 0))
+        widest = max([0.1, 1.1 * (guess or 0), *(1.1 * table[value])])
         ax.set(xlabel=label, title=title, xlim=(0, 100 * widest))
         if group or guess is not None:
             ax.legend(fontsize=8, loc="lower right", frameon=True)

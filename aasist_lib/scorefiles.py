@@ -443,20 +443,16 @@ def measure(
     usable = evaluation.scored(trials.table)
     if usable["label"].nunique() < 2:
         raise UserError("no scores of one of the classes: nothing can be measured without both")
-    table = evaluation.headline(
-        usable, None, replicates=replicates, seed=seed, clusters=clusters,
-        prior_spoof=prior_spoof, cost_miss=cost_miss, cost_false_alarm=cost_false_alarm,
-    )  # fmt: skip
+    costs = {"prior_spoof": prior_spoof, "cost_miss": cost_miss, "cost_false_alarm": cost_false_alarm}
+    table = evaluation.headline(usable, None, replicates=replicates, seed=seed, clusters=clusters, **costs)
     if asv is not None:
         years = (2019, 2021) if trials.layout == "asvspoof2019" else (2021,)
         table["all"] |= _tandem(usable, asv, years, replicates=replicates, seed=seed, clusters=clusters)
     varying = [column for column in ("speaker", "attack", "codec") if _varies(usable, column)]
     tables = {
-        f"by_{column}": evaluation.breakdown(usable, column) if column in varying else pd.DataFrame()
+        f"by_{column}": evaluation.breakdown(usable, column, **costs) if column in varying else pd.DataFrame()
         for column in ("attack", "codec")
     }
-    if (prior_spoof, cost_miss, cost_false_alarm) != (0.05, 1.0, 10.0):  # breakdown knows these costs alone
-        tables = {name: one.drop(columns=["min_dcf", "act_dcf"], errors="ignore") for name, one in tables.items()}
     both = all(len(one) for one in tables.values())
     tables["by_attack_and_codec"] = by_attack_and_codec(usable) if both else pd.DataFrame()
     over = " and ".join(f"{column}s" for column in varying if column != "codec")

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aasist_lib import evaluation, metrics
+from aasist_lib import evaluation, metrics, plots
 from aasist_lib.errors import UserError
 
 HUMANS = [("ana", "es", "stamps"), ("ben", "en", "prompts"), ("cyd", "en", "prompts"), ("dov", "ru", "game")]
@@ -226,8 +226,23 @@ def test_confusion_table(scores):
     # neither left out nor taken for a known attack: spoofs that say nothing where others do
     partly = scores.assign(condition=scores["condition"].replace("unseen", ""))
     assert evaluation.confusion_table(partly, 0.3)["condition"].unique().tolist() == ["known", "all"]
-    with pytest.raises(UserError, match="no spoofed"):
-        evaluation.confusion_table(scores[scores["label"] == "bonafide"], 0.3)
+    with pytest.raises(UserError, match="calibrate first"):
+        evaluation.confusion_table(scores, float("nan"))
+
+
+@pytest.mark.parametrize("label", ["bonafide", "spoof"])
+def test_tables_of_one_class(scores, label):
+    """An evaluation of one class ends in a report with an alarm, not in the middle."""
+    one = scores[scores["label"] == label]
+    cells = evaluation.confusion_table(one, 0.3).set_index(["actual", "predicted"])["trials"]
+    assert cells[label].sum() == len(one) and cells.sum() == len(one)
+    assert evaluation.headline(one, 0.3) == {}
+    assert list(evaluation.operating_points(one, {"min_cost": 0.3})["min_cost"]) == ["threshold"]
+    by_attack = evaluation.by_attack(one, 0.3)
+    assert len(by_attack) == one["attack"].replace("", np.nan).nunique() and by_attack["eer"].isna().all()
+    assert plots.png(plots.bars(by_attack, "attack", "eer", "condition", title="t", label="l", guess=0.5))
+    assert plots.png(plots.confusion(evaluation.confusion_table(one, 0.3))) and plots.png(plots.det({}))
+    assert len(evaluation.by_speaker(one, 0.3)) == one["speaker"].nunique()
 
 
 def test_tables_for_people(scores):

@@ -234,9 +234,17 @@ def test_one_condition(project):
     report.write(project)
     text = (project / "reports/index.html").read_text("utf-8")
     assert "fewer than one in a thousand" in text and "never met" not in text
-    path.write_text("{}")
-    with pytest.raises(UserError, match="none of the conditions"):
-        report.write(project)
+
+
+def test_one_class(project):
+    """Nothing could be measured: the page says why, and shows what there is."""
+    (project / "metrics/eval.json").write_text("{}")
+    (project / "metrics/alarms.json").write_text(json.dumps({"alarms": ["there are no bona fide trials"]}))
+    report.write(project)
+    page = BeautifulSoup((project / "reports/index.html").read_text("utf-8"), "html.parser")
+    assert "no bona fide trials" in _plain(page.select_one("[role=alert]"))
+    assert "Nothing could be measured" in _plain(page.main) and not page.select(".tiles, .headline")
+    assert page.select("table.confusion")
 
 
 def test_speaker_in_two_splits(project):
