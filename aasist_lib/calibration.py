@@ -11,7 +11,7 @@ therefore fits with every attack held out in turn, and shrinks the LLRs as far a
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,30 @@ def claimed(scores, prior_spoof: float) -> np.ndarray:
     array([0., 2.])
     """
     return np.asarray(scores, dtype=np.float64) - np.log((1 - prior_spoof) / prior_spoof)
+
+
+def training_prior(network: Path) -> float:
+    """Share of spoofs among the draws of a network's training, for `claimed`.
+
+    Parameters
+    ----------
+    network : folder with network.json.
+
+    Raises
+    ------
+    UserError
+        The file is missing, or does not say it: half and half would be a guess.
+    """
+    path = Path(network) / "network.json"
+    try:
+        prior = json.loads(path.read_text(encoding="utf-8"))["prior_spoof"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; run the train stage (dvc repro train)") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} does not say how many spoofs training drew (prior_spoof): train again") from None
+    if not _is_number(prior) or not 0 < prior < 1:
+        raise UserError(f"{path}: prior_spoof is {prior!r}, not between 0 and 1: train again")
+    return float(prior)
 
 
 @dataclass(frozen=True)
@@ -90,7 +114,7 @@ class Affine:
         if values.get("kind") != "affine":
             raise UserError(f"calibration: kind is {values.get('kind')!r}, not 'affine'")
         scale, offset = (values.get(name) for name in ("scale", "offset"))
-        if not all(isinstance(x, int | float) and np.isfinite(x) for x in (scale, offset)):
+        if not _is_number(scale) or not _is_number(offset):
             raise UserError(f"calibration: scale {scale!r} and offset {offset!r} must be finite numbers")
         return cls(float(scale), float(offset))
 
@@ -103,7 +127,8 @@ class Isotonic:
 
     Attributes
     ----------
-    scores, llrs : (k,) ascending; as many of one as of the other.
+    scores, llrs : (k,) scores rise, llrs do not fall; as many of one as of the other. A single knot is a constant.
+    upside_down : whether bona fide had the lower scores, on average.
 
     >>> Isotonic((0.0, 1.0), (-2.0, 2.0))([-5, 0.5, 5])
     array([-2.,  0.,  2.])
@@ -111,25 +136,30 @@ class Isotonic:
 
     scores: tuple[float, ...]
     llrs: tuple[float, ...]
+    upside_down: bool = False
 
     def __call__(self, scores) -> np.ndarray:
         return np.interp(np.asarray(scores, dtype=np.float64), self.scores, self.llrs)
 
     @property
     def inverted(self) -> bool:
-        """True where the fit found no order in the scores: a detector upside down, or one that guesses."""
-        return not self.llrs[0] < self.llrs[-1]
+        """True where a higher score meant a fake, or where the fit found no order in the scores at all."""
+        return self.upside_down or not self.llrs[0] < self.llrs[-1]
 
     def describe(self) -> str:
         """In words, with a plain warning where the scores point the wrong way or nowhere."""
         text = f"llr rises from {self.llrs[0]:.2f} to {self.llrs[-1]:.2f} over {len(self.scores)} knots"
         if self.inverted:
-            text += ". Warning: a higher score does not mean a real voice here: check the labels and the training."
+            text += (
+                ". Warning: on these recordings a higher score does not mean a real voice. A rising curve cannot turn"
+                " the scores round, so these LLRs say next to nothing: check the labels and the training."
+            )
         return text
 
     def to_dict(self) -> dict:
         """For JSON."""
-        return {"kind": "isotonic", "scores": list(self.scores), "llrs": list(self.llrs)}
+        knots = {"scores": list(self.scores), "llrs": list(self.llrs)}
+        return {"kind": "isotonic", "upside_down": self.upside_down} | knots
 
     @classmethod
     def from_dict(cls, values: dict) -> "Isotonic":
@@ -137,11 +167,18 @@ class Isotonic:
         if values.get("kind") != "isotonic":
             raise UserError(f"calibration: kind is {values.get('kind')!r}, not 'isotonic'")
         knots = [values.get(name) for name in ("scores", "llrs")]
-        for knot in knots:
-            fine = isinstance(knot, list) and len(knot) > 1 and all(isinstance(x, int | float) for x in knot)
-            if not fine or not np.isfinite(knot).all() or (np.diff(knot) < 0).any() or len(knot) != len(knots[0]):
-                raise UserError("calibration: scores and llrs must be equally long lists of finite, rising numbers")
-        return cls(*(tuple(map(float, knot)) for knot in knots))
+        fine = all(isinstance(knot, list) and knot and all(map(_is_number, knot)) for knot in knots)
+        fine = fine and len(knots[0]) == len(knots[1])
+        if not fine or (np.diff(knots[0]) <= 0).any() or (np.diff(knots[1]) < 0).any():
+            raise UserError("calibration: scores and llrs must be equally long lists of finite, rising numbers")
+        if not isinstance(values.get("upside_down"), bool):
+            raise UserError(f"calibration: upside_down is {values.get('upside_down')!r}, neither true nor false")
+        return cls(*(tuple(map(float, knot)) for knot in knots), values["upside_down"])
+
+
+def _is_number(x) -> bool:
+    """A finite number, as JSON has it; true and false, which Python takes for 1 and 0, are none."""
+    return isinstance(x, int | float) and not isinstance(x, bool) and bool(np.isfinite(x))
 
 
 def from_dict(values: dict) -> "Affine | Isotonic":
@@ -233,9 +270,11 @@ def fit_isotonic(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Iso
     total = np.bincount(row, weight)
     share = isotonic_regression(np.bincount(row, weight * real) / total, weights=total)
     llr = np.log(share.x / (1 - share.x)) - np.log((1 - prior_spoof) / prior_spoof)
-    # a knot at the middle of each pool; the two outer ones reach to the ends
+    # a knot at the middle of each pool
     at = np.add.reduceat(distinct * total, share.blocks[:-1]) / np.add.reduceat(total, share.blocks[:-1])
-    return Isotonic(tuple(at.tolist()), tuple(llr[share.blocks[:-1]].tolist()))
+    upside_down = bool(np.average(scores[real == 1], weights=weight[real == 1])
+                       < np.average(scores[real == 0], weights=weight[real == 0]))  # fmt: skip
+    return Isotonic(tuple(at.tolist()), tuple(llr[share.blocks[:-1]].tolist()), upside_down)
 
 
 def _weights(bonafide, spoof, attacks, prior_spoof: float) -> np.ndarray:
@@ -277,18 +316,30 @@ class Cautious:
         return f"{self.fit.describe()}; {self.attacks} attacks, held out in turn: {shrunk}"
 
 
-def cautious(bonafide, spoof, attacks, speakers=None, *, method: str = "affine", prior_spoof: float = 0.5) -> Cautious:
+def cautious(
+    bonafide,
+    spoof,
+    attacks,
+    speakers=None,
+    spoof_speakers=None,
+    *,
+    method: str = "affine",
+    prior_spoof: float = 0.5,
+) -> Cautious:
     """Fit a calibration with attacks held out in turn, and shrink it as far as what was held out asks for.
 
     For every attack, and every fifth of the bona fide speakers, a fit to all others gives the LLRs of what was left
-    out. The shrinkage with the lowest Cllr of these, every attack weighing the same, is applied to the fit of all,
-    unless what it gains is less than one standard error (over attacks), which could be luck.
+    out. Fakes of a speaker go with that speaker: a copy of a recording shares its voice, words and microphone. Of
+    several fits that have seen neither a trial's attack nor its speaker, it gets the mean. The shrinkage with the
+    lowest Cllr of these, every attack weighing the same, is applied to the fit of all, unless what it gains is less
+    than one standard error (over attacks), which could be luck.
 
     Parameters
     ----------
     bonafide, spoof : (n,) and (m,) scores of dev, higher = bona fide.
     attacks : (m,) name of the attack of each spoof.
     speakers : (n,) name of the speaker of each bona fide trial; None or fewer than two: they are in every fit.
+    spoof_speakers : (m,) name of the speaker of each spoof; None: none of them speaks among the bona fide.
     method : affine or isotonic.
     prior_spoof : as in `fit_affine`.
 
@@ -306,7 +357,7 @@ def cautious(bonafide, spoof, attacks, speakers=None, *, method: str = "affine",
     bonafide, spoof = _checked(bonafide, spoof)
     attacks = np.asarray(attacks, dtype=str)
     fit = {"affine": fit_affine, "isotonic": fit_isotonic}[method]
-    kinds, fold = np.unique(attacks), _folds(speakers, len(bonafide))
+    kinds, (fold, spoof_fold) = np.unique(attacks), _folds(speakers, spoof_speakers, len(bonafide), len(spoof))
     whole = fit(bonafide, spoof, prior_spoof, attacks)
     if len(kinds) < 2:
         return Cautious(whole, 1.0, (whole(bonafide), whole(spoof)), len(kinds))
@@ -316,10 +367,14 @@ def cautious(bonafide, spoof, attacks, speakers=None, *, method: str = "affine",
         out = attacks == kind
         for number in folds:
             seen = (fold != number) | (len(folds) == 1)
-            there = fit(bonafide[seen], spoof[~out], prior_spoof, attacks[~out])
-            fake[out] += there(spoof[out]) / len(folds)
+            others = ~out & ((spoof_fold != number) | (len(folds) == 1))
+            others = others if others.any() else ~out  # all other attacks are of these speakers
+            there = fit(bonafide[seen], spoof[others], prior_spoof, attacks[others])
             left = fold == number
             real[left] += there(bonafide[left]) / len(kinds)
+            own, anyone = out & (spoof_fold == number), out & (spoof_fold < 0)
+            fake[own] = there(spoof[own])
+            fake[anyone] += there(spoof[anyone]) / len(folds)
     # (shrinkages, attacks): the bona fide part is the same for every attack
     costs = np.array([
         [np.logaddexp(0, -by * real).mean() + np.logaddexp(0, by * fake[attacks == kind]).mean() for kind in kinds]
@@ -331,17 +386,20 @@ def cautious(bonafide, spoof, attacks, speakers=None, *, method: str = "affine",
     return Cautious(_shrunk(whole, by), by, (by * real, by * fake), len(kinds))
 
 
-def _folds(speakers, count: int) -> np.ndarray:
-    """To which of at most `FOLDS` groups of speakers each bona fide trial belongs."""
+def _folds(speakers, spoof_speakers, bonafide: int, spoof: int) -> tuple[np.ndarray, np.ndarray]:
+    """To which of at most `FOLDS` groups of speakers each trial belongs; -1: a fake of nobody among the bona fide."""
     if speakers is None:
-        return np.zeros(count, dtype=int)
-    return np.unique(np.asarray(speakers, dtype=str), return_inverse=True)[1] % FOLDS
+        return np.zeros(bonafide, dtype=int), np.full(spoof, -1)
+    names, group = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
+    number = {name: i % FOLDS for i, name in enumerate(names)}
+    fakes = [""] * spoof if spoof_speakers is None else np.asarray(spoof_speakers, dtype=str)
+    return group % FOLDS, np.array([number.get(name, -1) if name else -1 for name in fakes])
 
 
 def _shrunk(fit, by: float):
     if isinstance(fit, Affine):
         return Affine(by * fit.scale, by * fit.offset)
-    return Isotonic(fit.scores, tuple(by * llr for llr in fit.llrs))
+    return replace(fit, llrs=tuple(by * llr for llr in fit.llrs))
 
 
 def thresholds(

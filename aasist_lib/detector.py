@@ -33,11 +33,11 @@ class Detector:
     threshold : float
         Decision "spoof" if and only if llr is below it (natural-log units).
     policy : str
-        How the threshold was chosen: equal_error, min_cost or few_false_alarms.
+        How the threshold was chosen: one of `calibration.POLICIES`.
     """
 
-    def __init__(self, network, about: dict, affine: calibration.Affine, threshold: float, policy: str):
-        self.network, self.about, self.affine = network, about, affine
+    def __init__(self, network, about: dict, calibrated, threshold: float, policy: str):
+        self.network, self.about, self.calibrated = network, about, calibrated
         self.threshold, self.policy = threshold, policy
         self.front_end = features.build(about["features"]).eval()
 
@@ -61,10 +61,10 @@ class Detector:
         """
         folder = Path(folder)
         network, about = models.load(folder)
-        affine, threshold, content = calibration.load(folder)
+        calibrated, threshold, content = calibration.load(folder)
         if "features" not in about:
             raise UserError(f"{folder / 'network.json'} names no features: train again")
-        detector = cls(network, about, affine, threshold, content["policy"])
+        detector = cls(network, about, calibrated, threshold, content["policy"])
         if detector.front_end.coefficients != about["coefficients"]:
             raise UserError(
                 f"{folder / 'network.json'}: these features have {detector.front_end.coefficients} coefficients, "
@@ -111,7 +111,7 @@ class Detector:
             return {**row, "error": f"{error.reason} ({error.detail})" if error.detail else error.reason}
         except UserError as error:
             return {**row, "error": str(error)}
-        row["llr"] = float(self.affine(logit))
+        row["llr"] = float(self.calibrated(logit))
         row["decision"] = "spoof" if row["llr"] < self.threshold else "bonafide"
         return row
 

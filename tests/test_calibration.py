@@ -9,6 +9,7 @@
 | Cllr after calibration | close to its minimum, never above the raw scores' |
 | isotonic fit | the best monotonic calibration there is, with ends no bolder than the number of trials |
 | attacks held out in turn | Cllr on new attacks: lower than the plain fit's, and foreseen on dev |
+| speakers held out too | recordings and copies of a speaker change none of the speaker's own LLRs |
 | what the network claims | Bayes: the same log odds from trainings of different shares of spoofs |
 | thresholds of the policies | what they promise, on many random sets, with and without ties |
 | the detector's folder | the same numbers to the last bit; mistakes in one line |
@@ -152,11 +153,22 @@ def test_isotonic_bends_where_a_line_cannot():
     assert metrics.cllr(bent(bonafide), bent(spoof)) < metrics.cllr(line(bonafide), line(spoof)) - 0.01
 
 
-def test_an_isotonic_fit_of_an_inverted_detector_says_so():
+@pytest.mark.parametrize("distance", [1.0, 12.0], ids=["overlapping", "apart"])
+def test_an_isotonic_fit_of_an_inverted_detector_says_so(distance):
+    bonafide, spoof = (-x for x in _gaussians(distance=distance))
+    fit = calibration.fit_isotonic(bonafide, spoof)
+    assert fit.inverted and "Warning" in fit.describe()
+    assert metrics.cllr(fit(bonafide), fit(spoof)) > 0.95
+    assert calibration.from_dict(json.loads(json.dumps(fit.to_dict()))) == fit  # one knot, perhaps, but a calibration
+    assert "Warning" not in calibration.fit_isotonic(spoof, bonafide).describe()
+
+
+def test_an_inverted_detector_is_told_though_a_few_trials_lie_right():
+    # the lowest are fakes and the highest real: the curve rises, and yet the detector is upside down
     bonafide, spoof = _gaussians()
-    fit = calibration.fit_isotonic(-bonafide, -spoof)
-    assert fit.llrs[-1] - fit.llrs[0] < 20 and "llr rises" in fit.describe()
-    assert metrics.cllr(fit(-bonafide), fit(-spoof)) > 0.95
+    bonafide, spoof = np.append(-bonafide, [50.0] * 20), np.append(-spoof, [-50.0] * 20)
+    fit = calibration.fit_isotonic(bonafide, spoof)
+    assert fit.llrs[0] < fit.llrs[-1] and fit.inverted
 
 
 def test_a_calibration_survives_json():
@@ -213,6 +225,30 @@ def test_held_out_means_that_the_fit_has_not_seen_it():
     assert careful.held_out[1][out] == pytest.approx(careful.shrinkage * alone(dev[1][out]))
 
 
+@pytest.mark.parametrize("method", calibration.METHODS)
+def test_fakes_of_a_speaker_are_held_out_with_the_speaker(method):
+    rng = np.random.default_rng(0)
+    speakers = np.repeat(["anna", "jan", "eva"], 40)
+    spoof_speakers, attacks = np.tile(np.append(speakers, ["robot"] * 40), 2), np.repeat(["A1", "A2"], 160)
+    bonafide, spoof = rng.normal(2, 1, 120), rng.normal(-2, 1, 320)
+
+    def held_out(bonafide, spoof):
+        careful = calibration.cautious(bonafide, spoof, attacks, speakers, spoof_speakers, method=method)
+        return [llr / careful.shrinkage for llr in careful.held_out]
+
+    before = held_out(bonafide, spoof)
+    # whatever becomes of jan's other recordings and their copies, no score of jan's is worth another LLR for it
+    jan, his = speakers == "jan", spoof_speakers == "jan"
+    other = his & (attacks == "A2")
+    after = held_out(bonafide + 3 * (jan & (np.arange(120) > 50)), spoof + 3 * other)
+    assert after[0][50] == pytest.approx(before[0][50])
+    assert after[1][his & ~other] == pytest.approx(before[1][his & ~other])
+    # those of others have seen them; so has a voice that nobody has
+    for name in ("anna", "robot"):
+        theirs = (spoof_speakers == name) & (attacks == "A1")
+        assert np.abs(after[1][theirs] - before[1][theirs]).max() > 0.01
+
+
 def test_one_attack_cannot_be_held_out():
     (bonafide, spoof), _, speakers, _ = _world(1)
     careful = calibration.cautious(bonafide, spoof, ["unnamed"] * len(spoof), speakers)
@@ -238,6 +274,29 @@ def test_a_detector_folder_holds_the_same_numbers(tmp_path):
     assert (folder / "network.safetensors").read_bytes() == b"\x00weights"
 
 
+def test_the_prior_of_training_is_read_and_never_guessed(tmp_path):
+    file = tmp_path / "network.json"
+    with pytest.raises(UserError, match="train stage"):
+        calibration.training_prior(tmp_path)
+    file.write_text(json.dumps({"prior_spoof": 0.9}))
+    assert calibration.training_prior(tmp_path) == 0.9
+    for content in ("{}", "[]", "no json", '{"prior_spoof": 1}', '{"prior_spoof": "half"}'):
+        file.write_text(content)
+        with pytest.raises(UserError, match=r"network\.json.*train again"):
+            calibration.training_prior(tmp_path)
+
+
+@pytest.mark.parametrize("method", calibration.METHODS)
+def test_the_fit_undoes_whatever_training_drew(method):
+    dev, attacks, speakers, _ = _world(2)
+    llrs = []
+    for prior_spoof in (0.5, 0.9):
+        logits = [llr + np.log((1 - prior_spoof) / prior_spoof) for llr in dev]
+        careful = calibration.cautious(*logits, attacks, speakers, method=method)
+        llrs.append(np.concatenate([careful.fit(logits[0]), careful.held_out[1]]))
+    np.testing.assert_allclose(*llrs, atol=1e-6)
+
+
 def test_mistakes_are_told(tmp_path):
     with pytest.raises(UserError, match="same"):
         fit_affine([1, 1], [1, 1])
@@ -257,9 +316,15 @@ def test_mistakes_are_told(tmp_path):
         {"scores": [0, 1]},
         {"scores": [1, 0], "llrs": [0, 1]},
         {"scores": [0, 1], "llrs": [0, float("nan")]},
+        {"scores": [0, 0], "llrs": [0, 1]},
+        {"scores": [0, 1], "llrs": [1, 0]},
+        {"scores": [False, True], "llrs": [0, 1]},
+        {"scores": [], "llrs": []},
     ):
         with pytest.raises(UserError, match="rising numbers"):
-            calibration.from_dict({"kind": "isotonic"} | knots)
+            calibration.from_dict({"kind": "isotonic", "upside_down": False} | knots)
+    with pytest.raises(UserError, match="upside_down"):
+        calibration.from_dict({"kind": "isotonic", "scores": [0, 1], "llrs": [0, 1]})
     with pytest.raises(UserError, match="calibrate.method: 'platt'"):
         calibration.cautious([1, 2], [0, 1], ["a", "b"], method="platt")
     with pytest.raises(UserError, match="offset"):

@@ -92,6 +92,18 @@ def test_decision_is_by_the_threshold_of_the_policy(folder, tmp_path, speech_fil
     assert set(found["decision"]) == {"bonafide", "spoof"}  # the threshold itself is bona fide
 
 
+def test_an_isotonic_calibration_serves_too(detector, folder, tmp_path, speech_files):
+    logits = (detector.score(speech_files[:6])["llr"] - 0.25) / 2
+    low, high = logits.quantile([0.2, 0.8])  # some recordings lie beyond the knots
+    calibration.save_detector(
+        tmp_path, folder, calibration.Isotonic((low, high), (-1.0, 2.0)), {"min_cost": 0.0}, policy="min_cost"
+    )
+    found = Detector.load(tmp_path).score(speech_files[:6])
+    expected = np.clip(-1 + 3 * (logits - low) / (high - low), -1, 2)
+    np.testing.assert_allclose(found["llr"], expected, atol=1e-5)
+    assert found["decision"].tolist() == np.where(expected < 0, "spoof", "bonafide").tolist()
+
+
 def speech_at_16k(speech_files) -> np.ndarray:
     return np.concatenate([audio.read(path, 16000) for path in speech_files])
 
