@@ -388,8 +388,8 @@ def test_command_mistake(project):
 
 @pytest.mark.parametrize("given, expected", [((), ["HEAD", "workspace"]), (("A=main", "B=HEAD"), ["main", "HEAD"])])
 def test_make(given, expected):
-    names = {name: value for name, value in os.environ.items() if name not in ("A", "B", "MAKEFLAGS")}
-    command = ["make", "--dry-run", "--old-file=.venv/ready", "compare", *given]
+    names = {name: value for name, value in os.environ.items() if name not in ("A", "B", "MAKEFLAGS", "MAKELEVEL")}
+    command = ["make", "--no-print-directory", "--dry-run", "--old-file=.venv/ready", "compare", *given]
     done = subprocess.run(command, cwd=ROOT, env=names, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-3:] == ["compare", *(f'"{name}"' for name in expected)]
 
