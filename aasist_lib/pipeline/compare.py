@@ -33,7 +33,8 @@ PAIRED = ("eer", "min_dcf", "act_dcf", "cllr", "min_cllr")
 SURE = 0.9  # from this probability on the words take a side
 HOW_TO_READ = (
     "Less is better in every row. In brackets, 95 % intervals of the difference: speakers and attacks are drawn anew, "
-    "the same for both runs; the probability is the share of draws in which that run is the better one."
+    "the same for both runs; the probability is the share of draws in which that run is the better one, brought nearer "
+    "to one half where speakers or attacks are few."
 )
 
 
