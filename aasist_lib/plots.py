@@ -424,6 +424,50 @@ def attention(pictures: Mapping[str, tuple], frame_rate: float, title: str = "Wh
     return fig
 
 
+def robustness(summary: pd.DataFrame, title: str = "Error rate under each condition") -> Figure:
+    """Equal error rate under every condition, with its interval, against that of clean recordings.
+
+    Parameters
+    ----------
+    summary : what `robustness.summary` gave: columns condition, family, kind, words, eer, and eer_low and eer_high
+        where there are intervals. A family gets a panel of its own, a kind a gap; the line and the band are clean's.
+        Conditions without an error rate are left out.
+    """
+    table = summary.dropna(subset="eer")
+    clean, table = table[table["condition"] == "clean"], table[table["condition"] != "clean"]
+    names = {"robustness": "What happens to recordings", "uses": "What the detector goes by"}
+    families = {name: rows for name, rows in table.groupby("family", sort=False)}
+    places = {}  # of each dot from the top down: one a row, and half a row more where another kind begins
+    for name, rows in families.items():
+        places[name] = np.arange(len(rows)) + 0.5 * (rows["kind"] != rows["kind"].shift()).cumsum().to_numpy()
+    with rc_context(STYLE | {"axes.grid.axis": "x"}):
+        heights = [place[-1] + 1 for place in places.values()]
+        fig = Figure(figsize=(7.2, 1.4 + 0.17 * sum(heights)), layout="constrained")
+        axes = fig.subplots(len(families), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+        for ax, (name, rows), (colour, marker) in zip(
+            axes, families.items(), ((KNOWN, "o"), (BONAFIDE, "s")), strict=False
+        ):
+            eer = 100 * rows["eer"].to_numpy()
+            whiskers = None
+            if "eer_low" in rows:
+                whiskers = np.abs(100 * rows[["eer_low", "eer_high"]].to_numpy().T - eer)
+            ax.errorbar(eer, places[name], xerr=whiskers, fmt=marker, color=colour, markersize=5, capsize=2)
+            for _, row in clean.iterrows():
+                if "eer_low" in row:
+                    ax.axvspan(100 * row["eer_low"], 100 * row["eer_high"], color=GREY, alpha=0.12, linewidth=0)
+                label = f"{row['words'].lower()}: {100 * row['eer']:.1f} %"
+                ax.axvline(100 * row["eer"], color="black", linewidth=1, linestyle="--", label=label)
+            words = [f"{words}   {value:.1f}" for words, value in zip(rows["words"], eer, strict=True)]
+            ax.set_yticks(places[name], words, fontsize=8)
+            ax.set(title=names.get(name, name), ylim=(places[name][-1] + 0.7, places[name][0] - 0.7))
+            ax.set(xlabel="equal error rate (%), with 95 % interval" if ax is axes[-1] else "")
+        axes[0].set_xlim(left=0)
+        if len(clean):
+            axes[0].legend(fontsize=8, loc="best", frameon=True)
+        fig.suptitle(title, fontweight="bold", fontsize=12)
+    return fig
+
+
 def _steps(ax, values, bins, colour, style, name, *, fill):
     """Outline (and area) of a histogram in percent of its own group."""
     sns.histplot(

@@ -7,6 +7,7 @@
 | show, show_table | alt text for screen readers, captions and marked headings, no object addresses |
 | counts, rates and thresholds that a figure prints | the data |
 | MFCC | of a real recording |
+| robustness | dots, whiskers and the reference line where the table has them |
 """
 
 import base64
@@ -204,3 +205,29 @@ def test_tables_can_be_read_aloud(displayed):
     assert re.findall(r'<th scope="col">(.*?)</th>', html) == ["Attack", "Fakes"]
     assert len(re.findall(r'<th scope="row">', html)) == 2 and html.count("<td>") == 2
     assert "0x" not in html + plain and plain.startswith("Fakes & attacks\n")
+
+
+def test_robustness_shows_every_condition_with_its_interval():
+    rows = [
+        ("clean", "robustness", "Clean", "As they are", 0.1, 0.05, 0.15),
+        ("white_0", "robustness", "Noise", "White noise", 0.4, 0.3, 0.45),
+        ("gsm", "robustness", "Codec", "GSM", 0.25, 0.2, 0.35),
+        ("level", "uses", "Level", "All as loud", 0.12, 0.06, 0.2),
+        ("nothing", "uses", "Level", "No scores", np.nan, np.nan, np.nan),
+    ]
+    table = pd.DataFrame(rows, columns=["condition", "family", "kind", "words", "eer", "eer_low", "eer_high"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = plots.robustness(table, "Held up")
+        assert plots.png(figure) == plots.png(plots.robustness(table, "Held up"))
+    first, second = figure.axes
+    assert [ax.get_title("left") for ax in figure.axes] == ["What happens to recordings", "What the detector goes by"]
+    assert figure.get_suptitle() == "Held up" and "interval" in second.get_xlabel()
+    assert [text.get_text() for text in first.get_yticklabels()] == ["White noise   40.0", "GSM   25.0"]
+    assert [text.get_text() for text in second.get_yticklabels()] == ["All as loud   12.0"]
+    whiskers = np.concatenate([path.vertices[:, 0] for path in first.containers[0].lines[2][0].get_paths()])
+    assert whiskers == pytest.approx([30, 45, 20, 35])
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["as they are: 10.0 %"]
+    assert first.lines[-1].get_xdata() == pytest.approx([10, 10])
+    alone = plots.robustness(table[table["family"] == "robustness"].drop(columns=["eer_low", "eer_high"]))
+    assert len(alone.axes) == 1 and plots.png(alone)
