@@ -64,7 +64,10 @@ class Settings:
     freeze_cnn_epochs: int
 
 
-def fit(store_folder, output, *, model: dict, train: dict, seed: int, threads: int, checkpoints) -> pd.DataFrame:
+def fit(
+    store_folder, output, *, model: dict, train: dict, seed: int, threads: int, checkpoints,
+    leave_out: np.ndarray | None = None, draws: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Train a network on the split `train`, choose its best epoch on `dev`; `eval` is never read.
 
     Parameters
@@ -80,6 +83,10 @@ def fit(store_folder, output, *, model: dict, train: dict, seed: int, threads: i
     checkpoints : path
         Folder for the state after each epoch. A run with the same settings that was killed goes on from there;
         a run with others starts afresh. Emptied on success.
+    leave_out : (len(store),) bool, optional
+        True for the utterances that this run must not see, neither to train on nor to choose by.
+    draws : int, optional
+        Utterances drawn in an epoch, rounded to whole batches; by default as many as the split train has.
 
     Returns
     -------
@@ -104,8 +111,9 @@ def fit(store_folder, output, *, model: dict, train: dict, seed: int, threads: i
                     f"train.init_from: {settings.init_from} is what this run replaces: copy it first, and name the copy"
                 )
             _start_from(network, start)
-        module = Training(network, store, settings, seed)
-        checkpoint = Checkpoint(checkpoints, _key(store, network, settings, seed, threads))
+        module = Training(network, store, settings, seed, leave_out, draws)
+        key = _key(store, network, settings, seed, threads, leave_out, draws)
+        checkpoint = Checkpoint(checkpoints, key)
         module.history = checkpoint.history()
         if not module.finished():
             bar = Progress(settings, module)
@@ -147,8 +155,10 @@ def fit(store_folder, output, *, model: dict, train: dict, seed: int, threads: i
     return pd.DataFrame(module.history)
 
 
-def scores(network_folder, store_folder, split: str, *, threads: int = 2) -> pd.DataFrame:
-    """Raw logits of all utterances of a split, each as if it were alone.
+def scores(
+    network_folder, store_folder, split: str, *, threads: int = 2, rows: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Raw logits of all utterances of a split, or of the rows of the store with these numbers, each as if it were alone.
 
     Returns
     -------
@@ -168,7 +178,7 @@ def scores(network_folder, store_folder, split: str, *, threads: int = 2) -> pd.
             f"{store_folder} holds {store.features}, but {network_folder} was trained on {about['features']}: "
             "extract again with those settings, or train again"
         )
-    rows = store.select(split)
+    rows = store.select(split) if rows is None else rows
     if not len(rows):
         raise UserError(f"{store_folder} has no utterances of split '{split}'")
     with _reproducible(threads), torch.inference_mode():
@@ -322,19 +332,24 @@ class Training(pl.LightningModule):
         The network's weights after the best epoch.
     """
 
-    def __init__(self, network: nn.Module, store: Store, settings: Settings, seed: int):
+    def __init__(
+        self, network: nn.Module, store: Store, settings: Settings, seed: int,
+        leave_out: np.ndarray | None = None, draws: int | None = None,
+    ):  # fmt: skip
         super().__init__()
         self.network, self.store, self.settings, self.seed = network, store, settings, seed
         # buffers too: the running means of batch normalisation belong to the weights that they were seen with
         decay = get_ema_multi_avg_fn(settings.averaging)
         self.average = AveragedModel(network, multi_avg_fn=decay, use_buffers=True).requires_grad_(False)
-        self.rows = {split: store.select(split) for split in ("train", "dev")}
+        leave_out = np.zeros(len(store), bool) if leave_out is None else np.asarray(leave_out, bool)
+        self.rows = {split: rows[~leave_out[rows]] for split in ("train", "dev") for rows in [store.select(split)]}
         self.targets = (store.table["label"] == "bonafide").to_numpy()
         for split, rows in self.rows.items():
             if len(set(self.targets[rows])) < 2:
                 raise UserError(f"split '{split}' needs bona fide and spoofed utterances, and lacks one or both")
         # whole batches only: batch normalisation of a last batch of one or two would be noise
-        self.steps = max(1, round(len(self.rows["train"]) / settings.batch_size))
+        draws = len(self.rows["train"]) if draws is None else draws
+        self.steps = max(1, round(draws / settings.batch_size))
         self.history, self.best, self.losses, self.logits = [], {}, [], []
         if settings.freeze_cnn_epochs and not hasattr(network, "cnn"):
             raise UserError("train.freeze_cnn_epochs: this network has no convolutional part to freeze: set it to 0")
@@ -535,11 +550,12 @@ def _start_from(network: nn.Module, folder: Path) -> None:
     network.load_state_dict(there.state_dict())
 
 
-def _key(store: Store, network: nn.Module, settings: Settings, seed: int, threads: int) -> str:
+def _key(store: Store, network: nn.Module, settings: Settings, seed: int, threads: int, leave_out, draws) -> str:
     """A hash of everything that the outcome depends on; the same key means that a checkpoint may be gone on from."""
-    about = [dataclasses.asdict(network.options), dataclasses.asdict(settings), store.features, seed, threads]
+    about = [dataclasses.asdict(network.options), dataclasses.asdict(settings), store.features, seed, threads, draws]
     key = hashlib.sha256(json.dumps([*about, torch.__version__, pl.__version__], sort_keys=True).encode())
     key.update(store.table.to_csv(index=False).encode())
+    key.update(b"" if leave_out is None else np.asarray(leave_out, bool).tobytes())
     for source in (__file__, models.__file__, models.cnn_attention.__file__):
         key.update(Path(source).read_bytes())  # a run is not finished by other code than began it
     for name, tensor in network.state_dict().items():  # tells one init_from from another

@@ -8,6 +8,7 @@
 | interrupted | Ctrl-C, or the kernel's stop button: a KeyboardInterrupt, gone on from |
 | afresh | a checkpoint of other settings, or a broken one, is not gone on from |
 | eval unread | eval shards full of NaN change nothing; dev gives no gradients |
+| left out | what a run must not see may be NaN and changes nothing; fewer draws, fewer steps |
 | balance | classes half and half; groups by the root of their size; no more repeats than needed |
 | pairs | a recording, then a copy of it, cut at the same moment; none where there are no copies |
 | averaging | what is kept is the moving average of the weights, and with 0 the last ones |
@@ -265,6 +266,33 @@ def test_eval_is_never_read(trained, tmp_path):
     assert bytes_of(tmp_path / "without") == bytes_of(trained[0])
 
 
+def test_what_is_left_out_is_never_read(tmp_path, monkeypatch):
+    weights, steps = [], []
+    monkeypatch.setattr(training.Training, "on_train_end", lambda self: steps.append(self.global_step))
+    for name, poison in (("clean", False), ("poisoned", True)):
+        folder = write_store(tmp_path / name)
+        table = Store(folder).table
+        left_out = ((table["attack"] == "a1") | (table["speaker"] == "s0")).to_numpy()
+        for shard in table["shard"].unique():
+            x = np.load(folder / f"shard-{shard:05d}.npy")
+            for row in table[left_out & (table["shard"] == shard) & poison].itertuples():
+                x[row.start : row.start + row.frames] = np.nan
+            np.save(folder / f"shard-{shard:05d}.npy", x)
+        training.fit(
+            folder, tmp_path / f"network-{name}", model=MODEL, train=TRAIN | {"max_epochs": 1}, seed=7, threads=1,
+            checkpoints=tmp_path / "checkpoints", leave_out=left_out, draws=40,
+        )  # fmt: skip
+        weights.append(bytes_of(tmp_path / f"network-{name}"))
+    assert weights[0] == weights[1]
+    assert steps == [5, 5]
+    with pytest.raises(UserError, match="split 'train' needs bona fide"):
+        left_out = (table["label"] == "spoof").to_numpy()
+        training.fit(
+            folder, tmp_path / "none", model=MODEL, train=TRAIN, seed=7, threads=1, checkpoints=tmp_path / "c",
+            leave_out=left_out,
+        )  # fmt: skip
+
+
 def test_dev_gives_no_gradients(store, tmp_path, monkeypatch):
     reads = []
     original = Store.read
@@ -482,6 +510,14 @@ def test_scores(store, trained, tmp_path):
     with torch.inference_mode():
         alone = [network(torch.from_numpy(np.array(Store(store).read(row)))[None]).item() for row in rows]
     np.testing.assert_allclose(found["score"], alone, atol=1e-6)
+
+
+def test_scores_of_some_rows(store, trained):
+    dev = training.scores(trained[0], store, "dev", threads=1)
+    rows = Store(store).select("dev")[[5, 2]]
+    some = training.scores(trained[0], store, "", threads=1, rows=rows)
+    assert some["utt_id"].tolist() == dev["utt_id"].iloc[[5, 2]].tolist()
+    assert some["score"].tolist() == dev["score"].iloc[[5, 2]].tolist()
 
 
 def test_long_utterances_are_scored_in_windows(trained, tmp_path):
