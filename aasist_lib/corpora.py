@@ -23,8 +23,10 @@ from aasist_lib.errors import UserError
 COLUMNS = [
     "utt_id", "path", "label", "speaker", "attack", "split", "condition", "language", "source", "codec", "pair_id"
 ]  # fmt: skip
-VALUES = {"label": {"bonafide", "spoof"}, "split": {"train", "dev", "eval"}, "condition": {"", "known", "unseen"}}
-SPLITS = ("train", "dev", "eval")
+SPLITS = ("train", "dev", "eval", "narrow")  # narrow: a second eval, of telephone speech; few corpora have one
+NEEDED = SPLITS[:3]
+TRAINED, TESTED = SPLITS[:2], SPLITS[2:]
+VALUES = {"label": {"bonafide", "spoof"}, "split": set(SPLITS), "condition": {"", "known", "unseen"}}
 SUBSETS = (*protocols.SUBSETS, "all")  # of the keys of ASVspoof 2021
 AUDIO = {".flac", ".wav", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au", ".caf", ".m4a"}
 WORDS = {"training": "train", "validation": "dev", "testing": "eval", "real": "bonafide", "fake": "spoof"}
@@ -91,10 +93,11 @@ def read(
         Its folder. Archives may have been unpacked in it or in folders below it.
     format : one of `FORMATS`
         `protocol`: a `protocol.csv` with the columns below. `folder`: `bonafide/` and `spoof/`, below each of
-        `train/`, `dev/` and `eval/`, or, for eval alone, in `root`; a folder below `bonafide/` names a speaker, one
-        below `spoof/` an attack. Spoofs in no such folder are one attack, `unnamed`. Else a public corpus.
+        `train/`, `dev/` and `eval/` (and `narrow/`, if there is one), or, for eval alone, in `root`; a folder below
+        `bonafide/` names a speaker, one below `spoof/` an attack. Spoofs in no such folder are one attack, `unnamed`.
+        Else a public corpus.
     eval_format : one of `FORMATS`, optional
-        Of another corpus below the same root, from which eval is taken instead.
+        Of another corpus below the same root, from which eval (and narrow, if it has that) is taken instead.
     bonafide : str, optional
         Folder below `root` with the bona fide recordings that go with a corpus of fakes alone.
     subset : {"eval", "progress", "hidden", "all"}
@@ -104,10 +107,12 @@ def read(
     -------
     DataFrame
         Columns `utt_id, path, label, speaker, attack, split, condition, language, source, codec, pair_id`, all
-        text, empty where unknown; `path` is relative to `root`. Sorted by `utt_id`.
+        text, empty where unknown; `path` is relative to `root`. Sorted by `utt_id`. The `split` is train, dev, eval
+        or, in few corpora, narrow: telephone speech, to be measured apart and never learnt from.
         The `condition` of a spoof of eval is `known` if train has its attack, `unseen` if neither train nor dev has
         it. An attack of eval that dev alone has is neither, as choices were made on it, and is refused. A protocol
-        declares conditions; those of spoofs without an attack's name are taken as declared. Where eval is another
+        declares conditions; those of spoofs without an attack's name are taken as declared. Spoofs of narrow have
+        conditions by the same rules, or none, as where dev alone has their attack. Where eval is another
         corpus, an attack of it that only happens to be called as one of train or dev has its corpus added.
 
     Warns
@@ -137,8 +142,8 @@ def read(
         if format != "protocol":  # which declares them
             table = _with_conditions(table, same)
     else:
-        trained = _of(format, Asked(root, files, SPLITS[:2], bonafide, subset, there))
-        tested = _of(eval_format, Asked(root, files, SPLITS[2:], bonafide, subset, there))
+        trained = _of(format, Asked(root, files, TRAINED, bonafide, subset, there))
+        tested = _of(eval_format, Asked(root, files, TESTED, bonafide, subset, there))
         table = _with_conditions(_joined(trained, tested, root, FORMATS[format], entry), same)
     return _checked(table, root, there, same)
 
@@ -175,7 +180,7 @@ def from_settings(root: Path | str, corpus: dict) -> tuple[pd.DataFrame, list[st
     told = [str(warning.message) for warning in caught]
     if "AASIST_TERMINAL" in os.environ:  # set by the pipeline, whose notebooks keep no error stream
         print("".join(f"corpus: {line}\n" for line in told), end="", file=sys.stderr, flush=True)
-    lacking = [split for split in SPLITS if split not in set(table["split"])]
+    lacking = [split for split in NEEDED if split not in set(table["split"])]
     if lacking == ["eval"]:
         raise UserError("this corpus has no eval: set corpus.eval_format to one that has, beside it in the same folder")
     if lacking:
@@ -253,7 +258,7 @@ def _of(format: str, asked: Asked) -> pd.DataFrame:
         table = table.assign(protocol="", line=0)
     others = table["split"].isin(set(SPLITS) - set(asked.splits))
     table = table[~others] if others.any() else table
-    if table.empty and asked.splits == SPLITS[2:]:
+    if table.empty and asked.splits == TESTED:
         raise UserError(f"{asked.root}: {entry.title} has no eval; see corpus.eval_format")
     _compare_counts(table, entry, asked)
     return table
@@ -427,9 +432,11 @@ def _joined(trained: pd.DataFrame, tested: pd.DataFrame, root: Path, first: Form
 
 def _with_conditions(table: pd.DataFrame, same: dict[str, str]) -> pd.DataFrame:
     spoofs = table["label"] == "spoof"
-    trained = set(table.loc[spoofs & (table["split"] == "train"), "attack"]) - {""}
-    known = np.where(table["attack"].replace(same).isin(trained), "known", "unseen")
-    return table.assign(condition=np.where(spoofs & (table["split"] == "eval"), known, ""))
+    train, dev = (set(table.loc[spoofs & (table["split"] == split), "attack"]) - {""} for split in TRAINED)
+    machine = table["attack"].replace(same)
+    known = np.where(machine.isin(train), "known", "unseen")
+    neither = (table["split"] == "narrow") & machine.isin(dev - train)  # in eval that is refused
+    return table.assign(condition=np.where(spoofs & table["split"].isin(TESTED) & ~neither, known, ""))
 
 
 def _checked(table: pd.DataFrame, root: Path, there: frozenset[str], same: dict[str, str]) -> pd.DataFrame:
@@ -506,17 +513,20 @@ def first_five(names: list[str]) -> str:
 
 def _check_conditions(table: pd.DataFrame, root: Path, same: dict[str, str]) -> None:
     spoofs = table.loc[table["label"] == "spoof", ["utt_id", "attack", "split", "condition"]]
-    train, dev = (set(spoofs.loc[spoofs["split"] == split, "attack"]) for split in ("train", "dev"))
-    for row in spoofs[spoofs["split"] == "eval"].drop_duplicates(["attack", "condition"]).itertuples():
+    train, dev = (set(spoofs.loc[spoofs["split"] == split, "attack"]) for split in TRAINED)
+    tested = spoofs[spoofs["split"].isin(TESTED)].drop_duplicates(["attack", "split", "condition"])
+    for row in tested.itertuples():
         machine = same.get(row.attack, row.attack)
+        if row.split == "narrow" and not row.condition:
+            continue
         if not row.condition:
             raise UserError(f"{root}: {row.utt_id} is a spoof of eval: its condition must be known or unseen")
         if not row.attack:
             continue
         if machine in dev - train:
             raise UserError(
-                f"{root}: dev and eval have the attack {row.attack}, train has not: it is neither known nor unseen; "
-                "take it out of dev or eval, or put some of it into train"
+                f"{root}: dev and {row.split} have the attack {row.attack}, train has not: it is neither known nor "
+                f"unseen; take it out of dev or {row.split}, or put some of it into train"
             )
         if row.condition == "known" and machine not in train:
             raise UserError(f"{root}: {row.utt_id} is said to be known, but train lacks its attack {row.attack}")
@@ -546,7 +556,7 @@ FORMATS: dict[str, Format] = {
         _in_folders,
         "other runs on the same folders",
         patterns=(
-            r"^(?P<split>train|dev|eval)/(?P<label>bonafide|spoof)/(?:(?P<group>[^/]+)/.+|[^/]+)$",
+            r"^(?P<split>train|dev|eval|narrow)/(?P<label>bonafide|spoof)/(?:(?P<group>[^/]+)/.+|[^/]+)$",
             r"^(?P<label>bonafide|spoof)/(?:(?P<group>[^/]+)/.+|[^/]+)$",
         ),
     ),

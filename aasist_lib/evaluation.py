@@ -19,6 +19,7 @@ from aasist_lib import metrics
 from aasist_lib.errors import UserError
 
 CONDITIONS = {"known": "Known attacks", "unseen": "Unseen attacks", "all": "All attacks"}
+NARROW = "narrow"  # the split of telephone speech, and where metrics/eval.json keeps its measures, apart from eval's
 
 # key of headline() -> what it is called in a table for people, and whether it is shown in percent
 MEASURES = {
@@ -174,6 +175,31 @@ def headline(
         row = {"n_bonafide": len(bonafide), "n_spoof": len(spoof)}
         table[condition] = row | _with_intervals(statistics, trials, replicates, seed, clusters)
     return table
+
+
+def results(of_eval: Mapping[str, Mapping], of_narrow: Mapping[str, Mapping]) -> dict[str, dict]:
+    """What metrics/eval.json holds: eval by condition, and all of the split narrow under a key of its own.
+
+    Parameters
+    ----------
+    of_eval, of_narrow : what `headline` gave for each; the second is empty where there is no such split.
+
+    >>> results({"all": {"eer": 0.1}}, {"all": {"eer": 0.2}})
+    {'all': {'eer': 0.1}, 'narrow': {'all': {'eer': 0.2}}}
+    >>> results({"all": {"eer": 0.1}}, {})
+    {'all': {'eer': 0.1}}
+    """
+    return dict(of_eval) | ({NARROW: dict(of_narrow)} if of_narrow else {})
+
+
+def apart(measured: Mapping[str, Mapping]) -> tuple[dict[str, dict], dict[str, dict]]:
+    """The two tables in metrics/eval.json, each as `headline` gives it: of eval, and of narrow (empty without it).
+
+    >>> apart({"unseen": {"eer": 0.3}, "narrow": {"all": {"eer": 0.2}}, "known": {"eer": 0.1}})
+    ({'known': {'eer': 0.1}, 'unseen': {'eer': 0.3}}, {'all': {'eer': 0.2}})
+    """
+    eval_and_narrow = measured, measured.get(NARROW, {})
+    return tuple({name: table[name] for name in CONDITIONS if name in table} for table in eval_and_narrow)
 
 
 def _conditions(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -496,6 +522,43 @@ def by_speaker(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def pairs(scores: pd.DataFrame) -> pd.DataFrame:
+    """Copies against the very recordings that they were made from: one speaker, the same words, the same channel.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row a trial, with utt_id, label, attack, condition, pair_id, llr.
+
+    Returns
+    -------
+    DataFrame
+        A row an attack, the hardest first, then one for all of them: attack, condition, n_pairs, eer of the copies
+        against their recordings, and preferred, the share of pairs whose recording has the higher score (a tie counts
+        half). Fractions. Empty where there are no pairs.
+    """
+    recordings = scores[scores["label"] == "bonafide"].set_index("utt_id")["llr"]
+    copies = scores[(scores["label"] == "spoof") & scores["pair_id"].isin(recordings.index)]
+    copies = copies.assign(recording=recordings.reindex(copies["pair_id"]).to_numpy())
+
+    def row(attack, condition, group):
+        difference = group["recording"] - group["llr"]
+        originals = recordings.loc[group["pair_id"].unique()]
+        return {
+            "attack": attack,
+            "condition": condition,
+            "n_pairs": len(group),
+            "eer": _eer(originals, group["llr"]),
+            "preferred": float(((difference > 0) + 0.5 * (difference == 0)).mean()),
+        }
+
+    rows = [row(*names, group) for names, group in copies.groupby(["attack", "condition"], sort=True)]
+    rows.sort(key=lambda one: -one["eer"])
+    if rows:
+        rows.append(row("all copies", "", copies))
+    return pd.DataFrame(rows, columns=["attack", "condition", "n_pairs", "eer", "preferred"])
+
+
 def by_human(scores: pd.DataFrame, threshold: float, column: str = "source") -> pd.DataFrame:
     """Real voices in groups, each against every spoof of a condition.
 
@@ -673,6 +736,8 @@ HEADINGS = {
     "median_llr": "Median LLR",
     "n_bonafide": "Real recordings",
     "n_spoof": "Fakes",
+    "n_pairs": "Pairs",
+    "preferred": "Recording scores above its copy (%)",
 } | {key: words for key, (words, percent) in MEASURES.items() if percent}
 HEADINGS |= {
     _column(key, condition): f"{CONDITIONS[condition]}: {words}"

@@ -340,7 +340,7 @@ def counts(table: pd.DataFrame, column: str = "attack", title: str = "Utterances
     table : columns split, label and `column`; an empty attack is a real voice.
     """
     names = table[column].where(table[column] != "", "real voices" if column == "attack" else "(none)")
-    splits = [split for split in ("train", "dev", "eval") if (table["split"] == split).any()]
+    splits = [split for split in ("train", "dev", "eval", "narrow") if (table["split"] == split).any()]
     columns = [(split, label) for split in splits for label in NAMES if column != "attack"] or splits
     keys = [table["split"]] if column == "attack" else [table["split"], table["label"]]
     numbers = pd.crosstab(names, keys).reindex(columns=columns, fill_value=0)

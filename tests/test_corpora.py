@@ -21,6 +21,8 @@
 | a folder of bonafide/ and spoof/ becomes the same table, conditions included | test_folder |
 | an attack of eval that dev alone has is neither known nor unseen | test_folder_refuses_attacks_of_dev_alone |
 | bonafide/ and spoof/ alone are an eval | test_plain_folder |
+| a split narrow is read, has conditions, comes from where eval comes from, and is missed by nobody | test_narrow |
+| conditions of narrow that train or dev contradict are refused; none at all is allowed there | test_narrow_conditions |
 | what a table must not say is refused by name, paths that leave the corpus too | test_refused |
 | declared conditions that train or dev contradict are refused, whatever cannot be known is not | test_conditions |
 | a protocol that is no table is refused in one line | test_no_table |
@@ -531,6 +533,53 @@ def test_folder_refuses_attacks_of_dev_alone(tmp_path, name, attack):
     touch(tmp_path, [name.replace("dev", "train")])
     table = corpora.read(tmp_path, "folder")
     assert set(table.loc[(table["split"] == "eval") & (table["attack"] == attack), "condition"]) == {"known"}
+
+
+def test_narrow(tmp_path):
+    names = [f"narrow/{name}.wav" for name in ("bonafide/ann/1", "spoof/espeak/2", "spoof/vits/3", "spoof/hts/4")]
+    touch(tmp_path, [*FILES, *names, "dev/spoof/hts/5.wav"])
+    table = corpora.read(tmp_path, "folder").set_index("path")
+    assert table.loc[names, "split"].tolist() == ["narrow"] * 4
+    assert table.loc[names, "condition"].tolist() == ["", "known", "unseen", ""]  # dev alone has hts
+    settings = {"format": "folder", "eval_format": "", "bonafide": "", "subset": "eval"}
+    assert len(corpora.from_settings(tmp_path, settings)[0]) == len(table)
+    counted = corpora.summary(table.reset_index().assign(seconds=1.0))
+    assert counted.tail(2)[["split", "label", "utterances"]].to_numpy().tolist() == [
+        ["narrow", "bonafide", 1], ["narrow", "spoof", 3]
+    ]  # fmt: skip
+    # a protocol beside it gives eval and narrow, the folders train and dev
+    rows = [{"utt_id": "n", "path": names[1], "label": "spoof", "split": "narrow", "attack": "espeak"}]
+    rows += [{"utt_id": "e", "path": names[2], "label": "bonafide", "split": "eval"}]
+    pd.DataFrame(rows).to_csv(tmp_path / "protocol.csv", index=False)
+    tested = corpora.read(tmp_path, "folder", eval_format="protocol")
+    assert tested.loc[tested["split"] == "narrow", "utt_id"].tolist() == ["n"]
+    assert not set(tested["path"]) & {names[0], names[3], FILES[3]}
+    for path in (tmp_path / "narrow").rglob("*.wav"):
+        path.unlink()
+    (tmp_path / "protocol.csv").unlink()
+    _, about = corpora.from_settings(tmp_path, settings)
+    assert not [line for line in about if "narrow" in line]
+
+
+@pytest.mark.parametrize(
+    "attack, condition, message",
+    [
+        ("y", "unseen", "said to be unseen, but train has its attack y"),
+        ("x", "known", "said to be known, but train lacks its attack x"),
+        ("z", "unseen", "dev and narrow have the attack z"),
+        ("z", "", None),
+        ("y", "known", None),
+    ],
+)
+def test_narrow_conditions(tmp_path, attack, condition, message):
+    row = {"path": "audio/a.flac", "label": "spoof", "split": "narrow", "attack": attack, "condition": condition}
+    write(tmp_path, [*ROWS, row | {"utt_id": "n"}])
+    if message:
+        with pytest.raises(UserError, match=message):
+            corpora.read(tmp_path)
+    else:
+        table = corpora.read(tmp_path).set_index("utt_id")
+        assert table.loc["n", ["split", "condition"]].tolist() == ["narrow", condition]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@
 | operating points | the shares at each threshold, counted; intervals hold them; words for people |
 | breakdown by attack and codec | metrics of trials picked by hand |
 | by attack, speaker, source; the worst; confusion | counted by hand, known and unseen attacks apart |
+| the split narrow beside eval in one file | comes out as it went in, apart, conditions in order; none, no key |
+| pairs | of each attack its own recordings, counted by hand; ties count half; none, an empty table |
 | text for people | percent with one decimal, "value (low to high)", words as headings |
 | files | six digits, sorted keys, no partial file left, NaN refused |
 """
@@ -263,6 +265,22 @@ def test_tables_for_people(scores):
     assert "Condition" not in evaluation.readable(evaluation.by_attack(scores.assign(condition=""), 0.3))
 
 
+def test_narrow_apart(scores, tmp_path):
+    of_eval = evaluation.headline(scores, 0.3, replicates=20)
+    fakes_unnamed = scores.assign(condition="", llr=scores["llr"] - 5)
+    of_narrow = evaluation.headline(fakes_unnamed, 0.3, replicates=20)
+    assert list(of_narrow) == ["all"] and of_narrow["all"]["spoof_accepted"] != of_eval["all"]["spoof_accepted"]
+    path = tmp_path / "eval.json"
+    evaluation.save_json(path, evaluation.results(of_eval, of_narrow))
+    found = evaluation.apart(json.loads(path.read_text()))
+    assert [list(table) for table in found] == [["known", "unseen", "all"], ["all"]]
+    for table, wanted in zip(found, (of_eval, of_narrow), strict=True):
+        for condition, row in table.items():
+            assert row == pytest.approx(wanted[condition], abs=1e-6)
+    evaluation.save_json(path, evaluation.results(of_eval, evaluation.headline(scores.head(0), 0.3)))
+    assert "narrow" not in json.loads(path.read_text())
+
+
 def test_files(tmp_path):
     path = tmp_path / "metrics/eval.json"
     evaluation.save_json(path, {"known": {"n": np.int64(3), "eer": np.float64(1 / 3)}, "a": [-0.0, 1e-9]})
@@ -277,3 +295,27 @@ def test_files(tmp_path):
     evaluation.save_csv(tmp_path / "scores/dev.csv", pd.DataFrame({"utt_id": ["é"], "llr": [1 / 3], "eer": [np.nan]}))
     assert (tmp_path / "scores/dev.csv").read_bytes() == "utt_id,llr,eer\né,0.333333,\n".encode()
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_pairs():
+    rows = [
+        ("r1", "bonafide", "", "", "", 2.0),
+        ("r2", "bonafide", "", "", "", 0.0),
+        ("r3", "bonafide", "", "", "", -9.0),  # nobody copied it
+        ("c1", "spoof", "robot", "known", "r1", 1.0),
+        ("c2", "spoof", "robot", "known", "r2", 1.0),
+        ("c3", "spoof", "echo", "unseen", "r2", -1.0),
+        ("c4", "spoof", "echo", "unseen", "r1", 2.0),
+        ("t1", "spoof", "tts", "known", "", 5.0),  # no copy
+        ("t2", "spoof", "echo", "unseen", "elsewhere", 5.0),  # of a recording of another split
+    ]
+    scores = pd.DataFrame(rows, columns=["utt_id", "label", "attack", "condition", "pair_id", "llr"])
+    table = evaluation.pairs(scores).set_index("attack")
+    assert list(table.index) == ["robot", "echo", "all copies"]
+    assert table["n_pairs"].tolist() == [2, 2, 4]
+    assert table["preferred"].tolist() == [0.5, 0.75, 0.625]
+    assert table.loc["robot", "eer"] == metrics.eer([2.0, 0.0], [1.0, 1.0]).value
+    assert table.loc["all copies", "eer"] == metrics.eer([2.0, 0.0], [1.0, 1.0, -1.0, 2.0]).value
+    assert evaluation.readable(table.reset_index()).columns[-1] == "Recording scores above its copy (%)"
+    assert evaluation.pairs(scores[scores["attack"] == "tts"]).empty
+    assert evaluation.pairs(scores.assign(pair_id="")).columns.tolist()[0] == "attack"

@@ -8,6 +8,7 @@
 | unusable files are set aside with the reason; too many stop it with the count and the first five | test_bad_files |
 | too many missing files stop it before it begins | test_missing_files |
 | a path that leaves the corpus is refused | test_paths |
+| every split is extracted; each is selected by itself | test_splits |
 | reading maps memory, it does not load | test_mapped |
 """
 
@@ -147,6 +148,16 @@ def test_paths(speech, speech_files, tmp_path, path):
     table.loc[0, "path"] = path
     with pytest.raises(UserError, match="leaves the corpus"):
         store.extract(table, speech, tmp_path / "features", SETTINGS)
+
+
+def test_splits(speech, speech_files, tmp_path):
+    names = ["train", "dev", "eval", "narrow"]
+    table = table_of(speech_files[:8]).assign(split=names * 2)
+    summary = store.extract(table, speech, tmp_path / "features", SETTINGS)
+    assert set(summary.splits) == set(names)
+    opened = store.Store(tmp_path / "features")
+    for name in names:
+        assert opened.select(name).tolist() == np.flatnonzero(table["split"] == name).tolist()
 
 
 def test_mapped(made):
