@@ -491,3 +491,104 @@ def _colours(names) -> list[str]:
 
 def _styles() -> list[str]:
     return ["-", "--", "-.", ":"] * 4
+
+
+def durations_by_split(table: pd.DataFrame, title: str = "Length of the utterances") -> Figure:
+    """Distribution of lengths of both classes, a split beside the other.
+
+    Parameters
+    ----------
+    table : columns split, label and seconds, a row an utterance.
+    """
+    splits = [split for split in ("train", "dev", "eval", "narrow") if (table["split"] == split).any()]
+    bins = np.linspace(0, np.quantile(table["seconds"], 0.995), 25)
+    with rc_context(STYLE):
+        fig, axes = _figure(1.2 + 2.3 * len(splits), 3.0, columns=len(splits))
+        for ax, split in zip(axes, splits, strict=True):
+            rows = table[table["split"] == split]
+            for (label, words), style in zip(NAMES.items(), _styles(), strict=False):
+                seconds = np.clip(rows.loc[rows["label"] == label, "seconds"], None, bins[-1])
+                _steps(ax, seconds, bins, COLOURS[label], style, words, fill=label == "bonafide")
+            ax.set(xlabel="length (s)", ylabel="share of its class (%)" if ax is axes[0] else "", title=split)
+            ax.set_ylim(top=1.4 * ax.get_ylim()[1])  # room for the legend
+            ax.legend(fontsize=8, loc="upper left", borderaxespad=0.2)
+        fig.suptitle(title, fontweight="bold", fontsize=12)
+    return fig
+
+
+def levels(level: np.ndarray, peak: np.ndarray, label: np.ndarray, title: str = "How loud they are") -> Figure:
+    """Distributions of the level of speech and of the largest sample in each class.
+
+    Parameters
+    ----------
+    level, peak : (n,) dBFS.
+    label : (n,) bonafide or spoof.
+    """
+    with rc_context(STYLE):
+        fig, axes = _figure(8.4, 3.2, columns=2)
+        for ax, values, words in zip(axes, (level, peak), ("level of the voiced parts", "largest sample"), strict=True):
+            low, high = np.floor(values.min()) - 1, np.ceil(values.max()) + 1
+            for (name, shown), style in zip(NAMES.items(), _styles(), strict=False):
+                of_class, bins = values[label == name], np.linspace(low, high, 25)
+                _steps(ax, of_class, bins, COLOURS[name], style, shown, fill=name == "bonafide")
+            ax.set(xlabel="level (dB, full scale: 0)", ylabel="share of its class (%)", title=words.capitalize())
+            ax.set_ylim(top=1.35 * ax.get_ylim()[1])
+            ax.legend(fontsize=8, loc="upper left", borderaxespad=0.2)
+        fig.suptitle(title, fontweight="bold", fontsize=12)
+    return fig
+
+
+def spectra(groups: Mapping[str, tuple], sample_rate: float, title: str = "Average spectra") -> Figure:
+    """Average spectra of real voices and of fakes, a panel for each group of splits.
+
+    Parameters
+    ----------
+    groups : name of the panel -> (spectra, labels): (n, bands) in dB, evenly spaced from 0 Hz to half the sample rate,
+        and (n,) bonafide or spoof. Lines are means, areas reach one standard deviation up and down.
+    """
+    with rc_context(STYLE):
+        fig, axes = _figure(1.4 + 4.2 * len(groups), 3.6, columns=len(groups))
+        for ax, (name, (spectrum, label)) in zip(axes, groups.items(), strict=True):
+            kilohertz = (np.arange(spectrum.shape[1]) + 0.5) * sample_rate / 2000 / spectrum.shape[1]
+            for (kind, words), style in zip(NAMES.items(), _styles(), strict=False):
+                ours = spectrum[label == kind]
+                if not len(ours):
+                    continue
+                mean, spread = ours.mean(axis=0), ours.std(axis=0)
+                ax.fill_between(kilohertz, mean - spread, mean + spread, color=COLOURS[kind], alpha=0.18, linewidth=0)
+                ax.plot(kilohertz, mean, style, color=COLOURS[kind], linewidth=1.8, label=f"{words} ({len(ours)})")
+            ax.set(xlabel="frequency (kHz)", ylabel="power of a band (dB of the total)", title=name)
+            ax.set_xlim(0, sample_rate / 2000)
+            ax.legend(loc="upper right")
+        fig.suptitle(title, fontweight="bold", fontsize=12)
+    return fig
+
+
+def spectrograms(pictures: Mapping[str, np.ndarray], sample_rate: float, frame_rate: float, title: str) -> Figure:
+    """Spectrograms of the same words side by side.
+
+    Parameters
+    ----------
+    pictures : name -> (bins, frames), any scale that all have in common, from 0 Hz to half the sample rate.
+    frame_rate : frames a second.
+    """
+    rows = -(-len(pictures) // 4)
+    columns = -(-len(pictures) // rows)
+    with rc_context(STYLE | {"axes.grid": False}):
+        fig, axes = _figure(0.8 + 2.1 * columns, 0.7 + 1.9 * rows, rows=rows, columns=columns)
+        highest = max(picture.max() for picture in pictures.values())
+        for i, (ax, (name, picture)) in enumerate(zip(axes, pictures.items(), strict=False)):
+            ax.imshow(
+                picture, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=highest, interpolation="nearest",
+                extent=(0, picture.shape[1] / frame_rate, 0, sample_rate / 2000),
+            )  # fmt: skip
+            ax.set_title(name, fontsize=9)
+            ax.tick_params(labelsize=8)
+            if i % columns == 0:
+                ax.set_ylabel("frequency (kHz)", fontsize=8)
+            if i + columns >= len(pictures):
+                ax.set_xlabel("time (s)", fontsize=8)
+        for ax in axes[len(pictures) :]:
+            ax.set_axis_off()
+        fig.suptitle(title, fontweight="bold", fontsize=11)
+    return fig

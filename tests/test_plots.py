@@ -7,6 +7,7 @@
 | show, show_table | alt text for screen readers, captions and marked headings, no object addresses |
 | counts, rates and thresholds that a figure prints | the data |
 | MFCC | of a real recording |
+| figures of a corpus | every split, class, panel and picture that the data have; the same bytes twice |
 | robustness | dots, whiskers and the reference line where the table has them |
 """
 
@@ -231,3 +232,32 @@ def test_robustness_shows_every_condition_with_its_interval():
     assert first.lines[-1].get_xdata() == pytest.approx([10, 10])
     alone = plots.robustness(table[table["family"] == "robustness"].drop(columns=["eer_low", "eer_high"]))
     assert len(alone.axes) == 1 and plots.png(alone)
+
+
+def test_figures_of_a_corpus(scores):
+    """Durations by split, levels, spectra, spectrograms: as the datasheet shows them."""
+    label, rng = np.array(["bonafide", "spoof"] * 5), np.random.default_rng(1)
+    spectrum = np.where(label[:, None] == "spoof", -40.0, -30.0) + rng.normal(0, 1, (10, 64))
+    words = ["recording", "a", "b", "c", "d"]
+    table = pd.concat([scores, scores[scores["split"] == "eval"].assign(split="narrow")])
+    draw = {
+        "durations": lambda: plots.durations_by_split(table),
+        "levels": lambda: plots.levels(np.full(10, -26.0), np.arange(10.0), label),
+        "spectra": lambda: plots.spectra({"wide": (spectrum, label), "real": (spectrum[::2], label[::2])}, 16000),
+        "spectrograms": lambda: plots.spectrograms(dict.fromkeys(words, np.eye(40, 100)), 16000, 50, "Five"),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures = {name: figure() for name, figure in draw.items()}
+        assert all(plots.png(figures[name]) == plots.png(figure()) for name, figure in draw.items())
+    assert [ax.get_title("left") for ax in figures["durations"].axes] == ["train", "eval", "narrow"]
+    legends = [text.get_text() for ax in figures["levels"].axes for text in ax.get_legend().get_texts()]
+    assert legends == ["real voices (5)", "fakes (5)"] * 2
+    wide, real = figures["spectra"].axes
+    assert len(wide.lines) == 2 and len(real.lines) == 1
+    real_line, fake_line = (line.get_ydata() for line in wide.lines)
+    assert np.mean(real_line - fake_line) == pytest.approx(10, abs=0.5)
+    assert wide.lines[0].get_xdata()[[0, -1]] == pytest.approx([0.0625, 7.9375])  # middles of bands of 125 Hz
+    shown = [ax for ax in figures["spectrograms"].axes if ax.axison]
+    assert [ax.get_title("left") for ax in shown] == words and all(ax.get_images() for ax in shown)
+    assert shown[0].get_images()[0].get_extent() == [0, 2, 0, 8]

@@ -9,6 +9,7 @@
 | a speaker of eval who is in another split is told of | test_speaker_in_two_splits |
 | alarms before any number, the name of the test set, what each policy does | test_alarms, test_policies |
 | a condition without trials is left out | test_one_condition |
+| the split narrow is shown apart, and nowhere among eval's figures | test_telephone |
 | versions and processor are those that trained the network, where it says so | test_provenance |
 | a notebook's page: code folded, tables that scroll, links between pages | test_notebook_page |
 | missing results are named | test_missing |
@@ -109,7 +110,7 @@ def project(tmp_path):
 @pytest.fixture
 def pages(project):
     written = report.write(project)
-    assert [path.name for path in written] == ["index.html", "10_extract.html", "40_evaluate.html"]
+    assert [path.name for path in written] == ["index.html", "10_extract.html", "40_evaluate.html", "datasheet.html"]
     return {path.stem: BeautifulSoup(path.read_text("utf-8"), "html.parser") for path in written}
 
 
@@ -182,7 +183,7 @@ def test_accessible(pages):
         assert len(ids) == len(set(ids))
         for tag in page.find_all(attrs={"aria-labelledby": True}):
             assert tag["aria-labelledby"] in ids
-    for table in pages["index"].find_all("table"):
+    for table in [*pages["index"].find_all("table"), *pages["datasheet"].find_all("table")]:
         assert table.caption and table.find("th", scope=True)
 
 
@@ -236,6 +237,35 @@ def test_one_condition(project):
     assert "fewer than one in a thousand" in text and "never met" not in text
 
 
+def test_telephone(project, pages):
+    assert "telephone" not in _plain(pages["index"].main)
+    headline = json.loads((project / "metrics/eval.json").read_text())
+    narrow = {"known": measured(0.375, 30), "all": measured(0.4375, 60)}
+    (project / "metrics/eval.json").write_text(json.dumps(headline | {"narrow": narrow}))
+    used = (project / "features/index.csv").read_text()
+    more = used.splitlines()[-1].replace("eval", "narrow").replace("robot", "jan")
+    (project / "features/index.csv").write_text(f"{used}{more}\n")
+    (project / "README.md").write_text("<!-- metrics -->\n<!-- /metrics -->\n")
+    report.write(project)
+    page = BeautifulSoup((project / "reports/index.html").read_text("utf-8"), "html.parser")
+    rows = captioned(page, "Telephone speech, measured apart (95 % intervals)")
+    assert rows[1] == ["Known attacks", *["37.5 (36.5 to 39.5)"] * 3, "200", "30"]
+    assert rows[2][0] == "All attacks" and len(rows) == 3
+    assert "errs in 37.5 % of cases with fakes of known kinds" in _plain(page.main)
+    assert "(in wide band: 12.5 %)" in _plain(page.main)
+    for caption in ("Results by condition, with 95 % intervals", "Known attacks", "By speaker"):
+        assert captioned(page, caption) == captioned(pages["index"], caption)
+    assert [_plain(tag) for tag in page.select(".tiles .value")] == [
+        _plain(tag) for tag in pages["index"].select(".tiles .value")
+    ]
+    assert ["narrow", "fake", "1", "0.50", "1", "1"] in captioned(page, "Recordings that were used")
+    assert "a speaker whom neither training" in page.get_text()  # jan is in eval and narrow, which train nobody
+    report.update_readme(project)
+    assert (project / "README.md").read_text().splitlines()[1] == (
+        "| Measure | Known attacks | Unseen attacks | All attacks |"
+    )
+
+
 def test_one_class(project):
     """Nothing could be measured: the page says why, and shows what there is."""
     (project / "metrics/eval.json").write_text("{}")
@@ -263,7 +293,8 @@ def test_notebook_page(pages):
     assert "printed" in page.get_text()
     targets = [tag["href"] for tag in page.article.find_all("a")]
     assert targets == ["40_evaluate.html", "../notebooks/00_overview.ipynb", "https://example.org/x.ipynb"]
-    assert [tag.get_text() for tag in page.nav.find_all("a")] == ["Results", "10 Extract", "40 Evaluate"]
+    assert [tag.get_text() for tag in page.nav.find_all("a")] == ["Results", "10 Extract", "40 Evaluate", "Datasheet"]
+    assert [tag["href"] for tag in pages["index"].main.find_all("a") if "datasheet" in tag["href"]]
 
 
 @pytest.mark.parametrize("name", ["metrics/eval.json", "metrics/confusion.csv", "features/index.csv"])

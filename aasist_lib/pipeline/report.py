@@ -1,4 +1,4 @@
-"""Web pages that need no network: an index of results, and one page for each executed notebook.
+"""Web pages that need no network: an index of results, one page for each executed notebook, and the datasheet.
 
 Everything on them is a function of the stages' results, so that the same results give the same bytes. What made the
 results is stated by content (hashes, settings, versions), never by clock, host or commit: a page in git cannot name
@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from aasist_lib import evaluation, plots, provenance
 from aasist_lib.errors import UserError
-from aasist_lib.pipeline import params
+from aasist_lib.pipeline import datasheet, params
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -41,7 +41,7 @@ MEANING = {
 
 
 def write(root: Path) -> list[Path]:
-    """Writes `reports/index.html`, a page for every notebook in `runs/`, and the figure that README.md shows.
+    """Writes `reports/index.html`, a page for every notebook in `runs/`, the datasheet, and README.md's figure.
 
     Parameters
     ----------
@@ -59,11 +59,14 @@ def write(root: Path) -> list[Path]:
         When a stage's results are missing.
     """
     notebooks = sorted((root / "runs").glob("*.ipynb"))
-    nav = [("index.html", "Results")] + [(f"{path.stem}.html", _title(path)) for path in notebooks]
-    pages = {"index.html": ("index.html.j2", {"title": "Real voice or fake?", **_results(root)})}
+    used = _index(root / "features/index.csv")
+    stages = [(f"{path.stem}.html", _title(path)) for path in notebooks]
+    nav = [("index.html", "Results"), *stages, ("datasheet.html", "Datasheet")]
+    pages = {"index.html": ("index.html.j2", {"title": "Real voice or fake?", **_results(root, used)})}
     known = {name for name, _ in nav}
-    for path, (name, title) in zip(notebooks, nav[1:], strict=True):
+    for path, (name, title) in zip(notebooks, stages, strict=True):
         pages[name] = ("stage.html.j2", {"title": title, "body": Markup(_body(path, known))})
+    pages["datasheet.html"] = ("datasheet.html.j2", {"title": "Datasheet of the corpus", **_datasheet(root, used)})
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -99,7 +102,7 @@ def update_readme(root: Path, *, only_check: bool = False) -> None:
     """
     path = root / "README.md"
     old = path.read_text(encoding="utf-8")
-    table = evaluation.headline_table(_headline(root / "metrics/eval.json"))
+    table = evaluation.headline_table(evaluation.apart(_json(root / "metrics/eval.json"))[0])
     lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.itertuples(index=False)]
     block = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
     new, found = re.subn(
@@ -138,11 +141,16 @@ def write_plots_page(root: Path) -> Path:
     return path
 
 
-def _results(root: Path) -> dict:
-    """What the index shows, from metrics/, features/index.csv, params.yaml and dvc.lock."""
+def _datasheet(root: Path, used: pd.DataFrame) -> dict:
+    rejected = _json(root / "metrics/extract.json").get("rejected", 0)
+    corpus = params.read("corpus", root / "params.yaml")
+    return datasheet.values(used, corpus, root / "runs/acoustics.npz", rejected)
+
+
+def _results(root: Path, used: pd.DataFrame) -> dict:
+    """What the index shows, from metrics/, features/index.csv (`used`), params.yaml and dvc.lock."""
     metrics = root / "metrics"
-    headline = _headline(metrics / "eval.json")
-    used = _csv(root / "features/index.csv", ["split", "label", "speaker", "attack", "seconds"])
+    headline, narrow = evaluation.apart(_json(metrics / "eval.json"))
     meaning = {words: MEANING.get(key, "") for key, (words, _) in evaluation.MEASURES.items()}
     calibrated = _json(root / "models/detector/calibration.json")
     return {
@@ -157,6 +165,7 @@ def _results(root: Path) -> dict:
         "confusion": _confusion(_csv(metrics / "confusion.csv")),
         "attacks": evaluation.readable(_csv(metrics / "by_attack.csv")),
         "speakers": evaluation.readable(_csv(metrics / "by_speaker.csv")),
+        "telephone": _telephone(headline, narrow),
         "corpus": _corpus(used),
         "speakers_in_two_splits": _speakers_in_two_splits(used),
         "training": _json(metrics / "train.json"),
@@ -166,12 +175,6 @@ def _results(root: Path) -> dict:
         "percent": lambda share: f"{100 * share:.1f}\u00a0%",
         "conditions": evaluation.CONDITIONS,
     }
-
-
-def _headline(path: Path) -> dict[str, dict]:
-    """Measures by condition, in the order to show them in."""
-    measured = _json(path)
-    return {key: measured[key] for key in evaluation.CONDITIONS if key in measured}
 
 
 def _summary(headline: dict) -> str:
@@ -203,6 +206,35 @@ def _summary(headline: dict) -> str:
     return words
 
 
+def _telephone(headline: dict, narrow: dict) -> dict | None:
+    """A sentence and a small table on the split narrow; None where there is none."""
+    if not narrow:
+        return None
+
+    def percent(row, key):
+        return f"{100 * row[key]:.1f}\u00a0%"
+
+    condition = next(iter(narrow))
+    row, before = narrow[condition], headline.get(condition)
+    instead = f" (in wide band: {percent(before, 'eer')})" if before else ""
+    kinds = {"known": " with fakes of known kinds", "unseen": " with fakes of unseen kinds"}.get(condition, "")
+    words = (
+        "Speech as the telephone passes it, of which neither training nor dev has any, is measured apart, with the "
+        f"same detector and the same threshold: it errs in {percent(row, 'eer')} of cases{kinds} when both kinds of "
+        f"error are equally frequent{instead}, and calls {percent(row, 'bonafide_rejected')} of real voices fake."
+    )
+    columns = ("eer", "bonafide_rejected", "spoof_accepted", "n_bonafide", "n_spoof")
+    rows = []
+    for name, values in narrow.items():
+        cells = {"Condition": evaluation.CONDITIONS[name]}
+        for key in columns:
+            heading, is_share = evaluation.MEASURES[key]
+            ends = (values[key], values.get(f"{key}_low"), values.get(f"{key}_high"))
+            cells[heading] = evaluation.interval(*ends, percent=is_share)
+        rows.append(cells)
+    return {"words": words, "table": pd.DataFrame(rows)}
+
+
 def _confusion(table: pd.DataFrame) -> list[dict]:
     """Counts and shares of rows by condition."""
     matrices = []
@@ -227,7 +259,7 @@ def _corpus(table: pd.DataFrame) -> pd.DataFrame:
             "Speakers": group["speaker"].nunique(),
             "Kinds of attack": group["attack"].nunique() if label == "spoof" else "",
         }
-        for split in ("train", "dev", "eval")
+        for split in datasheet.SPLITS
         for label, group in table[table["split"] == split].groupby("label", sort=True)
     ]
     return pd.DataFrame(rows)
@@ -237,8 +269,8 @@ def _speakers_in_two_splits(table: pd.DataFrame) -> int:
     """How many speakers of eval train or dev has heard; -1 if nobody knows who speaks."""
     if (table["speaker"] == "").any():
         return -1
-    in_eval = table["split"] == "eval"
-    return len(set(table.loc[in_eval, "speaker"]) & set(table.loc[~in_eval, "speaker"]))
+    heard = table["split"].isin(("train", "dev"))
+    return len(set(table.loc[table["split"] == "eval", "speaker"]) & set(table.loc[heard, "speaker"]))
 
 
 def _curves(history: pd.DataFrame) -> list[dict]:
@@ -339,9 +371,19 @@ def _json(path: Path):
         raise UserError(f"{path.parent.name}/{path.name} is missing: run `dvc repro`") from None
 
 
-def _csv(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+def _index(path: Path) -> pd.DataFrame:
+    """The utterances that were used: text, and nothing where a column is lacking; `seconds` is a number."""
     try:
-        table = pd.read_csv(path, usecols=columns, keep_default_na=False, na_values=[""])
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"{path.parent.name}/{path.name} is missing: run `dvc repro`") from None
+    columns = "utt_id label speaker attack split condition language source codec pair_id".split()
+    return table.reindex(columns=columns, fill_value="").assign(seconds=table["seconds"].astype(float))
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise UserError(f"{path.parent.name}/{path.name} is missing: run `dvc repro`") from None
     return table.fillna({column: "" for column in table.select_dtypes(exclude="number")})
