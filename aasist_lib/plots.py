@@ -22,6 +22,7 @@ from scipy.stats import norm
 
 from aasist_lib import metrics
 from aasist_lib.errors import UserError
+from aasist_lib.shortcuts import LIMIT, LIMIT_ALL, WORDS
 
 BONAFIDE, KNOWN, UNSEEN, GREY = "#0072B2", "#D55E00", "#CC79A7", "#595959"
 COLOURS = {"bonafide": BONAFIDE, "spoof": KNOWN, "known": KNOWN, "unseen": UNSEEN}
@@ -465,6 +466,49 @@ def robustness(summary: pd.DataFrame, title: str = "Error rate under each condit
         if len(clean):
             axes[0].legend(fontsize=8, loc="best", frameon=True)
         fig.suptitle(title, fontweight="bold", fontsize=12)
+    return fig
+
+
+def shortcuts(
+    results: Mapping[str, Mapping], detector: Mapping[str, Mapping],
+    title: str = "What can be told without listening to the voice", *,
+    limit: float = LIMIT, limit_all: float = LIMIT_ALL,
+) -> Figure:  # fmt: skip
+    """Equal error rate of every shortcut baseline, by condition, with its interval; the detector's below.
+
+    Parameters
+    ----------
+    results : what `shortcuts.baselines` gave: baseline -> condition -> {"eer", "eer_low", "eer_high"}.
+    detector : condition -> the same, as `evaluation.headline` gives; empty leaves it out.
+    limit, limit_all : fractions: what lies in the area left of these, of a single cue and of all together, is an alarm.
+    """
+    rows = [(WORDS.get(name, name), measured, limit_all if name == "all" else limit)
+            for name, measured in results.items()]  # fmt: skip
+    rows += [("the detector", detector, None)] if detector else []
+    looks = {"known": (KNOWN, "o"), "unseen": (UNSEEN, "s"), "all": ("black", "D")}
+    with rc_context(STYLE | {"axes.grid.axis": "x"}):
+        fig, (ax,) = _figure(7.2, 1.5 + 0.45 * len(rows))
+        for place, (_, _, lowest) in enumerate(rows):
+            if lowest:
+                ax.fill_betweenx([place - 0.42, place + 0.42], 0, 100 * lowest, color=GREY, alpha=0.15, linewidth=0)
+                ax.plot([100 * lowest] * 2, [place - 0.42, place + 0.42], color=GREY, linewidth=1.5,
+                        label=None if place else "limit: less is an alarm")  # fmt: skip
+        for number, (condition, (colour, marker)) in enumerate(looks.items()):
+            there = [(place, measured[condition]) for place, (_, measured, _) in enumerate(rows)
+                     if condition in measured]  # fmt: skip
+            if not there:
+                continue
+            eer = np.array([100 * row["eer"] for _, row in there])
+            ends = [[100 * row.get(end, row["eer"]) for _, row in there] for end in ("eer_low", "eer_high")]
+            ax.errorbar(
+                eer, [place + 0.26 * (number - 1) for place, _ in there], xerr=np.abs(ends - eer), fmt=marker,
+                color=colour, markersize=5, capsize=2, linewidth=1.2, label=f"{condition} attacks",
+            )  # fmt: skip
+        ax.axvline(50, color="black", linewidth=1, linestyle="--", label="guessing")
+        ax.set_yticks(range(len(rows)), [words for words, _, _ in rows], fontsize=9)
+        ax.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5), xlabel="equal error rate (%), with 95 % interval")
+        ax.set_title(title)
+        fig.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
     return fig
 
 

@@ -8,6 +8,7 @@
 | counts, rates and thresholds that a figure prints | the data |
 | MFCC | of a real recording |
 | figures of a corpus | every split, class, panel and picture that the data have; the same bytes twice |
+| shortcuts | dots, whiskers, limits and the detector where the numbers have them |
 | robustness | dots, whiskers and the reference line where the table has them |
 """
 
@@ -261,3 +262,36 @@ def test_figures_of_a_corpus(scores):
     shown = [ax for ax in figures["spectrograms"].axes if ax.axison]
     assert [ax.get_title("left") for ax in shown] == words and all(ax.get_images() for ax in shown)
     assert shown[0].get_images()[0].get_extent() == [0, 2, 0, 8]
+
+
+def test_shortcuts_beside_the_detector():
+    def row(*values):
+        return dict(zip(("eer", "eer_low", "eer_high"), values, strict=False))
+
+    results = {
+        "silence": {"known": row(0.2, 0.1, 0.4), "unseen": row(0.3, 0.25, 0.5), "all": row(0.25, 0.15, 0.45)},
+        "all": {"known": row(0.45, 0.4, 0.6), "all": row(0.55)},  # no unseen attacks; no interval
+    }
+    detector = {"known": row(0.05, 0.01, 0.1), "unseen": row(0.12, 0.02, 0.3), "all": row(0.08, 0.01, 0.2)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = plots.shortcuts(results, detector, "Cheap tricks", limit=0.34, limit_all=0.28)
+        again = plots.shortcuts(results, detector, "Cheap tricks", limit=0.34, limit_all=0.28)
+        assert plots.png(figure) == plots.png(again)
+    (ax,) = figure.axes
+    assert ax.get_title("left") == "Cheap tricks" and "interval" in ax.get_xlabel() and ax.yaxis_inverted()
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["silence", "all of these cues", "the detector"]
+    known, unseen, every = ax.containers
+    assert [c.get_label() for c in ax.containers] == ["known attacks", "unseen attacks", "all attacks"]
+    assert known.lines[0].get_xdata() == pytest.approx([20, 45, 5])
+    assert unseen.lines[0].get_xdata() == pytest.approx([30, 12])
+    assert [round(y) for y in unseen.lines[0].get_ydata()] == [0, 2]
+    whiskers = np.concatenate([path.vertices[:, 0] for path in every.lines[2][0].get_paths()])
+    assert whiskers == pytest.approx([15, 45, 55, 55, 1, 20])
+    looks = {(to_hex(c.lines[0].get_color()), c.lines[0].get_marker()) for c in ax.containers}
+    assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == 3
+    upright = [tuple(line.get_xdata()) for line in ax.lines if len(set(line.get_xdata())) == 1]
+    assert [x[0] for x in upright if len(x) == 2] == pytest.approx([34, 28, 50])  # limits, then guessing
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend.count("guessing") == 1 and sum("limit" in text for text in legend) == 1
+    assert len(plots.shortcuts(results, {}).axes[0].get_yticklabels()) == 2
