@@ -6,14 +6,13 @@ Chance comes from the generator that is handed in, so the same seed gives the sa
 """
 
 import io
-import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import imageio_ffmpeg
 import numpy as np
 import soundfile
 import soxr
+from G722 import G722
 from scipy import fft, signal
 
 from aasist_lib.errors import UserError
@@ -144,7 +143,7 @@ def impulse_response(rate: int, rt60: float, rng, volume: float = 60.0, distance
 
 
 class Codec(NamedTuple):
-    """How a codec is run: `rate` of what is coded in Hz, and libsndfile's names; no format stands for ffmpeg."""
+    """How a codec is run: `rate` of what is coded in Hz, and libsndfile's names; no format stands for libg722."""
 
     rate: int
     format: str
@@ -206,16 +205,9 @@ def codec(x: np.ndarray, rate: int, name: str) -> np.ndarray:
 
 def _g722(x: np.ndarray) -> np.ndarray:
     padded = np.append(x, np.zeros(G722_DELAY + 2))  # it takes pairs of samples
-    data = np.round(padded * 32767).astype("<i2").tobytes()
-    raw, coded = ["-f", "s16le", "-ar", "16000", "-ac", "1"], ["-f", "g722"]
-    data = _ffmpeg([*raw, "-i", "pipe:0", *coded, "pipe:1"], data)
-    data = _ffmpeg([*coded, "-i", "pipe:0", *raw, "pipe:1"], data)
-    return np.frombuffer(data, "<i2")[G722_DELAY:].astype(np.float32) / 32767
-
-
-def _ffmpeg(arguments: list[str], data: bytes) -> bytes:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-threads", "1", *arguments]
-    return subprocess.run(command, input=data, capture_output=True, check=True).stdout
+    data = G722(16000, 64000).encode(np.round(padded * 32767).astype(np.int16))
+    found = np.asarray(G722(16000, 64000).decode(data), np.float32)
+    return found[G722_DELAY:] / 32767
 
 
 def resampled(x: np.ndarray, rate: int, through: int) -> np.ndarray:

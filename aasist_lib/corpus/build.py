@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Collection
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,20 @@ from aasist_lib.progress import progress
 from aasist_lib.workers import in_processes
 
 from . import fetch, humans
-from .treat import RATE, cut, through, treat
+from .treat import RATE, cut, second_chain, through, treat
 
 HERE = Path(__file__).parent
 WORK = Path("build/corpus")
 BATCH = 40  # utterances of one attack that are made, or made again, together
-SLOW = ("hifigan", "kokoro", "mlsa", "griffin_lim")  # attacks
-LEAST = {"default": {"bonafide": 3000, "spoof": 4000}}  # utterances, by profile
+SLOW = ("kokoro", "mlsa", "hifigan", "mb_melgan")  # attacks
+LEAST = {  # utterances, by profile
+    "default": {"bonafide": 6000, "spoof": 9000},
+    "small": {"bonafide": 3000, "spoof": 4000},
+}
+COPIED, VOCODERS = 0.5, 5  # of every person's recordings: the least share that has copies, and by how many kinds
 SPARE = 1.3  # texts asked for, for each utterance wanted: some are too short, or more than a synthesiser can read
+SPLITS = ("train", "dev", "eval", "narrow")
+TESTS = ("eval", "narrow")
 COLUMNS = [
     "utt_id",
     "path",
@@ -57,7 +64,7 @@ def build(folder: Path, profile: str, workers: int = 2) -> pd.DataFrame:
     ----------
     folder : Path
         Replaced when everything is ready, not before.
-    profile : {"default", "tiny"}
+    profile : {"default", "small", "tiny"}
         Which counts of `sources.yaml` apply.
     workers : int
         Processes.
@@ -95,20 +102,28 @@ def build(folder: Path, profile: str, workers: int = 2) -> pd.DataFrame:
 def read_sources(profile: str) -> dict:
     """`sources.yaml`, cut down to what a profile uses."""
     sources = YAML(typ="safe").load(HERE / "sources.yaml")
-    if profile not in sources["texts"]:
-        raise UserError(f"corpus.profile: '{profile}' is not one of {', '.join(sources['texts'])}")
+    if profile not in sources["profiles"]:
+        raise UserError(f"corpus.profile: '{profile}' is not one of {', '.join(sources['profiles'])}")
+    counts, share = (sources["profiles"][profile][key] for key in ("counts", "share"))
     for kind in "humans", "attacks":
-        entries = {name: entry for name, entry in sources[kind].items() if profile in entry["utterances"]}
+        entries = {name: entry for name, entry in sources[kind].items() if counts in entry["utterances"]}
         sources[kind] = {
-            name: {"speaker": name} | entry | {"utterances": entry["utterances"][profile]}
+            name: {"speaker": name} | entry | {"utterances": _scaled(entry["utterances"][counts], share)}
             for name, entry in entries.items()
         }
-    needed = set(sources["texts"][profile])
+    sources["texts"] = sources["profiles"][profile]["texts"]
+    needed = set(sources["texts"])
     for entry in chain(sources["humans"].values(), sources["attacks"].values()):
         entry["packages"] = _with_needs(entry["packages"], sources["packages"])
         needed.update(entry["packages"])
     sources["packages"] = {name: package for name, package in sources["packages"].items() if name in needed}
     return sources
+
+
+def _scaled(counts: int | dict, share: float) -> int | dict:
+    if isinstance(counts, dict):
+        return {split: math.ceil(count * share) for split, count in counts.items()}
+    return math.ceil(counts * share)
 
 
 def _with_needs(names: list[str], packages: dict) -> list[str]:
@@ -127,17 +142,15 @@ def plan_attacks(sources: dict, recordings: list[dict], tools: Path):
     tuple of str, str, dict
         "attack", the batch's name, and `{attack, program, packages, split, condition, wanted, jobs}`.
     """
-    copied = 0
+    copied = dict.fromkeys(SPLITS, 0)
     for attack, entry in sources["attacks"].items():
         for split, wanted in entry["utterances"].items():
-            # Train copies other recordings with every kind, so that as many as can be have a copy; dev and eval copy
-            # the same ones, so that kinds can be compared.
-            skip = copied if split == "train" else 0
-            copied += wanted if split == "train" and entry.get("copy") else 0
+            skip = copied[split]  # every kind goes on where the one before stopped: most recordings are to have a copy
+            copied[split] += wanted if entry.get("copy") else 0
             jobs = (
                 _copies(recordings, split, wanted, skip)
                 if entry.get("copy")
-                else _readings(attack, entry["voices"][split], split, int(wanted * SPARE), sources, tools)
+                else _readings(attack, entry, split, int(wanted * SPARE), sources, tools)
             )
             batches = -(-wanted // BATCH)
             for number in range(batches):
@@ -157,8 +170,8 @@ def plan_attacks(sources: dict, recordings: list[dict], tools: Path):
 
 
 def _condition(attack: str, splits: Collection[str], split: str) -> str:
-    """What eval calls an attack of these splits; empty in the other splits."""
-    if split != "eval":
+    """What eval and narrow call an attack of these splits; empty in the other splits."""
+    if split not in TESTS:
         return ""
     if "dev" in splits and "train" not in splits:
         raise UserError(f"corpus: {attack} is in dev and not in train, so eval cannot have it: mend sources.yaml")
@@ -166,28 +179,34 @@ def _condition(attack: str, splits: Collection[str], split: str) -> str:
 
 
 def _copies(recordings: list[dict], split: str, wanted: int, skip: int = 0) -> list[dict]:
-    """Recordings to copy, taken from each speaker of the split in turn, the first `skip` of them left out."""
-    speakers = {}
+    """Recordings to copy, the first `skip` left out: wherever it stops, of each person an equal share has its turn."""
+    people = {}
     for row in sorted((row for row in recordings if row["split"] == split), key=lambda row: row["utt_id"]):
-        speakers.setdefault(row["speaker"], []).append(row)
-    for name, rows in speakers.items():
+        people.setdefault(row["source"], []).append(row)
+    turns = []
+    for name, rows in people.items():
         random.Random(f"copies {name}").shuffle(rows)
-    turns = [row for turn in zip_longest(*speakers.values()) for row in turn if row]
+        turns += [((number + 0.5) / len(rows), name, row) for number, row in enumerate(rows)]
+    turns = [row for *_, row in sorted(turns, key=lambda turn: turn[:2])]
     kept = ("speaker", "language", "source", "codec")
     turns = turns[skip % len(turns) :] + turns[: skip % len(turns)]
     return [{"pair_id": row["utt_id"]} | {key: row[key] for key in kept} for row in turns[:wanted]]
 
 
-def _readings(attack: str, voices: list[str], split: str, wanted: int, sources: dict, tools: Path) -> list[dict]:
-    """Texts to read, each with a voice and one of the recording chains that people of the split came through."""
+def _readings(attack: str, entry: dict, split: str, wanted: int, sources: dict, tools: Path) -> list[dict]:
+    """Texts to read, each with a voice and a recording chain, drawn as often as people of the split came through it."""
     draw = random.Random(f"{sources['seed']} {attack} {split}")
     chains = {}
     for human in (human for human in sources["humans"].values() if human["split"] == split):
         chains[human["chain"]] = chains.get(human["chain"], 0) + human["utterances"]
-    jobs = []
+    voices, jobs = entry["voices"][split], []
     for number, voice in enumerate(voices):
         language, name = voice.split("/")
-        texts = [text for text in humans.texts(language, tools / "debian") if _split_of(text) == split]
+        texts = [
+            text
+            for text in humans.texts(language, tools / "debian")
+            if _split_of(text) == ("eval" if split == "narrow" else split)
+        ]
         count = wanted // len(voices) + (number < wanted % len(voices))
         for text in draw.sample(texts, min(count, len(texts))):
             jobs.append(
@@ -195,9 +214,9 @@ def _readings(attack: str, voices: list[str], split: str, wanted: int, sources: 
                     "text": text,
                     "voice": name,
                     "language": language,
-                    "speaker": f"{attack}-{name}",
+                    "speaker": f"{attack}-{name}" if entry["speaker"] == attack else entry["speaker"],
                     "source": attack,
-                    "codec": draw.choices(list(chains), list(chains.values()))[0],
+                    "chain": draw.choices(list(chains), list(chains.values()))[0],
                     "pair_id": "",
                 }
             )
@@ -206,7 +225,7 @@ def _readings(attack: str, voices: list[str], split: str, wanted: int, sources: 
 
 
 def _split_of(text: str) -> str:
-    """No sentence is read in two splits."""
+    """No sentence is read in two of train, dev and eval."""
     return ("train", "train", "dev", "eval")[zlib.crc32(text.encode()) % 4]
 
 
@@ -239,41 +258,39 @@ def _batch(batch: tuple[str, str, dict], tools: Path, work: Path) -> None:
 
 def _record(name: str, source: dict, tools: Path, work: Path) -> list[dict]:
     """One person's clips, in an order drawn once, until there are enough."""
-    files = humans.recordings(source, tools / "debian")
+    files = humans.recordings(source, tools)
     random.Random(f"{source['seed']} {name}").shuffle(files)
     rows = []
     for file in files:
+        try:
+            pieces = cut(*humans.decode(file))
+        except soundfile.LibsndfileError:
+            continue  # a few files of the games hold no sound
+        for piece in pieces[: source["utterances"] - len(rows)]:
+            utterance = f"{name}-{len(rows):04d}"
+            codec = second_chain(source["split"], source["chain"], utterance)
+            raw = 0.9 * piece / np.abs(piece).max()
+            clip = treat(*through(codec, raw, RATE), key=utterance)
+            if clip is None:
+                continue
+            soundfile.write(work / "raw" / f"{utterance}.flac", raw, RATE)
+            soundfile.write(work / "audio" / f"{utterance}.flac", clip, RATE)
+            rows.append(
+                {
+                    "utt_id": utterance,
+                    "label": "bonafide",
+                    "speaker": source["speaker"],
+                    "attack": "",
+                    "split": source["split"],
+                    "condition": "",
+                    "language": source["language"],
+                    "source": name,
+                    "codec": codec,
+                    "pair_id": "",
+                }
+            )
         if len(rows) == source["utterances"]:
             break
-        utterance = f"{name}-{len(rows):04d}"
-        try:
-            clip = cut(*humans.decode(file), key=utterance)
-        except (soundfile.LibsndfileError, subprocess.CalledProcessError) as error:
-            if getattr(error, "returncode", 0) < 0:  # ffmpeg was killed
-                raise
-            continue  # a few files of the games hold no sound
-        if clip is None:
-            continue
-        raw = 0.9 * clip / np.abs(clip).max()
-        clip = treat(*through(source["chain"], raw, RATE), key=utterance)
-        if clip is None:
-            continue
-        soundfile.write(work / "raw" / f"{utterance}.flac", raw, RATE)
-        soundfile.write(work / "audio" / f"{utterance}.flac", clip, RATE)
-        rows.append(
-            {
-                "utt_id": utterance,
-                "label": "bonafide",
-                "speaker": source["speaker"],
-                "attack": "",
-                "split": source["split"],
-                "condition": "",
-                "language": source["language"],
-                "source": name,
-                "codec": source["chain"],
-                "pair_id": "",
-            }
-        )
     return rows
 
 
@@ -294,8 +311,12 @@ def _synthesise(name: str, batch: dict, tools: Path, work: Path) -> list[dict]:
         if len(rows) == batch["wanted"] or not Path(job["out"]).exists():
             continue
         samples, rate = soundfile.read(job["out"], always_2d=True)
-        utterance = f"{name}-{len(rows):03d}"
-        clip = treat(*through(plan["codec"], samples[:, 0], rate), key=utterance) if len(samples) else None
+        samples, utterance = samples[:, 0], f"{name}-{len(rows):03d}"
+        codec = plan.get("codec")  # a copy's is that of its recording
+        if not codec and len(samples):
+            samples, rate = through(plan["chain"], samples, rate)
+            codec = second_chain(batch["split"], plan["chain"], utterance)
+        clip = treat(*through(codec, samples, rate), key=utterance) if len(samples) else None
         if clip is None:
             continue
         soundfile.write(work / "audio" / f"{utterance}.flac", clip, RATE)
@@ -306,7 +327,8 @@ def _synthesise(name: str, batch: dict, tools: Path, work: Path) -> list[dict]:
                 "attack": batch["attack"],
                 "split": batch["split"],
                 "condition": batch["condition"],
-                **{key: plan[key] for key in ("speaker", "language", "source", "codec", "pair_id")},
+                "codec": codec,
+                **{key: plan[key] for key in ("speaker", "language", "source", "pair_id")},
             }
         )
     if len(rows) < batch["wanted"] / 2:
@@ -348,16 +370,32 @@ def _run_program(batch: dict, jobs: list[dict], tools: Path) -> str:
 
 def _check(protocol: pd.DataFrame, profile: str) -> None:
     """Holds the corpus to the rules that its split rests on."""
-    for speaker, splits in protocol.groupby("speaker")["split"].unique().items():
+    halves = protocol["split"].replace("narrow", "eval")
+    for speaker, splits in halves.groupby(protocol["speaker"]).unique().items():
         if len(splits) > 1:
             raise UserError(f"corpus: speaker {speaker} is in {' and '.join(splits)}: mend sources.yaml")
     for (split, codec), labels in protocol.groupby(["split", "codec"])["label"].nunique().items():
         if labels != 2:
             raise UserError(f"corpus: in {split}, {codec} occurs in one class alone: mend sources.yaml")
+    if profile in LEAST:
+        _check_copies(protocol)
     for label, least in LEAST.get(profile, {}).items():
         count = (protocol["label"] == label).sum()
         if count < least:
             raise UserError(f"corpus: {count} utterances are {label}, {least} are needed: mend sources.yaml")
+
+
+def _check_copies(protocol: pd.DataFrame) -> None:
+    people = protocol[protocol["label"] == "bonafide"]
+    kinds = protocol[protocol["pair_id"] != ""].groupby("pair_id")["attack"].agg(set)
+    for speaker, clips in people.groupby("speaker")["utt_id"]:
+        copied = clips[clips.isin(kinds.index)]
+        used = set().union(*kinds[copied])
+        if len(copied) < COPIED * len(clips) or len(used) < VOCODERS:
+            raise UserError(
+                f"corpus: {len(copied)} of {len(clips)} recordings of {speaker} have copies, by {len(used)} kinds of "
+                f"vocoder; at least {COPIED:.0%} and {VOCODERS} are needed: mend sources.yaml"
+            )
 
 
 def _finish(protocol: pd.DataFrame, work: Path, folder: Path) -> None:

