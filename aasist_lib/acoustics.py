@@ -16,7 +16,7 @@ from aasist_lib import audio
 
 BANDS = 64  # of an average spectrum, from 0 Hz to half the sample rate
 QUIET = 30  # dB below the loudest frame: what is quieter is no voice
-RANGE, STEP = 72, 3  # dB: below the loudest point, what a spectrogram shows; and how finely, as its pictures are in git
+RANGE, STEP = 72, 4  # dB: below the loudest point, what a spectrogram shows; and how finely, as its pictures are in git
 SECONDS = 2.0  # of each recording of a pair
 
 
@@ -37,39 +37,37 @@ def sample(table: pd.DataFrame, count: int = 40) -> pd.DataFrame:
     return table.loc[sorted(drawn.groupby(["split", "label"]).head(count).index)]
 
 
-def families(table: pd.DataFrame, count: int = 3, copies: int = 6) -> list[pd.DataFrame]:
-    """Recordings with the copies made of them, chosen so that as many vocoders as can be are among them.
+def families(table: pd.DataFrame, most: int = 10) -> list[pd.DataFrame]:
+    """Recordings with the copies made of them: as few recordings as show every kind of machine that copied any.
 
     Parameters
     ----------
     table : DataFrame
         A table of utterances; `pair_id` names the recording that a copy was made of.
-    count : how many recordings at most.
-    copies : how many of each one's copies at most, one a vocoder.
+    most : int
+        Copies at most, in all.
 
     Returns
     -------
     list of DataFrame
-        Rows of `table`, the recording first; of no speaker twice. Empty where nothing was copied.
+        Rows of `table`, the recording first, then a copy of each kind; where it can be, each by another speaker.
+        Empty where nothing was copied.
     """
     made = table[(table["pair_id"] != "") & (table["label"] == "spoof")].drop_duplicates(["pair_id", "attack"])
     recordings = table[(table["label"] == "bonafide") & table["utt_id"].isin(made["pair_id"])]
     recordings = recordings.assign(place=_places(recordings["utt_id"])).sort_values(["place", "utt_id"])
-    of, vocoders = made.groupby("pair_id").groups, made.groupby("pair_id")["attack"].agg(set)
-    chosen, shown = [], set()
-    while len(chosen) < count and len(recordings):
-        found = vocoders[recordings["utt_id"]]
-        gain = np.array([100 * len(names - shown) + len(names) for names in found])
-        best = recordings.iloc[int(gain.argmax())]
-        if not found[best["utt_id"]] - shown:
+    kinds = made.groupby("pair_id")["attack"].agg(set)[recordings["utt_id"]].tolist()
+    chosen, shown, speakers = [], set(), set()
+    while len(recordings):
+        new = np.array([len(names - shown) for names in kinds])
+        heard = recordings["speaker"].isin(speakers).to_numpy()
+        best = int(np.lexsort([[len(names) for names in kinds], ~heard, new])[::-1][0])
+        ours = made[made["pair_id"] == recordings["utt_id"].iloc[best]].sort_values("attack")
+        if not new[best] or sum(map(len, chosen)) - len(chosen) + len(ours) > most:
             break
-        ours = made.loc[of[best["utt_id"]]].sort_values("attack")
-        new = ours["attack"].isin(shown).to_numpy()  # those not shown yet go first
-        ours = ours.iloc[np.argsort(new, kind="stable")[:copies]].sort_values("attack")
-        chosen.append(pd.concat([table.loc[[best.name]], ours]))
-        shown |= set(ours["attack"])
-        done = (recordings["speaker"] == best["speaker"]) & (best["speaker"] != "") | (recordings.index == best.name)
-        recordings = recordings[~done]
+        chosen.append(pd.concat([table.loc[[recordings.index[best]]], ours]))
+        shown |= kinds[best]
+        speakers.add(recordings["speaker"].iloc[best])
     return chosen
 
 
@@ -96,7 +94,7 @@ def measure(table: pd.DataFrame, root: Path | str, sample_rate: int) -> dict[str
         largest sample) and `spectrum` (utterances, 64 bands; dB relative to the utterance's total power in the voiced
         parts); of the families `family` (number), `utt_id`, `attack` (empty for the recording), and `spectrogram`
         (recordings and copies, bins, frames; 0 for 72 dB or more below the family's loudest point, and 1 more for
-        every 3 dB above that; what lies beyond the end is 0) with `frame_rate` in frames a second.
+        every 4 dB above that; what lies beyond the end is 0) with `frame_rate` in frames a second.
     """
     root, rows = Path(root), sample(table)
     found = [_measured(audio.read(root / path, sample_rate), sample_rate) for path in rows["path"]]

@@ -53,11 +53,11 @@ def used(rows=ROWS):
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     path, rng = tmp_path_factory.mktemp("runs") / "acoustics.npz", np.random.default_rng(1)
-    measured = {
+    measured = {  # of r1 two copies, and a pair of r4
         "sample_rate": np.array(16000), "label": np.array(["bonafide", "spoof"] * 4), "split": np.array(["train"] * 8),
         "level": rng.normal(-26, 1, 8), "peak": rng.normal(-10, 1, 8), "spectrum": rng.normal(-40, 5, (8, 64)),
-        "family": np.array([0, 0, 0]), "utt_id": np.array(["r1", "w1", "h1"]),
-        "attack": np.array(["", "world", "hifigan"]), "spectrogram": np.ones((3, 161, 200), np.uint8),
+        "family": np.array([0, 0, 0, 1, 1]), "utt_id": np.array(["r1", "w1", "h1", "r4", "w4"]),
+        "attack": np.array(["", "world", "hifigan", "", "world"]), "spectrogram": np.ones((5, 161, 200), np.uint8),
         "frame_rate": np.array(100.0),
     }  # fmt: skip
     acoustics.save(path, measured)
@@ -94,16 +94,16 @@ def page(sound):
 def test_composition(page):
     tiles = {plain(tag.select_one(".label")): plain(tag.select_one(".value")) for tag in page.select(".tiles li")}
     assert tiles == {
-        "Hours": "0.2", "Real recordings": "5", "Fakes": "6", "People": "3", "Languages": "4", "Kinds of machine": "3"
+        "Hours": "0.2", "Real recordings": "5", "Fakes": "6", "Speakers": "3", "Languages": "4", "Kinds of machine": "3"
     }  # fmt: skip
     june = captioned(page, "Real voices by speaker")["june"]
     assert [june[name] for name in ("Recordings", "Minutes", "Copied (%)", "Vocoders")] == ["3", "3.0", "67", "2"]
     assert [june[name] for name in ("Split", "Language", "Came through")] == ["train", "French", "g722"]
     machines = captioned(page, "Fakes by kind of machine")
-    assert [machines["world"][name] for name in ("Train", "Dev", "Eval", "Minutes", "Voices", "In eval")] == [
+    assert [machines["world"][name] for name in ("Train", "Dev", "Eval", "Minutes", "Voices", "In the test")] == [
         "2", "1", "1", "4.5", "3", "known"
     ]  # fmt: skip
-    assert machines["kokoro"]["Train"] == "" and machines["kokoro"]["In eval"] == "unseen"
+    assert machines["kokoro"]["Train"] == "" and machines["kokoro"]["In the test"] == "unseen"
     languages = captioned(page, "By language")
     assert list(languages) == ["English", "French", "Italian", "Russian"]
     assert languages["English"]["People"] == "" and languages["Russian"]["Splits"] == "eval"
@@ -197,7 +197,7 @@ def test_other_corpus(sound, settings, source, said):
     assert "Who" not in captioned(page, "Real voices by speaker")["june"]
     for word in ("Motivation", "Preprocessing", "Licence", "Known limits", "June Wallack"):
         assert word not in text
-    assert len(page.find_all("img")) == 4
+    assert len(page.find_all("img")) == 5
     bare = used([row[:2] + ("", row[3], row[4], "", "", "", "", "", row[10]) for row in ROWS])
     rendered(datasheet.values(bare, SETTINGS | {"format": "folder"}, ABSENT))  # nothing is known but class and split
     many = used([(f"r{i}", "bonafide", f"s{i}", *ROWS[0][3:]) for i in range(150)])
@@ -217,8 +217,9 @@ def test_page(page, sound):
     again = rendered(datasheet.values(used(), SETTINGS, sound, 3))
     assert str(again) == str(page)
     images = page.find_all("img")
-    assert len(images) == 4 and all(tag["src"].startswith("data:image/png;base64,") and tag["alt"] for tag in images)
-    assert "WORLD vocoder" in images[-1]["alt"]
+    assert len(images) == 5 and all(tag["src"].startswith("data:image/png;base64,") and tag["alt"] for tag in images)
+    assert "WORLD vocoder" in images[-1]["alt"] and "r4 (carlo)" in images[-1]["alt"]
+    assert "r1 (june)" in images[-2]["alt"] and "HiFi-GAN" in images[-2]["alt"]
     assert len(page.find_all("h1")) == 1
     ids = [tag["id"] for tag in page.find_all(id=True)]
     assert len(ids) == len(set(ids))

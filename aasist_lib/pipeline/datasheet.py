@@ -95,7 +95,7 @@ def values(used: pd.DataFrame, corpus: dict, acoustics: Path, rejected: int = 0)
         "pairs": _pairs(used, sound, attacks),
         "sample": len(sound["label"]) if sound else 0,
         "narrow": bool((used["split"] == "narrow").any()),
-        "people": real.loc[real["speaker"] != "", "speaker"].nunique(),
+        "speakers": real.loc[real["speaker"] != "", "speaker"].nunique(),
     }
     return shown | (_made(used, sources, corpus) if ours else {})
 
@@ -109,7 +109,7 @@ def _tiles(used: pd.DataFrame) -> list[tuple[str, str]]:
         "Hours": f"{used['seconds'].sum() / 3600:.1f}",
         "Real recordings": f"{len(real):,}",
         "Fakes": f"{len(fakes):,}",
-        "People": _named(real["speaker"]),
+        "Speakers": _named(real["speaker"]),
         "Languages": _named(used["language"]),
         "Kinds of machine": _named(fakes["attack"]),
     }
@@ -175,7 +175,7 @@ def _by_attack(used: pd.DataFrame, attacks: dict) -> pd.DataFrame:
             "Minutes": _minutes(group),
             "Voices": _named(group["speaker"]),
             "Languages": _named(group["language"]),
-            "In eval": _joined(group.loc[group["split"].isin(SPLITS[2:]), "condition"]),
+            "In the test": _joined(group.loc[group["split"].isin(SPLITS[2:]), "condition"]),
         }
         rows.append(row)
     return pd.DataFrame(rows)
@@ -340,22 +340,27 @@ def _figures(used: pd.DataFrame, sound: dict | None) -> list[dict]:
 
 
 def _pairs(used: pd.DataFrame, sound: dict | None, attacks: dict) -> list[dict]:
-    """Spectrograms of recordings and of their copies."""
-    figures, speakers = [], used.set_index("utt_id")["speaker"]
-    for family in np.unique(sound["family"]) if sound else ():
-        rows = sound["family"] == family
-        names = [attack or "the recording" for attack in sound["attack"][rows].tolist()]
-        pictures = dict(zip(names, sound["spectrogram"][rows], strict=True))
-        recording = str(sound["utt_id"][rows][0])
-        speaker = speakers.get(recording) or "an unnamed person"
-        made = [attacks.get(name, {}).get("about", name) for name in names[1:]]
+    """Spectrograms of recordings with several copies, a figure each, and one of all recordings with one copy."""
+    if not sound:
+        return []
+    speakers = used.set_index("utt_id")["speaker"]
+    families = [np.flatnonzero(sound["family"] == number) for number in np.unique(sound["family"])]
+    larger, pairs = ([rows for rows in families if (len(rows) > 2) == several] for several in (True, False))
+    figures = []
+    for rows in [*larger, *([np.concatenate(pairs)] if pairs else [])]:
+        made = list(zip(sound["utt_id"][rows].tolist(), sound["attack"][rows].tolist(), strict=True))
+        pictures = dict(zip((attack or name for name, attack in made), sound["spectrogram"][rows], strict=True))
+        words = [attacks.get(attack, {}).get("about", attack) for _, attack in made if attack]
+        of = [f"{name} ({speakers.get(name) or 'an unnamed person'})" for name, attack in made if not attack]
+        title = f"{made[0][0]} and its copies" if len(of) == 1 else "Recordings, each with a copy to its right"
+        caption = f"The beginning of {of[0]}, and what machines made of it: {'; '.join(words)}."
+        if len(of) > 1:
+            caption = "The beginnings of recordings, each with a copy; the table above says what the machines are."
         figures.append(
             _figure(
-                plots.spectrograms(
-                    pictures, float(sound["sample_rate"]), float(sound["frame_rate"]), f"{recording} and its copies"
-                ),
-                f"Spectrograms of the beginnings of {recording} ({speaker}) and of its copies: {'; '.join(made)}",
-                f"The beginning of {recording} ({speaker}), and what {len(made)} kinds of machine made of it.",
+                plots.spectrograms(pictures, float(sound["sample_rate"]), float(sound["frame_rate"]), title),
+                f"Spectrograms of the beginnings of {_joined_with(of)}, and of copies. {'; '.join(words)}",
+                caption,
             )
         )
     return figures
@@ -391,7 +396,7 @@ def _made(used: pd.DataFrame, sources: dict, corpus: dict) -> dict:
         "came_through": _came_through(used, humans),
         "readers": [name for name, entry in attacks.items() if not entry.get("copy")],
         "neural": [name for name, entry in attacks.items() if "neural" in entry["about"]],
-        "eval_people": real.loc[real["split"] == "eval", "speaker"].nunique(),
+        "eval_speakers": real.loc[real["split"] == "eval", "speaker"].nunique(),
         "lonely": _joined_with(sorted(_language(code) for code in per_language[per_language == 1].index)),
         "treatment": _treatment(humans),
     }
