@@ -22,7 +22,6 @@ from scipy.stats import norm
 
 from aasist_lib import metrics
 from aasist_lib.errors import UserError
-from aasist_lib.shortcuts import LIMIT, LIMIT_ALL, WORDS
 
 BONAFIDE, KNOWN, UNSEEN, GREY = "#0072B2", "#D55E00", "#CC79A7", "#595959"
 COLOURS = {"bonafide": BONAFIDE, "spoof": KNOWN, "known": KNOWN, "unseen": UNSEEN}
@@ -72,12 +71,16 @@ def show(fig: Figure, alt: str) -> None:
     )
 
 
-def show_alarms(found: list[str]) -> None:
+def show_alarms(
+    found: list[str],
+    fine: str = "No alarm: polarity, classes, ties, missing numbers and dev against eval were checked.",
+) -> None:
     """Display alarms where nobody overlooks them: in a notebook and on standard error, which a stage passes on.
 
     Parameters
     ----------
-    found : what `evaluation.alarms` gave; if none, the notebook says that nothing was found.
+    found : what `evaluation.alarms` gave.
+    fine : what the notebook says if that is none.
     """
     from IPython.display import display
 
@@ -85,7 +88,6 @@ def show_alarms(found: list[str]) -> None:
         print(f"!! ALARM: {sentence}", file=sys.stderr)
     style = "border: 3px solid #b00020; padding: 0.5em 1em; font-weight: bold"
     boxes = [f'<p role="alert" style="{style}">Alarm: {html.escape(sentence)}</p>' for sentence in found]
-    fine = "No alarm: polarity, classes, ties, missing numbers and dev against eval were checked."
     display({"text/html": "\n".join(boxes or [f"<p>{fine}</p>"]), "text/plain": "\n".join(found or [fine])}, raw=True)
 
 
@@ -469,10 +471,36 @@ def robustness(summary: pd.DataFrame, title: str = "Error rate under each condit
     return fig
 
 
+def intervals(table: pd.DataFrame, name: str, group: str, *, title: str, label: str, guess: float = 0.5) -> Figure:
+    """Shares as dots with their intervals, in the order of the table from the top down.
+
+    Parameters
+    ----------
+    table : columns `name` and `group` (what colours a row), eer, eer_low, eer_high (fractions); rows without eer are
+        left out.
+    label : of the axis, with its unit.
+    guess : fraction at which a line marks what guessing gives.
+    """
+    table = table.dropna(subset="eer").reset_index(drop=True)
+    with rc_context(STYLE | {"axes.grid.axis": "x"}):
+        fig, (ax,) = _figure(7.2, 1.3 + 0.3 * len(table))
+        for kind, colour, marker in zip(table[group].unique(), (BONAFIDE, KNOWN, UNSEEN, GREY), "osD^", strict=False):
+            rows = table[table[group] == kind]
+            eer = 100 * rows["eer"].to_numpy()
+            whiskers = np.nan_to_num(np.abs(100 * rows[["eer_low", "eer_high"]].to_numpy().T - eer))
+            ax.errorbar(eer, rows.index, xerr=whiskers, fmt=marker, color=colour, markersize=6, capsize=3, label=kind)
+        ax.axvline(100 * guess, color="black", linewidth=1, linestyle="--", label="guessing")
+        words = [f"{words}   {100 * eer:.1f}" for words, eer in zip(table[name], table["eer"], strict=True)]
+        ax.set_yticks(range(len(table)), words, fontsize=9)
+        ax.set(xlabel=label, title=title, xlim=(0, None), ylim=(len(table) - 0.4, -0.6))
+        ax.legend(fontsize=8, loc="best", frameon=True)
+    return fig
+
+
 def shortcuts(
     results: Mapping[str, Mapping], detector: Mapping[str, Mapping],
     title: str = "What can be told without listening to the voice", *,
-    limit: float = LIMIT, limit_all: float = LIMIT_ALL,
+    words: Mapping[str, str], limit: float, limit_all: float,
 ) -> Figure:  # fmt: skip
     """Equal error rate of every shortcut baseline, by condition, with its interval; the detector's below.
 
@@ -480,9 +508,10 @@ def shortcuts(
     ----------
     results : what `shortcuts.baselines` gave: baseline -> condition -> {"eer", "eer_low", "eer_high"}.
     detector : condition -> the same, as `evaluation.headline` gives; empty leaves it out.
+    words : what a baseline is called, such as `shortcuts.WORDS`.
     limit, limit_all : fractions: what lies in the area left of these, of a single cue and of all together, is an alarm.
     """
-    rows = [(WORDS.get(name, name), measured, limit_all if name == "all" else limit)
+    rows = [(words.get(name, name), measured, limit_all if name == "all" else limit)
             for name, measured in results.items()]  # fmt: skip
     rows += [("the detector", detector, None)] if detector else []
     looks = {"known": (KNOWN, "o"), "unseen": (UNSEEN, "s"), "all": ("black", "D")}

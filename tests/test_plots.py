@@ -8,6 +8,7 @@
 | counts, rates and thresholds that a figure prints | the data |
 | MFCC | of a real recording |
 | figures of a corpus | every split, class, panel and picture that the data have; the same bytes twice |
+| intervals | dots, and whiskers where the table has them |
 | shortcuts | dots, whiskers, limits and the detector where the numbers have them |
 | robustness | dots, whiskers and the reference line where the table has them |
 """
@@ -235,6 +236,28 @@ def test_robustness_shows_every_condition_with_its_interval():
     assert len(alone.axes) == 1 and plots.png(alone)
 
 
+def test_intervals():
+    rows = [
+        ("detector", "detector", 0.17, 0.05, 0.29),
+        ("silence", "shortcut", 0.36, np.nan, np.nan),
+        ("nothing", "shortcut", np.nan, np.nan, np.nan),
+    ]
+    table = pd.DataFrame(rows, columns=["words", "kind", "eer", "eer_low", "eer_high"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        options = {"title": "Beside", "label": "equal error rate (%)"}
+        figure = plots.intervals(table, "words", "kind", **options)
+        assert plots.png(figure) == plots.png(plots.intervals(table, "words", "kind", **options))
+    (ax,) = figure.axes
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["detector   17.0", "silence   36.0"]
+    assert ax.get_title("left") == "Beside" and ax.get_xlabel() == "equal error rate (%)"
+    whiskers = ax.containers[0].lines[2][0].get_paths()[0].vertices[:, 0]
+    assert whiskers == pytest.approx([5, 29])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["guessing", "detector", "shortcut"]
+    empty = plots.intervals(table.head(0), "words", "kind", title="None", label="x")
+    assert plots.png(empty)
+
+
 def test_figures_of_a_corpus(scores):
     """Durations by split, levels, spectra, spectrograms: as the datasheet shows them."""
     label, rng = np.array(["bonafide", "spoof"] * 5), np.random.default_rng(1)
@@ -272,11 +295,12 @@ def test_shortcuts_beside_the_detector():
         "silence": {"known": row(0.2, 0.1, 0.4), "unseen": row(0.3, 0.25, 0.5), "all": row(0.25, 0.15, 0.45)},
         "all": {"known": row(0.45, 0.4, 0.6), "all": row(0.55)},  # no unseen attacks; no interval
     }
+    limits = {"limit": 0.34, "limit_all": 0.28, "words": {"all": "all of these cues"}}
     detector = {"known": row(0.05, 0.01, 0.1), "unseen": row(0.12, 0.02, 0.3), "all": row(0.08, 0.01, 0.2)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = plots.shortcuts(results, detector, "Cheap tricks", limit=0.34, limit_all=0.28)
-        again = plots.shortcuts(results, detector, "Cheap tricks", limit=0.34, limit_all=0.28)
+        figure = plots.shortcuts(results, detector, "Cheap tricks", **limits)
+        again = plots.shortcuts(results, detector, "Cheap tricks", **limits)
         assert plots.png(figure) == plots.png(again)
     (ax,) = figure.axes
     assert ax.get_title("left") == "Cheap tricks" and "interval" in ax.get_xlabel() and ax.yaxis_inverted()
@@ -294,4 +318,4 @@ def test_shortcuts_beside_the_detector():
     assert [x[0] for x in upright if len(x) == 2] == pytest.approx([34, 28, 50])  # limits, then guessing
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend.count("guessing") == 1 and sum("limit" in text for text in legend) == 1
-    assert len(plots.shortcuts(results, {}).axes[0].get_yticklabels()) == 2
+    assert len(plots.shortcuts(results, {}, **limits).axes[0].get_yticklabels()) == 2
