@@ -84,12 +84,17 @@ def commit(run, message):
 def test_from_a_clone(clone, run):
     run("dvc", "repro")
     index = (clone / "reports/index.html").read_text("utf-8")
-    for page in "10_extract", "20_train", "30_calibrate", "40_evaluate":
+    for page in "10_extract", "20_train", "30_calibrate", "40_evaluate", "50_audit":
         assert f"{page}.html" in index and (clone / f"reports/{page}.html").is_file()
     metrics = json.loads((clone / "metrics/eval.json").read_text("utf-8"))
     assert {"known", "unseen"} <= set(metrics)
     for condition in "known", "unseen":
         assert metrics[condition]["eer_low"] <= metrics[condition]["eer"] <= metrics[condition]["eer_high"]
+    audit = json.loads((clone / "metrics/audit.json").read_text("utf-8"))
+    names = [row["name"] for row in audit["headline"]]
+    assert names[0] == "detector" and {"silence", "level", "all"} <= set(names)
+    assert {"clean", "clipped"} & set(audit["conditions"]) and {"fgsm", "pgd"} <= set(audit["adversarial"])
+    assert isinstance(audit["alarms"], list) and audit["held_out"]["attack"]
     changed = {line[3:].split("/")[0] for line in run("git", "status", "--porcelain").splitlines()}
     assert changed <= {"data.dvc", "dvc.lock", "metrics", "params.yaml", "reports"}, changed
     commit(run, "Run on the tiny corpus")

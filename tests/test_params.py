@@ -69,6 +69,8 @@ def test_whole_number_where_a_share_is_meant(changed):
         ("n_mels", "  n_mels: 64.5", "features.n_mels: 64.5"),
         ("hop_length", "  hop_length: 99999", "features: hop_length (99999) must not exceed n_fft"),
         ("heads", "  heads: 99999", "must be a multiple of heads (99999)"),
+        ("fakes", "  fakes: 0", "audit.fakes: 0"),
+        ("fold_draws", "  fold_draw: 4000", "audit.fold_draw is not a setting: did you mean 'fold_draws'"),
         ("threads", "threads: true", "threads: True"),
         ("threads", "threads: 0", "threads: 0"),
         ("threads", "thread: 2", "threads is missing"),

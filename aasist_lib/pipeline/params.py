@@ -35,7 +35,7 @@ Format = Literal[
 
 
 class Corpus(Section):
-    profile: Literal["default", "tiny"]
+    profile: Literal["default", "small", "tiny"]
     workers: Count
     format: Format
     eval_format: str
@@ -125,6 +125,17 @@ class Evaluate(Section):
     worst: WholeNumber
 
 
+class Audit(Section):
+    workers: Count
+    bootstrap: Annotated[int, Field(ge=20)]
+    utterances: Annotated[int, Field(ge=2)]  # of each class one
+    fakes: Count
+    fold_draws: Count
+    held_out_attacks: WholeNumber
+    held_out_sources: WholeNumber
+    held_out_trials: Annotated[int, Field(ge=2)]
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -137,6 +148,7 @@ class Params(Section):
     train: Train
     calibrate: Calibrate
     evaluate: Evaluate
+    audit: Audit
 
 
 def load(path: Path | None = None) -> dict[str, Any]:
