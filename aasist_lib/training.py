@@ -158,7 +158,7 @@ def fit(
 def scores(
     network_folder, store_folder, split: str, *, threads: int = 2, rows: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """Raw logits of all utterances of a split, or of the rows of the store with these numbers, each as if it were alone.
+    """Raw logits of all utterances of a split, or of these rows of the store, each as if it were alone.
 
     Returns
     -------
