@@ -128,4 +128,5 @@ def test_tiny_settings(tmp_path):
     quick.set_tiny(tmp_path)
     before, after = ((path / "params.yaml").read_text("utf-8").splitlines() for path in (ROOT, tmp_path))
     changed = [new.split()[0] for old, new in zip(before, after, strict=True) if old.replace('""', "''") != new]
-    assert changed == ["profile:", "max_epochs:", "bootstrap:"]
+    audit = ["bootstrap:", "utterances:", "fakes:", "held_out_attacks:", "held_out_sources:", "held_out_trials:"]
+    assert changed == ["profile:", "max_epochs:", "bootstrap:", *audit]
