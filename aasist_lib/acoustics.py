@@ -118,7 +118,15 @@ def measure(table: pd.DataFrame, root: Path | str, sample_rate: int) -> dict[str
 
 
 def save(path: Path, measured: dict[str, np.ndarray]) -> None:
-    """Write what `measure` gave as one .npz file, in one step: the same bytes for the same numbers."""
+    """Write what `measure` gave as one .npz file, in one step: the same bytes for the same numbers.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made where it is missing.
+    measured : dict of str to ndarray
+        As `measure` gives it; every value one row an utterance.
+    """
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **measured)
     path = Path(path)

@@ -299,6 +299,16 @@ def cut(x: np.ndarray, rate: int, seconds: float, rng) -> np.ndarray:
 def lasting(x: np.ndarray, rate: int, seconds: float, rng) -> np.ndarray:
     """Exactly that long: `cut`, or repeated from the start where it is shorter, as in training.
 
+    Parameters
+    ----------
+    x : np.ndarray
+        (samples,).
+    rate : int
+        Hz.
+    seconds : float
+    rng : np.random.Generator
+        Draws where a longer recording is cut.
+
     Returns
     -------
     np.ndarray
@@ -324,13 +334,37 @@ def levelled(x: np.ndarray, rate: int, dbfs: float) -> np.ndarray:
 
 
 def level(x: np.ndarray, rate: int) -> float:
-    """Level of speech in dB: power of the frames within 30 dB of the loudest, full scale being 0."""
+    """Level of speech: mean power of the frames within 30 dB of the loudest.
+
+    Parameters
+    ----------
+    x : np.ndarray
+        (samples,).
+    rate : int
+        Hz.
+
+    Returns
+    -------
+    float
+        dB, full scale being 0.
+    """
     levels = _levels(x, rate)
     return float(10 * np.log10(np.mean(10 ** (levels[levels > levels.max() - VOICED] / 10))))
 
 
 def rms(x: np.ndarray) -> float:
-    """Root of the mean power; 0 of nothing."""
+    """Root of the mean power.
+
+    Parameters
+    ----------
+    x : np.ndarray
+        (samples,), full scale at 1.
+
+    Returns
+    -------
+    float
+        On the same scale; 0 of nothing.
+    """
     return float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if len(x) else 0.0
 
 

@@ -388,7 +388,14 @@ def logit(loaded: Detector, waveform: Tensor) -> Tensor:
 
 
 def runs(rows: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
-    """The rows in runs of `size`."""
+    """The rows in runs.
+
+    Parameters
+    ----------
+    rows : pd.DataFrame
+    size : int
+        Rows of a run; the last may have fewer.
+    """
     return (rows.iloc[start : start + size] for start in range(0, len(rows), size))
 
 
@@ -453,7 +460,14 @@ def done(jobs: list, work: Callable, folder: Path, key: str, workers: int, words
 
 
 def write(path: Path, rows: list[dict]) -> None:
-    """Rows of a table with their numbers in full, whole or not at all."""
+    """Writes rows of a table with their numbers in full, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        A JSON file in a folder that exists.
+    rows : list of dict
+    """
     beside = path.with_name(path.name + ".partial")
     beside.write_text(json.dumps(rows), encoding="utf-8")
     beside.replace(path)

@@ -100,7 +100,23 @@ def build(folder: Path, profile: str, workers: int = 2) -> pd.DataFrame:
 
 
 def read_sources(profile: str) -> dict:
-    """`sources.yaml`, cut down to what a profile uses."""
+    """`sources.yaml`, cut down to what a profile uses.
+
+    Parameters
+    ----------
+    profile : str
+        A key of its `profiles`.
+
+    Returns
+    -------
+    dict
+        As the file, with `utterances` of this profile alone, every need of a package named, and `texts`.
+
+    Raises
+    ------
+    UserError
+        There is no such profile.
+    """
     sources = YAML(typ="safe").load(HERE / "sources.yaml")
     if profile not in sources["profiles"]:
         raise UserError(f"corpus.profile: '{profile}' is not one of {', '.join(sources['profiles'])}")
@@ -136,6 +152,15 @@ def _with_needs(names: list[str], packages: dict) -> list[str]:
 
 def plan_attacks(sources: dict, recordings: list[dict], tools: Path):
     """Batches of spoofed utterances: which attack, which split, from which texts or recordings.
+
+    Parameters
+    ----------
+    sources : dict
+        As `read_sources` gives it.
+    recordings : list of dict
+        Rows of the protocol for everybody's recordings: copies are made from them.
+    tools : Path
+        What `fetch.unpack` filled: texts are read there.
 
     Yields
     ------
@@ -305,32 +330,13 @@ def _synthesise(name: str, batch: dict, tools: Path, work: Path) -> list[dict]:
         | ({"source": str((work / "raw" / f"{job['pair_id']}.flac").absolute())} if job["pair_id"] else {})
         for number, job in enumerate(batch["jobs"])
     ]
-    said = _run_program(batch, jobs, tools)
-    rows = []
-    for job, plan in zip(jobs, batch["jobs"], strict=True):
-        if len(rows) == batch["wanted"] or not Path(job["out"]).exists():
-            continue
-        samples, rate = soundfile.read(job["out"], always_2d=True)
-        samples, utterance = samples[:, 0], f"{name}-{len(rows):03d}"
-        codec = plan.get("codec")  # a copy's is that of its recording
-        if not codec and len(samples):
-            samples, rate = through(plan["chain"], samples, rate)
-            codec = second_chain(batch["split"], plan["chain"], utterance)
-        clip = treat(*through(codec, samples, rate), key=utterance) if len(samples) else None
-        if clip is None:
-            continue
-        soundfile.write(work / "audio" / f"{utterance}.flac", clip, RATE)
-        rows.append(
-            {
-                "utt_id": utterance,
-                "label": "spoof",
-                "attack": batch["attack"],
-                "split": batch["split"],
-                "condition": batch["condition"],
-                "codec": codec,
-                **{key: plan[key] for key in ("speaker", "language", "source", "pair_id")},
-            }
-        )
+    rows, said, asked = [], "", 0
+    while len(rows) < batch["wanted"] and asked < len(jobs):  # what comes out too short is made up for by further jobs
+        turn = slice(asked, asked + batch["wanted"] - len(rows))
+        asked, said = turn.stop, _run_program(batch, jobs[turn], tools)
+        for job, plan in zip(jobs[turn], batch["jobs"][turn], strict=True):
+            row = _treated(job["out"], plan, batch, f"{name}-{len(rows):03d}", work)
+            rows += [row] if row else []
     if len(rows) < batch["wanted"] / 2:
         raise UserError(
             f"corpus: {batch['attack']} gave {len(rows)} usable clips of {batch['wanted']} in batch {name}; "
@@ -338,6 +344,26 @@ def _synthesise(name: str, batch: dict, tools: Path, work: Path) -> list[dict]:
         )
     shutil.rmtree(room)
     return rows
+
+
+def _treated(out: str, plan: dict, batch: dict, utterance: str, work: Path) -> dict | None:
+    """Writes the clip that a synthesiser left in `out` as it stands in the corpus; None where it left too little."""
+    if not Path(out).exists():
+        return None
+    samples, rate = soundfile.read(out, always_2d=True)
+    samples, codec = samples[:, 0], plan.get("codec")  # a copy's is that of its recording
+    if not len(samples):
+        return None
+    if not codec:
+        samples, rate = through(plan["chain"], samples, rate)
+        codec = second_chain(batch["split"], plan["chain"], utterance)
+    clip = treat(*through(codec, samples, rate), key=utterance)
+    if clip is None:
+        return None
+    soundfile.write(work / "audio" / f"{utterance}.flac", clip, RATE)
+    kept = {key: plan[key] for key in ("speaker", "language", "source", "pair_id")}
+    entry = {key: batch[key] for key in ("attack", "split", "condition")}
+    return {"utt_id": utterance, "label": "spoof", "codec": codec, **entry, **kept}
 
 
 def _run_program(batch: dict, jobs: list[dict], tools: Path) -> str:

@@ -49,6 +49,18 @@ def unpack_queen(archive: Path, folder: Path) -> None:
     It begins with a table: 13 bytes of version, the number of entries (2 bytes, big-endian), and for each entry a name
     (12 bytes), a byte of no concern here, offset and size (4 bytes each). Lines are called `*.SB`; the seventh letter
     of the name says who speaks.
+
+    Parameters
+    ----------
+    archive : Path
+        `queen.1c`.
+    folder : Path
+        Made, with one MP3 a line, unless it is there.
+
+    Raises
+    ------
+    UserError
+        The file does not begin as that table does.
     """
     if folder.is_dir():
         return
@@ -66,7 +78,25 @@ def unpack_queen(archive: Path, folder: Path) -> None:
 
 
 def decode(path: Path) -> tuple[np.ndarray, int]:
-    """Mono samples (samples,) float32 and their rate in Hz. Asterisk's `.g722` are bare 64 kbit/s streams."""
+    """A recording as samples. Asterisk's `.g722` are bare 64 kbit/s streams.
+
+    Parameters
+    ----------
+    path : Path
+        `.g722`, or whatever libsndfile reads.
+
+    Returns
+    -------
+    samples : ndarray, shape (samples,), float32
+        The mean of the channels.
+    rate : int
+        Hz.
+
+    Raises
+    ------
+    soundfile.LibsndfileError
+        There is no sound in the file.
+    """
     if path.suffix == ".g722":
         return decode_g722(path.read_bytes()), 16000
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -74,7 +104,17 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
 
 
 def decode_g722(data: bytes) -> np.ndarray:
-    """A 64 kbit/s stream of ITU-T G.722 to float32 samples at 16 kHz."""
+    """Decodes a 64 kbit/s stream of ITU-T G.722.
+
+    Parameters
+    ----------
+    data : bytes
+
+    Returns
+    -------
+    ndarray, shape (2 * len(data),), float32
+        At 16 kHz.
+    """
     return np.asarray(G722(16000, 64000).decode(data), np.float32) / 32768
 
 

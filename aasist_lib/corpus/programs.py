@@ -246,7 +246,8 @@ def hifigan(jobs: list[dict], tools: Path) -> None:
 def mb_melgan(jobs: list[dict], tools: Path) -> None:
     """Multi-band MelGAN, a neural vocoder, fed with 80 mel bands.
 
-    It wants each band with mean 0 and variance 1 over its speaker, whose statistics are taken from a dozen recordings.
+    It wants each band with mean 0 and variance 1 over its speaker, whose statistics are taken from a dozen recordings:
+    those beside the first job's that bear the same name up to the number, `PERSON-0000.flac`.
     """
     import librosa
     from ai_edge_litert.interpreter import Interpreter

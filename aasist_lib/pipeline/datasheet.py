@@ -445,6 +445,11 @@ def _packages(packages: dict, humans: dict, attacks: dict, texts: list[str]) -> 
 def terms(licence: str) -> str:
     """What a licence asks of whoever passes on the package or something made of it, roughly.
 
+    Parameters
+    ----------
+    licence : str
+        As Debian and `sources.yaml` call it.
+
     >>> terms("GPL-2+"), terms("AGPL-3"), terms("CC-BY-3.0"), terms("free redistribution, no fee")
     ('copyleft', 'copyleft, network services too', 'name the authors', 'terms of its own')
     """
