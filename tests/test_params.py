@@ -37,7 +37,11 @@ def changed(tmp_path):
 
 def test_committed():
     settings = params.load(COMMITTED)
-    assert settings == yaml.safe_load(TEXT)
+    raw = yaml.safe_load(TEXT)
+    chosen = {"features": raw["features"][raw["features"]["kind"]], "model": raw["model"][raw["model"]["name"]]}
+    for section, value in settings.items():
+        flat = {key: one for key, one in raw[section].items() if not isinstance(one, dict)} if section in chosen else {}
+        assert value == (flat | chosen[section] if section in chosen else raw[section])
     assert list(settings) == list(params.Params.model_fields)
 
 
@@ -64,11 +68,18 @@ def test_whole_number_where_a_share_is_meant(changed):
         ("lr", "  lr: 0", "train.lr: 0: input should be greater than 0"),
         ("lr", "  lr: .nan", "train.lr: nan"),
         ("lr", "  lr:", "train.lr: None"),
-        ("n_mels", "  nmels: 64", "features.nmels is not a setting: did you mean 'n_mels'"),
-        ("n_mels", "  n_mels: 1", "must not exceed n_mels (1)"),
-        ("n_mels", "  n_mels: 64.5", "features.n_mels: 64.5"),
+        ("mfcc", "  mfcc: {n_mfcc: 20, nmels: 64}", "features.mfcc.nmels is not a setting: did you mean 'n_mels'"),
+        ("mfcc", "  mfcc: {n_mfcc: 20, n_mels: 1}", "must not exceed n_mels (1)"),
+        ("mfcc", "  mfcc: {n_mfcc: 20, n_mels: 64.5}", "features.mfcc.n_mels: 64.5"),
+        ("deltas", "  deltas: 3", "features.deltas: 3"),
+        ("noise_snr_db", "  noise_snr_db: [30, 5]", "augment.noise_snr_db: 30 to 5 is no range"),
         ("hop_length", "  hop_length: 99999", "features: hop_length (99999) must not exceed n_fft"),
-        ("heads", "  heads: 99999", "must be a multiple of heads (99999)"),
+        ("resnet", "  resnet: {width: 0, dropout: 0.3}", "model.resnet.width: 0"),
+        (
+            "transformer",
+            "  transformer: {width: 96, heads: 5, layers: 4, dropout: 0.1}",
+            "must be a multiple of heads (5)",
+        ),
         ("fakes", "  fakes: 0", "audit.fakes: 0"),
         ("fold_draws", "  fold_draw: 4000", "audit.fold_draw is not a setting: did you mean 'fold_draws'"),
         ("threads", "threads: true", "threads: True"),

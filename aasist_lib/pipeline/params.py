@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from aasist_lib import paths
@@ -20,6 +20,15 @@ WholeNumber = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _rising(ends: list[float]) -> list[float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"{ends[0]:g} to {ends[1]:g} is no range: the smaller end comes first")
+    return ends
+
+
+Range = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
 
 class Section(BaseModel):
@@ -52,19 +61,63 @@ class Corpus(Section):
         return name
 
 
-class Features(Section):
-    kind: Literal["mfcc"]
-    sample_rate: Annotated[int, Field(ge=4000, le=192000)]
+class Mfcc(Section):
     n_mfcc: Count
-    n_fft: Annotated[int, Field(ge=16)]
-    hop_length: Count
     n_mels: Count
-    deltas: Annotated[int, Field(ge=0, le=2)]
 
     @model_validator(mode="after")
     def _fits(self):
         if self.n_mfcc > self.n_mels:
             raise ValueError(f"n_mfcc ({self.n_mfcc}) must not exceed n_mels ({self.n_mels})")
+        return self
+
+
+class Lfcc(Section):
+    n_lfcc: Count
+    n_filters: Count
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.n_lfcc > self.n_filters:
+            raise ValueError(f"n_lfcc ({self.n_lfcc}) must not exceed n_filters ({self.n_filters})")
+        return self
+
+
+class Logmel(Section):
+    n_mels: Count
+
+
+class Logspec(Section):
+    n_bands: Count
+
+
+class Cqt(Section):
+    f_min: Positive
+    bins_per_octave: Count
+    n_bins: Count
+
+
+class Wavelet(Section):
+    wavelet: str
+    level: Annotated[int, Field(ge=1, le=8)]
+
+
+class Features(Section):
+    kind: Literal["mfcc", "lfcc", "logmel", "logspec", "cqt", "wavelet", "mfcc+wavelet", "waveform"]
+    sample_rate: Annotated[int, Field(ge=4000, le=192000)]
+    n_fft: Annotated[int, Field(ge=16)]
+    hop_length: Count
+    deltas: Annotated[int, Field(ge=0, le=2)]
+    normalise: Literal["none", "mean", "mean_variance", "sliding_mean", "sliding_mean_variance"]
+    mfcc: Mfcc
+    lfcc: Lfcc
+    logmel: Logmel
+    logspec: Logspec
+    cqt: Cqt
+    wavelet: Wavelet
+
+    @model_validator(mode="after")
+    def _fits(self):
         if self.hop_length > self.n_fft:
             raise ValueError(f"hop_length ({self.hop_length}) must not exceed n_fft ({self.n_fft})")
         return self
@@ -76,19 +129,76 @@ class Extract(Section):
     max_bad_fraction: Share
 
 
-class Model(Section):
-    name: Literal["cnn_attention"]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Heads(Section):
+    """A network whose heads share its width."""
+
     width: Count
     heads: Count
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    normalise: Literal["utterance", "none"]
-    spectrum: bool
 
     @model_validator(mode="after")
     def _fits(self):
         if self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         return self
+
+
+class CnnAttention(Heads):
+    dropout: Dropout
+    spectrum: bool
+
+
+class Resnet(Section):
+    width: Count
+    dropout: Dropout
+
+
+class Transformer(Heads):
+    layers: Count
+    dropout: Dropout
+
+
+class Aasist(Section):
+    size: Literal["full", "light"]
+
+
+class Wav2vec2(Section):
+    encoder: str
+    trained: Literal["head", "all"]
+    width: Count
+    dropout: Dropout
+
+
+class Model(Section):
+    name: Literal["cnn_attention", "resnet", "transformer", "aasist", "wav2vec2"]
+    cnn_attention: CnnAttention
+    resnet: Resnet
+    transformer: Transformer
+    aasist: Aasist
+    wav2vec2: Wav2vec2
+
+
+class Augment(Section):
+    """Each a probability, 0 for never, and the range or choice that chance draws from."""
+
+    codec: Share
+    codecs: list[Literal["mp3", "vorbis", "opus", "gsm", "g711", "g722"]]
+    noise: Share
+    noise_snr_db: Range
+    room: Share
+    room_rt60: Range
+    rawboost: Share
+    rawboost_kinds: list[Literal["convolutive", "impulsive", "stationary"]]
+    equaliser: Share
+    equaliser_db: Annotated[float, Field(ge=0)]
+    band: Share
+    band_hz: Range
+    speed: Share
+    speed_factor: Range
+    gain: Share
+    gain_db: Range
 
 
 class Train(Section):
@@ -145,6 +255,7 @@ class Params(Section):
     features: Features
     extract: Extract
     model: Model
+    augment: Augment
     train: Train
     calibrate: Calibrate
     evaluate: Evaluate
@@ -162,14 +273,16 @@ def load(path: Path | None = None) -> dict[str, Any]:
     Returns
     -------
     dict
-        By section: a dict, or the value itself for `seed` and `threads`.
+        By section: a dict, or the value itself for `seed` and `threads`. Of `features` and `model` only the settings
+        of what is chosen there, without a level of their own.
 
     Raises
     ------
     UserError
         One line for every key that is unknown, missing, or has a value of a wrong type or range.
     """
-    return _checked(Params, _raw(path), (), _name(path))
+    settings = _checked(Params, _raw(path), (), _name(path))
+    return {section: _chosen(section, value) for section, value in settings.items()}
 
 
 def read(section: str, path: Path | None = None) -> Any:
@@ -185,7 +298,7 @@ def read(section: str, path: Path | None = None) -> Any:
     Returns
     -------
     dict or int
-        A plain dict, or the value itself for `seed` and `threads`.
+        As in `load`.
 
     Raises
     ------
@@ -198,7 +311,18 @@ def read(section: str, path: Path | None = None) -> Any:
     raw = _raw(path)
     if section not in raw:
         raise UserError(f"{_name(path)}: {section} is missing")
-    return _checked(Annotated[field.annotation, field], raw[section], (section,), _name(path))
+    return _chosen(section, _checked(Annotated[field.annotation, field], raw[section], (section,), _name(path)))
+
+
+def _chosen(section: str, value: Any) -> Any:
+    """Of `features` and `model`, the settings of the kind and of the network that are chosen, all on one level."""
+    choice = {"features": "kind", "model": "name"}.get(section)
+    if choice is None:
+        return value
+    common = {key: setting for key, setting in value.items() if not isinstance(setting, dict)}
+    for part in value[choice].split("+"):
+        common |= value.get(part, {})
+    return common
 
 
 def _name(path: Path | None) -> str:
