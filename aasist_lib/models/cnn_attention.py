@@ -36,9 +36,6 @@ class Options:
         Attention heads; they share the width.
     dropout : float
         In attention, after it and before the last layer.
-    normalise : str
-        "utterance" takes the mean over time off every coefficient, and with it the recording channel's
-        constant colour; "none" keeps it.
     spectrum : bool
         For cepstral features: an inverse DCT turns the scaled coefficients of each channel into as many bands of a
         smooth spectrum, since convolutions expect neighbours to be alike, which orders of a cepstrum are not.
@@ -49,7 +46,6 @@ class Options:
     width: int = 64
     heads: int = 4
     dropout: float = 0.3
-    normalise: str = "utterance"
     spectrum: bool = False
 
     def __post_init__(self):
@@ -63,12 +59,10 @@ class Options:
             raise UserError(f"model.width: {self.width} is not a multiple of model.heads, {self.heads}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout: {self.dropout} is not between 0 and 1")
-        if self.normalise not in ("utterance", "none"):
-            raise UserError(f"model.normalise: '{self.normalise}' is unknown: use utterance or none")
 
 
 class Normalise(nn.Module):
-    """(b, c*k, t) -> (b, c, k, t): every coefficient centred on its utterance, then scaled alike for all.
+    """(b, c*k, t) -> (b, c, k, t): every coefficient scaled alike for all utterances.
 
     The scale is a batch normalisation's, so it is learned once and loudness of movement within an
     utterance (which differs between voices) is kept.
@@ -76,7 +70,6 @@ class Normalise(nn.Module):
 
     def __init__(self, options: Options):
         super().__init__()
-        self.centre = options.normalise == "utterance"
         self.channels = options.channels
         self.scale = nn.BatchNorm1d(options.coefficients)
         count = options.coefficients // options.channels
@@ -84,8 +77,6 @@ class Normalise(nn.Module):
         self.register_buffer("basis", basis, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.centre:
-            x = x - x.mean(dim=2, keepdim=True)
         x = self.scale(x).unflatten(1, (self.channels, -1))
         return x if self.basis is None else self.basis @ x
 
