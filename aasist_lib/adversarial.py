@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aasist_lib import audio, augment, evaluation, metrics
+from aasist_lib import audio, effects, evaluation, metrics
 from aasist_lib.detector import MIN_SECONDS, Detector
 from aasist_lib.errors import UserError
 from aasist_lib.robustness import done, fingerprint, in_proportion, llr, logit, one_thread, runs, write
@@ -235,7 +235,7 @@ def _attacks(loaded: Detector, waveform: np.ndarray, name: str, job: Job):
     gradient = slope(loaded, waveform)[1]  # the same for all strengths
     signs = np.random.default_rng((job.seed, zlib.crc32(name.encode()))).standard_normal(len(waveform))
     for db in job.strengths:
-        bound = augment.rms(waveform) * 10 ** (-db / 20)
+        bound = effects.rms(waveform) * 10 ** (-db / 20)
         yield "random", db, fgsm(waveform, signs, bound)
         yield "fgsm", db, fgsm(waveform, gradient, bound)
         yield "pgd", db, pgd(loaded, waveform, bound, job.steps, gradient)

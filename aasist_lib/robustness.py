@@ -20,9 +20,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from aasist_lib import audio, augment, calibration, detector, evaluation, features, metrics, models
-from aasist_lib.augment import Silences
+from aasist_lib import audio, calibration, detector, effects, evaluation, features, metrics, models
 from aasist_lib.detector import MIN_SECONDS, Detector
+from aasist_lib.effects import Silences
 from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
 from aasist_lib.store import keep_memory
@@ -77,20 +77,20 @@ def _with_noise(x, rate, rng, context, *, snr_db, colour):
     others = context.others
     if colour == "babble":
         others = [others[i] for i in rng.permutation(len(others))[:BABBLE]]
-    return augment.noise(x, snr_db, rng, colour, others)
+    return effects.noise(x, snr_db, rng, colour, others)
 
 
 def _without_band(x, rate, rng, context, *, low, high):
     """In place of the band there is noise as faint as the corpus's own: a hole would be a thing never heard."""
-    added = rng.standard_normal(len(x)) * augment.rms(x) * 10 ** (-FLOOR / 20)
-    rest = augment.without_band(added, rate, low, high)
-    return augment.without_band(x, rate, low, high) + (added - rest).astype(np.float32)
+    added = rng.standard_normal(len(x)) * effects.rms(x) * 10 ** (-FLOOR / 20)
+    rest = effects.without_band(added, rate, low, high)
+    return effects.without_band(x, rate, low, high) + (added - rest).astype(np.float32)
 
 
 def _with_silences_of(x, rate, rng, context, *, whose):
     other = getattr(context, whose)
-    x = augment.with_pause(augment.trimmed(x, rate), rate, other.pause, rng)
-    return augment.with_silence(x, rate, other.before, other.after, rng)
+    x = effects.with_pause(effects.trimmed(x, rate), rate, other.pause, rng)
+    return effects.with_silence(x, rate, other.before, other.after, rng)
 
 
 def _conditions() -> Iterator[Condition]:
@@ -110,32 +110,32 @@ def _conditions() -> Iterator[Condition]:
         "mp3": "MP3, 56 kbit/s", "mp3_low": "MP3, 24 kbit/s", "vorbis": "Vorbis, lowest quality",
         "opus": "Opus, 20 kbit/s", "g722": "G.722, 64 kbit/s", "g711": "G.711 (8 kHz)", "gsm": "GSM (8 kHz)",
     }.items():  # fmt: skip
-        yield robustness(name, kind="Codec", words=words, apply=made(augment.codec, name))
+        yield robustness(name, kind="Codec", words=words, apply=made(effects.codec, name))
     words = "To 8 kHz and back"
-    yield robustness("resampled_8000", kind="Resampling", words=words, apply=made(augment.resampled, 8000))
+    yield robustness("resampled_8000", kind="Resampling", words=words, apply=made(effects.resampled, 8000))
     for rt60 in (0.3, 0.6, 1.0):
         words = f"Room, reverberation {rt60} s"
-        yield robustness(f"room_{rt60}", kind="Room", words=words, apply=drawn(augment.room, rt60))
+        yield robustness(f"room_{rt60}", kind="Room", words=words, apply=drawn(effects.room, rt60))
     for percent in (1, 10):
-        apply = partial(lambda x, rate, rng, context, share: augment.clipped(x, share), share=percent / 100)
+        apply = partial(lambda x, rate, rng, context, share: effects.clipped(x, share), share=percent / 100)
         words = f"{percent} % of samples clipped"
         yield robustness(f"clipped_{percent}", kind="Clipping", words=words, apply=apply)
     for factor, words in {0.95: "5 % slower and lower", 1.05: "5 % faster and higher"}.items():
-        apply = partial(lambda x, rate, rng, context, factor: augment.speed(x, factor), factor=factor)
+        apply = partial(lambda x, rate, rng, context, factor: effects.speed(x, factor), factor=factor)
         yield robustness(f"speed_{factor}", kind="Speed", words=words, apply=apply)
     for seconds in (4, 2, 1):
         words = f"At most {seconds} s"
-        yield robustness(f"cut_{seconds}", kind="Cut", words=words, apply=drawn(augment.cut, seconds))
+        yield robustness(f"cut_{seconds}", kind="Cut", words=words, apply=drawn(effects.cut, seconds))
 
-    yield uses("silence_trimmed", kind="Silence", words="No silence at the edges", apply=made(augment.trimmed))
+    yield uses("silence_trimmed", kind="Silence", words="No silence at the edges", apply=made(effects.trimmed))
     words = "No silence at all"
-    yield uses("silence_removed", kind="Silence", words=words, apply=made(augment.trimmed, True))
+    yield uses("silence_removed", kind="Silence", words=words, apply=made(effects.trimmed, True))
     # both are cut and lengthened alike: only what swapping does beyond shuffling comes from the class
     for whose, words in {"shuffled": "Silence of their own class", "swapped": "Silence of the other class"}.items():
         yield uses(f"silence_{whose}", kind="Silence", words=words, apply=partial(_with_silences_of, whose=whose))
-    yield uses("level_equal", kind="Level", words=f"All at {LEVEL:g} dBFS", apply=made(augment.levelled, LEVEL))
+    yield uses("level_equal", kind="Level", words=f"All at {LEVEL:g} dBFS", apply=made(effects.levelled, LEVEL))
     words = f"All {SECONDS:g} s long"
-    yield uses("duration_equal", kind="Duration", words=words, apply=drawn(augment.lasting, SECONDS))
+    yield uses("duration_equal", kind="Duration", words=words, apply=drawn(effects.lasting, SECONDS))
     for low, high in BANDS:
         apply = partial(_without_band, low=low, high=high)
         yield uses(f"without_{low}_{high}", kind="Band", words=f"Without {low} to {high} Hz", apply=apply)
@@ -213,7 +213,7 @@ def _contexts(chosen: pd.DataFrame, root: Path, rate: int, seed: int) -> dict[st
     found = {}
     for name, path in zip(chosen["utt_id"], chosen["path"], strict=True):
         waveform = _read(root / path, rate)
-        found[name] = Silences(0, 0, 0) if waveform is None else augment.silences(waveform, rate)
+        found[name] = Silences(0, 0, 0) if waveform is None else effects.silences(waveform, rate)
     orders = {
         label: sorted(rows["utt_id"], key=lambda name: zlib.crc32(f"{seed} silence {name}".encode()))
         for label, rows in chosen.groupby("label")
@@ -412,7 +412,7 @@ def fingerprint(code: Sequence, detector_folder, recordings: Sequence[Path], res
     rest : anything whose `repr` says all.
     """
     key = hashlib.sha256(repr(rest).encode())
-    modules = [module.__file__ for module in (audio, augment, calibration, detector, features, models)]
+    modules = [module.__file__ for module in (audio, calibration, detector, effects, features, models)]
     networks = sorted(Path(models.__file__).parent.glob("*.py"))
     for path in [*code, *modules, *networks, *sorted(Path(detector_folder).iterdir())]:
         key.update(Path(path).read_bytes())

@@ -18,7 +18,7 @@ import pytest
 import soundfile
 from test_detector import make_detector
 
-from aasist_lib import adversarial, audio, augment, calibration, metrics, robustness
+from aasist_lib import adversarial, audio, calibration, effects, metrics, robustness
 from aasist_lib.adversarial import fgsm, pgd, slope
 from aasist_lib.detector import Detector
 from aasist_lib.errors import UserError
@@ -57,7 +57,7 @@ def test_gradients_reach_the_waveform(seconds, detector, waveforms):
 def test_changes_stay_within_their_bound(detector, waveforms):
     loud = waveforms[0] / np.abs(waveforms[0]).max()
     for x in (waveforms[1], loud):
-        bound = augment.rms(x) / 100
+        bound = effects.rms(x) / 100
         gradient = slope(detector, x)[1]
         for changed in (fgsm(x, gradient, bound), pgd(detector, x, bound), pgd(detector, x, bound, 3, gradient)):
             assert changed.dtype == np.float32 and changed.shape == x.shape
@@ -70,7 +70,7 @@ def test_strength_0_and_silence_change_nothing(detector, waveforms):
     x, silence = waveforms[0], np.zeros(RATE, np.float32)
     np.testing.assert_array_equal(fgsm(x, slope(detector, x)[1], 0.0), x)
     np.testing.assert_array_equal(pgd(detector, x, 0.0), x)
-    for changed in (fgsm(silence, slope(detector, silence)[1], 0.0), pgd(detector, silence, augment.rms(silence))):
+    for changed in (fgsm(silence, slope(detector, silence)[1], 0.0), pgd(detector, silence, effects.rms(silence))):
         np.testing.assert_array_equal(changed, silence)
 
 
@@ -125,7 +125,7 @@ def test_calibration_upside_down(folder, waveforms):
     turned.calibrated = calibration.Affine(-2.0, 0.25)
     x = waveforms[0]
     before = robustness.llr(turned, x)
-    bound = augment.rms(x) / 100
+    bound = effects.rms(x) / 100
     assert robustness.llr(turned, fgsm(x, slope(turned, x)[1], bound / 10)) > before
     assert robustness.llr(turned, pgd(turned, x, bound, 3)) > before
 

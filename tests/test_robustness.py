@@ -21,7 +21,7 @@ import pytest
 import soundfile
 from test_detector import make_detector
 
-from aasist_lib import audio, augment, metrics, robustness
+from aasist_lib import audio, effects, metrics, robustness
 from aasist_lib.detector import Detector
 from aasist_lib.errors import UserError
 from aasist_lib.robustness import CONDITIONS, Context
@@ -92,7 +92,7 @@ def test_every_condition(name, corpus, folder, speech):
     assert condition.name == name and condition.words and condition.kind
     assert condition.family in robustness.FAMILIES
     x = audio.read(speech / "festvox-ru_0039.wav", RATE)[: 4 * RATE + 1000]
-    context = Context([x[::-1].copy()], augment.Silences(0.4, 0.3, 0.2), augment.Silences(0.1, 0.2, 0.3))
+    context = Context([x[::-1].copy()], effects.Silences(0.4, 0.3, 0.2), effects.Silences(0.1, 0.2, 0.3))
     for waveform in (x, x[RATE : RATE + RATE // 2]):
         changed = condition.apply(waveform, RATE, np.random.default_rng(1), context)
         assert changed.dtype == np.float32 and np.isfinite(changed).all()
@@ -121,7 +121,7 @@ def test_a_band_removed_leaves_a_noise_floor(speech):
     frequency = np.arange(len(spectrum)) * RATE / len(found)
     inside = spectrum[(frequency > 1000) & (frequency < 2000)].sum() * 2 / len(found) ** 2
     # a whole noise is 40 dB below, an eighth of its band 9 dB less
-    assert 10 * np.log10(inside / augment.rms(x) ** 2) == pytest.approx(-49, abs=0.5)
+    assert 10 * np.log10(inside / effects.rms(x) ** 2) == pytest.approx(-49, abs=0.5)
 
 
 def test_the_same_with_any_number_of_workers(corpus, folder, scores, tmp_path, monkeypatch):
@@ -199,7 +199,7 @@ def test_silence_is_swapped_between_the_classes(tmp_path, speech_files):
     rows, lengths = [], {"bonafide": (0.5, 0.1), "spoof": (0.1, 0.5)}
     for i, path in enumerate(speech_files[:8]):
         label = ["bonafide", "spoof"][i % 2]
-        x = augment.with_silence(augment.trimmed(audio.read(path, RATE), RATE), RATE, *lengths[label])
+        x = effects.with_silence(effects.trimmed(audio.read(path, RATE), RATE), RATE, *lengths[label])
         soundfile.write(tmp_path / f"{i}.wav", x, RATE)
         rows.append({"utt_id": f"u{i}", "path": f"{i}.wav", "label": label})
     table = pd.DataFrame(rows)
@@ -210,18 +210,18 @@ def test_silence_is_swapped_between_the_classes(tmp_path, speech_files):
         other = lengths["spoof" if row.label == "bonafide" else "bonafide"]
         for name, expected in (("silence_swapped", other), ("silence_shuffled", lengths[row.label])):
             found = CONDITIONS[name].apply(x, RATE, np.random.default_rng(1), context)
-            speech = len(augment.trimmed(x, RATE)) / RATE
-            pause, given = augment.silences(x, RATE).pause, getattr(context, name.split("_")[1]).pause
+            speech = len(effects.trimmed(x, RATE)) / RATE
+            pause, given = effects.silences(x, RATE).pause, getattr(context, name.split("_")[1]).pause
             assert len(found) / RATE == pytest.approx(
                 speech + sum(expected) + (given - pause if pause else 0), abs=0.05
             )
             # what was put before speech is noise of its background, and speech comes after it
             start = round((expected[0] - 0.03) * RATE)
-            inside = augment.rms(found[round((expected[0] + 0.01) * RATE) :][: round(speech * RATE)])
-            assert augment.rms(found[:start]) < inside / 5
-            if augment.rms(found[:start]) < inside / 300:  # so faint that frames of it count as silence
-                assert augment.silences(found, RATE).before == pytest.approx(expected[0], abs=0.03)
-                assert augment.silences(found, RATE).after == pytest.approx(expected[1], abs=0.03)
+            inside = effects.rms(found[round((expected[0] + 0.01) * RATE) :][: round(speech * RATE)])
+            assert effects.rms(found[:start]) < inside / 5
+            if effects.rms(found[:start]) < inside / 300:  # so faint that frames of it count as silence
+                assert effects.silences(found, RATE).before == pytest.approx(expected[0], abs=0.03)
+                assert effects.silences(found, RATE).after == pytest.approx(expected[1], abs=0.03)
 
 
 def some_table(speakers=6, attacks=5, each=40):

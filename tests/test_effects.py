@@ -18,7 +18,7 @@
 import numpy as np
 import pytest
 
-from aasist_lib import audio, augment
+from aasist_lib import audio, effects
 from aasist_lib.errors import UserError
 
 RATE = 16000
@@ -61,24 +61,24 @@ def correlation(x, y):
 
 
 EVERY = {
-    "white": lambda x: augment.noise(x, 10, rng()),
-    "pink": lambda x: augment.noise(x, 10, rng(), "pink"),
-    "babble": lambda x: augment.noise(x, 10, rng(), "babble", [np.sin(np.arange(n) / 3) for n in (50, 90000)]),
-    "room": lambda x: augment.room(x, RATE, 0.5, rng()),
-    **{name: lambda x, name=name: augment.codec(x, RATE, name) for name in augment.CODECS},
-    "resampled": lambda x: augment.resampled(x, RATE, 8000),
-    "clipped": lambda x: augment.clipped(x, 0.1),
-    "without_band": lambda x: augment.without_band(x, RATE, 500, 1000),
-    "levelled": lambda x: augment.levelled(x, RATE, -20),
+    "white": lambda x: effects.noise(x, 10, rng()),
+    "pink": lambda x: effects.noise(x, 10, rng(), "pink"),
+    "babble": lambda x: effects.noise(x, 10, rng(), "babble", [np.sin(np.arange(n) / 3) for n in (50, 90000)]),
+    "room": lambda x: effects.room(x, RATE, 0.5, rng()),
+    **{name: lambda x, name=name: effects.codec(x, RATE, name) for name in effects.CODECS},
+    "resampled": lambda x: effects.resampled(x, RATE, 8000),
+    "clipped": lambda x: effects.clipped(x, 0.1),
+    "without_band": lambda x: effects.without_band(x, RATE, 500, 1000),
+    "levelled": lambda x: effects.levelled(x, RATE, -20),
 }
 OTHER_LENGTH = {
-    "speed": lambda x: augment.speed(x, 1.05),
-    "cut": lambda x: augment.cut(x, RATE, 1.0, rng()),
-    "lasting": lambda x: augment.lasting(x, RATE, 1.0, rng()),
-    "trimmed": lambda x: augment.trimmed(x, RATE),
-    "trimmed inside": lambda x: augment.trimmed(x, RATE, pauses=True),
-    "with_silence": lambda x: augment.with_silence(x, RATE, 0.1, 0.2, rng()),
-    "with_pause": lambda x: augment.with_pause(x, RATE, 0.3, rng()),
+    "speed": lambda x: effects.speed(x, 1.05),
+    "cut": lambda x: effects.cut(x, RATE, 1.0, rng()),
+    "lasting": lambda x: effects.lasting(x, RATE, 1.0, rng()),
+    "trimmed": lambda x: effects.trimmed(x, RATE),
+    "trimmed inside": lambda x: effects.trimmed(x, RATE, pauses=True),
+    "with_silence": lambda x: effects.with_silence(x, RATE, 0.1, 0.2, rng()),
+    "with_pause": lambda x: effects.with_pause(x, RATE, 0.3, rng()),
 }
 
 
@@ -103,58 +103,58 @@ def test_every_function(name, x):
 @pytest.mark.parametrize("colour", ["white", "pink", "babble"])
 @pytest.mark.parametrize("snr", [20, 0])
 def test_the_signal_to_noise_ratio_is_what_it_says(colour, snr, x, waveforms):
-    added = augment.noise(x, snr, rng(), colour, waveforms[:4]).astype(float) - x
+    added = effects.noise(x, snr, rng(), colour, waveforms[:4]).astype(float) - x
     measured = 10 * np.log10(np.mean(x.astype(float) ** 2) / np.mean(added**2))
     assert measured == pytest.approx(snr, abs=0.01)
 
 
 def test_colours_of_noise(x, waveforms):
-    white, pink = (augment.noise(x, 0, rng(), colour) - x for colour in ("white", "pink"))
+    white, pink = (effects.noise(x, 0, rng(), colour) - x for colour in ("white", "pink"))
     octaves = [(250, 500), (500, 1000), (1000, 2000), (2000, 4000)]
     assert np.diff([band_db(white, *octave) for octave in octaves]) == pytest.approx([3, 3, 3], abs=1)
     assert np.diff([band_db(pink, *octave) for octave in octaves]) == pytest.approx([0, 0, 0], abs=1)
     assert band_db(pink, 0, 40) < band_db(pink, 50, 100) - 25
     # babble is the sum of both, equally loud, from some moment on
     one, other = waveforms[2], waveforms[4]
-    babble = augment.noise(x, 0, rng(), "babble", [one, 5 * other]) - x
+    babble = effects.noise(x, 0, rng(), "babble", [one, 5 * other]) - x
     draws = rng()
-    parts = [np.resize(np.roll(y, -draws.integers(len(y))), len(x)) / augment.rms(y) for y in (one, other)]
+    parts = [np.resize(np.roll(y, -draws.integers(len(y))), len(x)) / effects.rms(y) for y in (one, other)]
     assert correlation(babble, parts[0] + parts[1]) > 0.999
 
 
 def test_what_noise_refuses(x):
     with pytest.raises(UserError, match="'brown' is not one of white, pink, babble"):
-        augment.noise(x, 10, rng(), "brown")
+        effects.noise(x, 10, rng(), "brown")
     with pytest.raises(UserError, match="babble is made of other recordings"):
-        augment.noise(x, 10, rng(), "babble", [np.zeros(100)])
+        effects.noise(x, 10, rng(), "babble", [np.zeros(100)])
     silence = np.zeros(1000, np.float32)
-    np.testing.assert_array_equal(augment.noise(silence, 0, rng()), silence)
+    np.testing.assert_array_equal(effects.noise(silence, 0, rng()), silence)
 
 
-@pytest.mark.parametrize("name", augment.CODECS)
+@pytest.mark.parametrize("name", effects.CODECS)
 def test_codecs_change_speech_and_keep_it_in_its_place(name, x):
     for waveform in (x, x[: len(x) - 1], x[3000 : 3000 + RATE]):
-        found = augment.codec(waveform, RATE, name)
+        found = effects.codec(waveform, RATE, name)
         assert lag(waveform, found) == 0
         assert 0.9 < correlation(waveform, found) < 0.9999999
         assert np.abs(found - waveform).max() > 1e-3
-    if augment.CODECS[name].rate == 8000:
-        assert band_db(augment.codec(x, RATE, name), 4200, 8000) < band_db(x, 4200, 8000) - 20
+    if effects.CODECS[name].rate == 8000:
+        assert band_db(effects.codec(x, RATE, name), 4200, 8000) < band_db(x, 4200, 8000) - 20
 
 
 def test_codecs_at_another_rate_and_beyond_full_scale(x):
-    slow = augment.resampled(x, RATE, 8000)[::2].copy()
-    for name in augment.CODECS:
-        found = augment.codec(slow, 8000, name)
+    slow = effects.resampled(x, RATE, 8000)[::2].copy()
+    for name in effects.CODECS:
+        found = effects.codec(slow, 8000, name)
         assert len(found) == len(slow) and correlation(slow, found) > 0.85, name
-    loud = augment.codec(x * (4 / np.abs(x).max()), RATE, "g711")
+    loud = effects.codec(x * (4 / np.abs(x).max()), RATE, "g711")
     assert np.abs(loud).max() < 2.5  # as a filter rings after a clipped peak
     with pytest.raises(UserError, match="'mp5' is not one of mp3, mp3_low"):
-        augment.codec(x, RATE, "mp5")
+        effects.codec(x, RATE, "mp5")
 
 
 def test_resampling_takes_away_the_upper_half(x):
-    found = augment.resampled(x, RATE, 8000)
+    found = effects.resampled(x, RATE, 8000)
     assert lag(x, found) == 0
     assert band_db(found, 4200, 8000) < band_db(x, 4200, 8000) - 40
     assert band_db(found, 100, 3600) == pytest.approx(band_db(x, 100, 3600), abs=0.1)
@@ -162,23 +162,23 @@ def test_resampling_takes_away_the_upper_half(x):
 
 @pytest.mark.parametrize("rt60", [0.3, 1.0])
 def test_rooms_reverberate_as_long_as_asked(rt60, x):
-    response = augment.impulse_response(RATE, rt60, rng())
+    response = effects.impulse_response(RATE, rt60, rng())
     assert response[0] == 1 and not response[1:30].any()
     left = 10 * np.log10(np.cumsum(response[:0:-1] ** 2)[::-1] / np.sum(response[1:] ** 2))  # Schroeder's integral
     first, last = (np.flatnonzero(left < -db)[0] for db in (5, 25))
     assert 3 * (last - first) / RATE == pytest.approx(rt60, rel=0.12)
     # the direct sound is as strong as the reverberation at the critical distance
     critical = 0.057 * np.sqrt(60 / rt60)
-    assert np.sum(augment.impulse_response(RATE, rt60, rng(), 60, critical)[1:] ** 2) == pytest.approx(1, rel=1e-6)
-    wet = augment.room(x, RATE, rt60, rng())
-    assert augment.rms(wet) == pytest.approx(augment.rms(x), rel=1e-4)
+    assert np.sum(effects.impulse_response(RATE, rt60, rng(), 60, critical)[1:] ** 2) == pytest.approx(1, rel=1e-6)
+    wet = effects.room(x, RATE, rt60, rng())
+    assert effects.rms(wet) == pytest.approx(effects.rms(x), rel=1e-4)
     assert lag(x, wet) == 0 and 0.2 < correlation(x, wet) < 0.95
     with pytest.raises(UserError, match="rt60 must be above 0 s, not 0"):
-        augment.room(x, RATE, 0, rng())
+        effects.room(x, RATE, 0, rng())
 
 
 def test_clipping_flattens_the_share_asked_for(x):
-    found = augment.clipped(x, 0.1)
+    found = effects.clipped(x, 0.1)
     ceiling = np.abs(found).max()
     assert np.mean(np.abs(x) > ceiling) == pytest.approx(0.1, abs=0.005)
     kept = np.abs(x) <= ceiling
@@ -188,7 +188,7 @@ def test_clipping_flattens_the_share_asked_for(x):
 @pytest.mark.parametrize("low, high", [(0, 500), (1000, 2000), (5500, 7000)])
 def test_a_band_removed_is_gone_and_the_rest_is_there(low, high, x):
     noisy = x + 0.01 * rng().standard_normal(len(x)).astype(np.float32)
-    found = augment.without_band(noisy, RATE, low, high)
+    found = effects.without_band(noisy, RATE, low, high)
     assert band_db(found, low, high) < band_db(noisy, low, high) - 40
     for outside in ((0, low - 60), (high + 60, 8000)):
         if outside[0] < outside[1]:
@@ -199,70 +199,70 @@ def test_a_band_removed_is_gone_and_the_rest_is_there(low, high, x):
 def test_speed_changes_pitch_and_length():
     tone = np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE).astype(np.float32)
     for factor in (0.95, 1.05):
-        found = augment.speed(tone, factor)
+        found = effects.speed(tone, factor)
         assert len(found) == pytest.approx(RATE / factor, abs=2)
         peak = np.argmax(np.abs(np.fft.rfft(found * np.hanning(len(found))))) * RATE / len(found)
         assert peak == pytest.approx(1000 * factor, abs=2)
 
 
 def test_pieces(x):
-    piece = augment.cut(x, RATE, 1.0, rng())
+    piece = effects.cut(x, RATE, 1.0, rng())
     assert len(piece) == RATE
     starts = np.flatnonzero(x == piece[0])
     assert any(np.array_equal(x[start : start + RATE], piece) for start in starts)
-    assert not np.array_equal(piece, augment.cut(x, RATE, 1.0, rng(2)))
-    np.testing.assert_array_equal(augment.cut(x, RATE, 1000.0, rng()), x)
-    repeated = augment.lasting(x[:10000], RATE, 2.0, rng())
+    assert not np.array_equal(piece, effects.cut(x, RATE, 1.0, rng(2)))
+    np.testing.assert_array_equal(effects.cut(x, RATE, 1000.0, rng()), x)
+    repeated = effects.lasting(x[:10000], RATE, 2.0, rng())
     np.testing.assert_array_equal(repeated, np.tile(x[:10000], 4)[: 2 * RATE])
-    assert len(augment.lasting(x, RATE, 1.0, rng())) == RATE
+    assert len(effects.lasting(x, RATE, 1.0, rng())) == RATE
 
 
 def test_silences_that_were_added_are_found_and_trimmed(waveforms):
     for number, x in enumerate(waveforms):
-        speech = augment.trimmed(x, RATE)
-        assert augment.silences(speech, RATE)[::2] == pytest.approx((0, 0), abs=0.011)
+        speech = effects.trimmed(x, RATE)
+        assert effects.silences(speech, RATE)[::2] == pytest.approx((0, 0), abs=0.011)
         for filled in (None, rng()):
-            found = augment.with_silence(speech, RATE, 0.4, 0.25, filled)
+            found = effects.with_silence(speech, RATE, 0.4, 0.25, filled)
             assert len(found) == len(speech) + round(0.65 * RATE)
             start = round(0.4 * RATE)
             np.testing.assert_array_equal(found[start : start + len(speech)], speech)
             if filled is None:
                 assert not found[:start].any() and not found[start + len(speech) :].any()
-                before, _, after = augment.silences(found, RATE)
+                before, _, after = effects.silences(found, RATE)
                 assert (before, after) == pytest.approx((0.4, 0.25), abs=0.03), number
-                trimmed = augment.trimmed(found, RATE)
+                trimmed = effects.trimmed(found, RATE)
                 assert len(trimmed) == pytest.approx(len(speech), abs=0.055 * RATE)  # a frame at either end
 
 
 def test_pauses_get_the_length_asked_for(x):
-    parts = [augment.trimmed(piece, RATE, pauses=True) for piece in np.array_split(x, 2)]
+    parts = [effects.trimmed(piece, RATE, pauses=True) for piece in np.array_split(x, 2)]
     x = np.concatenate([parts[0], np.zeros(RATE // 2, np.float32), parts[1]])
-    assert augment.silences(x, RATE).pause == pytest.approx(0.5, abs=0.06)
+    assert effects.silences(x, RATE).pause == pytest.approx(0.5, abs=0.06)
     for seconds in (0.2, 0.8):
-        found = augment.with_pause(x, RATE, seconds, rng())
-        assert augment.silences(found, RATE).pause == pytest.approx(seconds, abs=0.03)
-        assert len(found) - len(x) == pytest.approx((seconds - augment.silences(x, RATE).pause) * RATE, abs=2)
-    without = augment.trimmed(x, RATE, pauses=True)
-    assert augment.silences(without, RATE).pause < 0.05
+        found = effects.with_pause(x, RATE, seconds, rng())
+        assert effects.silences(found, RATE).pause == pytest.approx(seconds, abs=0.03)
+        assert len(found) - len(x) == pytest.approx((seconds - effects.silences(x, RATE).pause) * RATE, abs=2)
+    without = effects.trimmed(x, RATE, pauses=True)
+    assert effects.silences(without, RATE).pause < 0.05
     assert len(without) < len(x) - 0.4 * RATE
     loud = np.sin(np.arange(RATE) / 5).astype(np.float32)  # without a pause there is nothing to change
-    np.testing.assert_array_equal(augment.with_pause(loud, RATE, 0.5, rng()), loud)
+    np.testing.assert_array_equal(effects.with_pause(loud, RATE, 0.5, rng()), loud)
 
 
 def test_background_is_as_loud_and_as_coloured_as_that_of_the_recording():
     draws = rng(5)
     quiet = 0.001 * np.convolve(draws.standard_normal(2 * RATE), np.ones(8) / 8, mode="same")
     x = np.concatenate([quiet, draws.standard_normal(RATE) * 0.2])
-    found = augment.background(x, 2 * RATE, rng())
-    assert 20 * np.log10(augment.rms(found) / augment.rms(quiet)) == pytest.approx(-1, abs=1)  # its quietest
+    found = effects.background(x, 2 * RATE, rng())
+    assert 20 * np.log10(effects.rms(found) / effects.rms(quiet)) == pytest.approx(-1, abs=1)  # its quietest
     for band in ((100, 1000), (1000, 1800), (3000, 3900)):
         assert band_db(found, *band) == pytest.approx(band_db(quiet, *band), abs=2)
 
 
 def test_level(x):
     for dbfs in (-40, -26):
-        found = augment.levelled(x, RATE, dbfs)
-        assert augment.level(found, RATE) == pytest.approx(dbfs, abs=0.01)
-        padded = augment.with_silence(found, RATE, 3, 3)  # silence counts for nothing
-        assert augment.level(padded, RATE) == pytest.approx(dbfs, abs=0.2)
+        found = effects.levelled(x, RATE, dbfs)
+        assert effects.level(found, RATE) == pytest.approx(dbfs, abs=0.01)
+        padded = effects.with_silence(found, RATE, 3, 3)  # silence counts for nothing
+        assert effects.level(padded, RATE) == pytest.approx(dbfs, abs=0.2)
         assert correlation(found, x) > 0.99999
