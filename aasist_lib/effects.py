@@ -258,6 +258,27 @@ def without_band(x: np.ndarray, rate: int, low: float, high: float) -> np.ndarra
     return _as_float32(fft.irfft(fft.rfft(x, size) * gain, size)[: len(x)])
 
 
+def coloured(x: np.ndarray, rate: int, gains_db: Sequence[float], lowest: float = 60.0) -> np.ndarray:
+    """Gives it the colour of a microphone or a line: gains that change slowly over frequency, phases as they were.
+
+    Parameters
+    ----------
+    x : np.ndarray
+        (samples,).
+    rate : int
+        Hz.
+    gains_db : sequence of float
+        In dB, at frequencies equally far apart in octaves from `lowest` to half the rate; straight lines in between.
+    lowest : float
+        Hz; below it the first gain holds.
+    """
+    size = fft.next_fast_len(len(x) + rate // 16, real=True)  # zeros after the end: it does not run into the start
+    frequency = np.arange(size // 2 + 1) * (rate / size)
+    knots = np.linspace(np.log(lowest), np.log(rate / 2), len(gains_db))
+    gain = 10 ** (np.interp(np.log(np.maximum(frequency, lowest)), knots, gains_db) / 20)
+    return _as_float32(fft.irfft(fft.rfft(x, size) * gain, size)[: len(x)])
+
+
 # Length, level and silence.
 
 

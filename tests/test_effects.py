@@ -9,6 +9,7 @@
 | room | decays by 60 dB in rt60 (Schroeder's integral), direct to reverberant as the theory of diffuse fields has it |
 | clipped | the share of samples at the ceiling |
 | band removed | 40 dB or more away inside, as it was outside |
+| coloured | the gains asked for, at their frequencies and in between |
 | speed | pitch of a tone, and length |
 | cut, lasting | a piece of the original; repeated from the start |
 | silence | trimming removes what was added, lengths given are found, pauses too, noise as loud as the background |
@@ -69,6 +70,7 @@ EVERY = {
     "resampled": lambda x: effects.resampled(x, RATE, 8000),
     "clipped": lambda x: effects.clipped(x, 0.1),
     "without_band": lambda x: effects.without_band(x, RATE, 500, 1000),
+    "coloured": lambda x: effects.coloured(x, RATE, [-6, 0, 6]),
     "levelled": lambda x: effects.levelled(x, RATE, -20),
 }
 OTHER_LENGTH = {
@@ -194,6 +196,15 @@ def test_a_band_removed_is_gone_and_the_rest_is_there(low, high, x):
         if outside[0] < outside[1]:
             assert band_db(found, *outside) == pytest.approx(band_db(noisy, *outside), abs=0.1)
     assert lag(found, noisy) == 0
+
+
+def test_colours_have_the_gains_asked_for():
+    click = np.zeros(RATE, np.float32)
+    click[RATE // 2] = 1
+    found = effects.coloured(click, RATE, [-6, 3, 0], lowest=500)
+    gain = 20 * np.log10(np.abs(np.fft.rfft(found.astype(float))))  # one bin is one hertz
+    assert gain[[100, 500, 1000, 2000, 4000, 7900]] == pytest.approx([-6, -6, -1.5, 3, 1.5, 0], abs=0.2)
+    assert lag(click, found) == 0
 
 
 def test_speed_changes_pitch_and_length():
