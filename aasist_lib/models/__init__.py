@@ -1,8 +1,13 @@
 """Networks by name, and how a trained one is kept: weights as safetensors, everything else as JSON.
 
-A network maps features (batch, coefficients, frames) to logits (batch,), higher for bona fide, and takes any
-number of frames from 8 on. Its module offers `Options`, a frozen dataclass, and the network's class; its
-convolutional part, if it has one, is its attribute `cnn` (`train.freeze_cnn_epochs` freezes that).
+A network maps features (batch, coefficients, frames) to logits (batch,), higher for bona fide. Waveforms are
+features of one coefficient, their samples the frames. Every network has
+
+- `Options`, a frozen dataclass in its module, and `.options`, what it was built with
+- `.min_frames`: it takes any number of frames from this on
+- `.embed(features)` (batch, size): what its last layer sees
+- `.output`: that layer; column 0 of what it makes of the embedding is the logit
+- `.cnn`, where it has one: its convolutional part (`train.freeze_cnn_epochs` freezes that)
 """
 
 import dataclasses
@@ -16,9 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aasist_lib.errors import UserError
-from aasist_lib.models import cnn_attention
+from aasist_lib.models import cnn_attention, resnet, transformer
 
-NETWORKS = {"cnn_attention": (cnn_attention.Options, cnn_attention.CNNAttention)}
+NETWORKS = {
+    "cnn_attention": (cnn_attention.Options, cnn_attention.CNNAttention),
+    "resnet": (resnet.Options, resnet.ResNet),
+    "transformer": (transformer.Options, transformer.Transformer),
+}
 
 # A recording is scored in windows of this length, each as an utterance of its own, so that an hour of speech
 # needs no more memory than a sentence and no window is much longer than what the network was trained on.
@@ -80,6 +89,7 @@ def parameters(network: nn.Module) -> dict[str, int]:
     ['cnn', 'project', 'transformer', 'pool', 'output', 'total']
     """
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
+    parts |= {name: p.numel() for name, p in network.named_parameters(recurse=False)}
     parts = {name: count for name, count in parts.items() if count}
     return {**parts, "total": sum(p.numel() for p in network.parameters())}
 

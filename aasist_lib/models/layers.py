@@ -1,0 +1,144 @@
+"""Layers that more than one network uses.
+
+Shapes in the comments: b utterances, c channels, k coefficients of a channel, t frames, n tokens, w width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aasist_lib.errors import UserError
+from aasist_lib.features import dct_matrix
+
+HEADS = {"linear": "any logit", "cosine": "between -1 and 1, for the one-class softmax"}
+
+
+class Normalise(nn.Module):
+    """(b, c*k, t) -> (b, c, k, t): every coefficient scaled alike for all utterances.
+
+    The scale is a batch normalisation's, so it is learned once and loudness of movement within an
+    utterance (which differs between voices) is kept.
+    """
+
+    def __init__(self, coefficients: int, channels: int, spectrum: bool = False):
+        super().__init__()
+        self.channels = channels
+        self.scale = nn.BatchNorm1d(coefficients)
+        count = coefficients // channels
+        basis = dct_matrix(count, count).float() if spectrum else None  # orthonormal: bands = basis @ cepstra
+        self.register_buffer("basis", basis, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.scale(x).unflatten(1, (self.channels, -1))
+        return x if self.basis is None else self.basis @ x
+
+
+class Attention(nn.Module):
+    """One pre-norm transformer layer, (b, n, w) -> (b, n, w); it adds no position."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.norm2 = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, 2 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width, width),
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        y = self.norm1(x)
+        # weights: (b, heads, n, n), row = the token that listens, column = the one listened to
+        y, weights = self.attention(y, y, y, need_weights=need_weights, average_attn_weights=False)
+        x = x + self.dropout(y)
+        return x + self.dropout(self.feed_forward(self.norm2(x))), weights
+
+
+class AttentiveStatistics(nn.Module):
+    """Mean and standard deviation over tokens, weighted by attention: (b, n, w) -> (b, 2w), (b, n).
+
+    Okabe, Koshinaka and Shinoda: Attentive statistics pooling for deep speaker embedding (2018).
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        weights = self.score(x).softmax(dim=1)  # (b, n, 1)
+        mean = (weights * x).sum(dim=1)
+        variance = (weights * (x - mean[:, None]).square()).sum(dim=1)
+        # the floor keeps the root's slope finite where all tokens are alike
+        return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=1), weights[..., 0]
+
+
+class Cosine(nn.Linear):
+    """Cosine between an embedding and one learned direction: (b, size) -> (b, 1), from -1 to 1.
+
+    The one-class softmax loss gathers bona fide speech around that direction.
+
+    >>> layer = Cosine(3)
+    >>> layer(5 * layer.weight.detach()).item()
+    1.0
+    """
+
+    def __init__(self, size: int):
+        super().__init__(size, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(functional.normalize(x), functional.normalize(self.weight)).clamp(-1, 1)
+
+
+def output(head: str, size: int) -> nn.Linear:
+    """The last layer, (b, size) -> (b, 1), as the option `head` asks."""
+    return Cosine(size) if head == "cosine" else nn.Linear(size, 1)
+
+
+def check_options(options, least: int = 1) -> None:
+    """Refuse what no network on features can be built with; `least` coefficients a channel are needed."""
+    if options.channels < 1 or options.coefficients % options.channels:
+        raise UserError(f"{options.coefficients} coefficients do not divide into {options.channels} channels")
+    if (rows := options.coefficients // options.channels) < least:
+        raise UserError(f"model.name: this network needs at least {least} coefficients a channel, not {rows}")
+    if options.head not in HEADS:
+        raise UserError(f"model.head: '{options.head}' is unknown: use {' or '.join(HEADS)}")
+    check_numbers(options)
+
+
+def check_numbers(options) -> None:
+    """Refuse a width, heads or dropout that cannot be, of those that `options` has."""
+    if options.width < 1:
+        raise UserError(f"model.width: {options.width} is not at least 1")
+    heads = getattr(options, "heads", 1)
+    if heads < 1 or options.width % heads:
+        raise UserError(f"model.width: {options.width} is not a multiple of model.heads, {heads}")
+    if not 0 <= options.dropout < 1:
+        raise UserError(f"model.dropout: {options.dropout} is not between 0 and 1")
+
+
+def check_features(features: Tensor, coefficients: int, frames: int) -> None:
+    """Refuse features of another front-end, or fewer than `frames` of them."""
+    if features.shape[1] != coefficients or features.shape[2] < frames:
+        raise UserError(
+            f"the network takes {coefficients} coefficients and at least {frames} frames, "
+            f"not {features.shape[1]} and {features.shape[2]}"
+        )
+
+
+def check_waveforms(options, name: str) -> None:
+    """Refuse to build network `name`, which listens to sound, for features."""
+    if options.coefficients != 1 or options.channels != 1:
+        raise UserError(f"model.name: {name} takes waveforms: set features.kind: waveform")
+
+
+def waveforms(features: Tensor, least: int) -> Tensor:
+    """(b, 1, samples) -> (b, samples); refuses anything else, and fewer than `least` samples."""
+    if features.shape[1] != 1 or features.shape[2] < least:
+        raise UserError(
+            f"the network takes waveforms of at least {least} samples, "
+            f"not {features.shape[1]} rows of {features.shape[2]}: set features.kind: waveform"
+        )
+    return features[:, 0]
