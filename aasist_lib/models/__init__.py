@@ -21,13 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aasist_lib.errors import UserError
-from aasist_lib.models import aasist, cnn_attention, resnet, transformer
+from aasist_lib.models import aasist, cnn_attention, resnet, transformer, wav2vec2
 
 NETWORKS = {
     "cnn_attention": (cnn_attention.Options, cnn_attention.CNNAttention),
     "resnet": (resnet.Options, resnet.ResNet),
     "transformer": (transformer.Options, transformer.Transformer),
     "aasist": (aasist.Options, aasist.AASIST),
+    "wav2vec2": (wav2vec2.Options, wav2vec2.Wav2Vec2),
 }
 
 # A recording is scored in windows of this length, each as an utterance of its own, so that an hour of speech
