@@ -5,8 +5,9 @@ automatic speaker verification anti-spoofing, ICASSP 2022, arXiv 2111.04433. Of 
 here; defaults are the paper's, and so are the symbols in brackets.
 
 A function takes a waveform, (samples,) float32 with full scale at 1, and gives a new one that lies on it. Nothing is
-clipped: where a peak would pass full scale (or the recording's own peak, if that is higher), the whole is turned down
-to it. Digital silence stays as it is. How much is drawn from the generator never depends on the signal.
+clipped and nothing turned down: peaks may pass full scale, for a limit would leave some recordings softer than others,
+and by their peaks a vocoder's output could be told. Digital silence stays as it is. How much is drawn from the
+generator never depends on the signal.
 """
 
 import numpy as np
@@ -97,7 +98,7 @@ def convolutive(
     """
     gains = np.append(0.0, np.sort(rng.uniform(*gain_db, orders - 1))[::-1])
     filters = [notch_filter(rate, rng, notches, centre, width, taps) for _ in gains]
-    peak = _peak(x)
+    peak = np.abs(x).max(initial=0)
     if not peak:
         return _as_float32(x)
     scaled = x.astype(np.float64) / peak
@@ -106,7 +107,7 @@ def convolutive(
         power = power * scaled
         # even powers have a mean, which no amplifier passes on
         total += 10 ** (gain / 20) * _filtered(power - (power.mean() if order > 1 else 0), filtering)
-    return _within(total * (rms(x) / max(rms(total), 1e-12)), peak)
+    return _as_float32(total * (rms(x) / max(rms(total), 1e-12)))
 
 
 def impulsive(x: np.ndarray, rng, *, share: float = 0.1, gain: float = 2.0) -> np.ndarray:
@@ -135,7 +136,7 @@ def impulsive(x: np.ndarray, rng, *, share: float = 0.1, gain: float = 2.0) -> n
     sizes = rng.uniform(-1, 1, count) * rng.uniform(-1, 1, count)
     found = x.astype(np.float64)
     found[touched] *= 1 + gain * sizes
-    return _within(found, _peak(x))
+    return _as_float32(found)
 
 
 def stationary(
@@ -171,7 +172,7 @@ def stationary(
     snr = rng.uniform(*snr_db)
     filtering = notch_filter(rate, rng, notches, centre, width, taps)
     added = _filtered(rng.standard_normal(len(x)), filtering)
-    return _within(x + added * (rms(x) / max(rms(added), 1e-12) * 10 ** (-snr / 20)), _peak(x))
+    return _as_float32(x + added * (rms(x) / max(rms(added), 1e-12) * 10 ** (-snr / 20)))
 
 
 KINDS = {
@@ -186,15 +187,6 @@ def _filtered(x: np.ndarray, taps: np.ndarray) -> np.ndarray:
     size = fft.next_fast_len(len(x) + len(taps) - 1, real=True)
     found = fft.irfft(fft.rfft(x, size) * fft.rfft(taps, size), size)
     return found[len(taps) // 2 :][: len(x)]
-
-
-def _peak(x: np.ndarray) -> float:
-    return float(np.abs(x).max(initial=0))
-
-
-def _within(x: np.ndarray, peak: float) -> np.ndarray:
-    """Turned down so far that no peak passes full scale, or `peak` if that is higher."""
-    return _as_float32(x * min(1.0, max(1.0, peak) / max(_peak(x), 1e-12)))
 
 
 def _as_float32(x: np.ndarray) -> np.ndarray:
