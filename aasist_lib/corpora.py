@@ -713,5 +713,5 @@ def differences_from_librosa(store, root: Path | str, count: int = 20) -> pd.Ser
     for row in np.unique(np.linspace(0, len(store) - 1, count).round().astype(int)):
         waveform = audio.read(Path(root) / store.table["path"][row], settings["sample_rate"])
         reference = mfcc(y=waveform, sr=settings["sample_rate"], **options)
-        differences[store.table["utt_id"][row]] = np.abs(store.read(row)[: settings["n_mfcc"]] - reference).max()
+        differences[store.table["utt_id"][row]] = np.abs(store.map(row)[: settings["n_mfcc"]] - reference).max()
     return pd.Series(differences)

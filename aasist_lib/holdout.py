@@ -135,6 +135,7 @@ class Job:
     utt_ids: tuple[str, ...]  # to score
     model: dict
     train: dict
+    augment: dict
     seed: int
 
 
@@ -144,6 +145,7 @@ def run(
     *,
     model: Mapping,
     train: Mapping,
+    augment: Mapping | None = None,
     seed: int,
     draws: int = 4_000,
     attacks: int = 12,
@@ -162,7 +164,7 @@ def run(
         What `store.extract` made.
     folder : path
         For what is done; of nothing else.
-    model, train : mapping
+    model, train, augment : mapping
         The sections of params.yaml. A fold has one epoch, smaller batches, a higher learning rate and a shorter
         average of the weights, and starts afresh; the rest is as it is there.
     seed : int
@@ -196,7 +198,7 @@ def run(
         Job(
             path=folder / f"piece-{number:02d}.json", store=store_folder, network=folder / f"network-{number:02d}",
             left=item, draws=draws, utt_ids=(*dev, *_asked(store.table, item, trials // 2, seed)),
-            model=dict(model), train=_recipe(train, draws), seed=seed,
+            model=dict(model), train=_recipe(train, draws), augment=dict(augment or {}), seed=seed,
         )
         for number, item in enumerate([None, *found] if found else [])
     ]  # fmt: skip
@@ -264,7 +266,7 @@ def _train(job: Job) -> None:
     out[dev.groupby("label").head(SEEN).index] = False
     with one_thread(), _no_bars():
         training.fit(
-            job.store, job.network, model=job.model, train=job.train, seed=job.seed, threads=1,
+            job.store, job.network, model=job.model, train=job.train, augment=job.augment, seed=job.seed, threads=1,
             checkpoints=job.path.with_suffix(".checkpoints"), leave_out=out, draws=job.draws,
         )  # fmt: skip
         rows = pd.Series(table.index, table["utt_id"])[list(job.utt_ids)].to_numpy()

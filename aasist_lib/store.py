@@ -1,12 +1,16 @@
-"""Features on disk: extracted by several processes, memory-mapped when read.
+"""Features on disk, or the waveforms to make them from: written by several processes, memory-mapped when read.
 
 A store is a folder of
 
-- `shard-00000.npy` and so on: float32, (frames, coefficients), utterances one after another;
+- `shard-00000.npy` and so on, utterances one after another: float32, (frames, coefficients), of features; int16,
+  (samples, 1), of waveforms, each with full scale at 32,768;
 - `index.csv`: a row for each utterance, with the columns of the table of utterances, then `shard`, `start` and
   `frames` (where its frames lie) and `seconds`;
 - `rejected.csv`: `utt_id, path, reason, detail` of the recordings that could not be used;
-- `meta.json`: the settings of the features, `coefficients`, `channels` and the version of this layout.
+- `meta.json`: what it `holds`, the settings of the features, `coefficients`, `channels` and the version of this layout.
+
+Features are quick to train from, again and again. Waveforms take half the room of the default features or less, and can
+be changed at random in training before features are made of them.
 
 A shard holds a fixed run of the table's rows, and its bytes depend on nothing else: any number of processes, killed
 and started again any number of times, writes the same store.
@@ -33,7 +37,9 @@ from aasist_lib.workers import in_processes
 
 VERSION = 1  # of the layout on disk
 NEEDED = ["utt_id", "path", "label", "split"]
-PLACE = ["shard", "start", "frames", "seconds"]  # what the index adds to the table
+HOLDS = ("features", "waveforms")
+FULL_SCALE = 2**15  # of waveforms
+PLACE = ["shard", "start", "frames", "seconds"]  # what the index adds to the table; of waveforms, frames are samples
 REJECTED = ["utt_id", "path", "reason", "detail"]
 BATCH_SECONDS = 80  # of audio that go through the front-end together; a longer recording goes alone
 
@@ -70,11 +76,12 @@ def extract(
     folder,
     features: dict,
     *,
+    holds: str = "features",
     workers: int = 1,
     min_seconds: float = 0.25,
     max_bad_fraction: float = 0.01,
 ) -> Summary:
-    """Compute the features of a corpus into the store `folder`.
+    """Compute the features of a corpus into the store `folder`, or put its waveforms there.
 
     The work goes on in `<folder>.partial`, which replaces `folder` when it is complete. Killed and called again, it
     goes on from the last complete shard, unless the table, the settings, a recording (size or time of change) or
@@ -89,6 +96,8 @@ def extract(
         Where the recordings are, and where the store shall be.
     features : dict
         The section `features` of params.yaml, see `aasist_lib.features.build`.
+    holds : {"features", "waveforms"}
+        What it shall hold; of the kind `waveform`, which makes nothing of a waveform, always the second.
     workers : int
         Processes, one thread each; 1 works in this one.
     min_seconds : float
@@ -109,6 +118,9 @@ def extract(
     """
     from aasist_lib.progress import progress
 
+    if holds not in HOLDS:
+        raise UserError(f"extract.holds: '{holds}' is none of {', '.join(HOLDS)}")
+    holds = "waveforms" if features.get("kind") == "waveform" else holds
     audio_root, folder = Path(audio_root), Path(folder)
     front_end = build(features)
     _check(table, audio_root)
@@ -116,9 +128,9 @@ def extract(
     done = partial / "done"
     states = _states(table, audio_root)
     _check_missing(table, states, max_bad_fraction)
-    _start_or_go_on(done, _key(table, states, features, min_seconds))
+    _start_or_go_on(done, _key(table, states, [features, holds], min_seconds))
     jobs = [
-        Job(number, rows["utt_id"].tolist(), rows["path"].tolist(), audio_root, partial, features, min_seconds)
+        Job(number, rows["utt_id"].tolist(), rows["path"].tolist(), audio_root, partial, features, min_seconds, holds)
         for number, rows in enumerate(_runs(table))
     ]
     waiting = [job for job in jobs if not job.record.exists()]
@@ -137,6 +149,7 @@ def extract(
     _write(partial / "index.csv", index.to_csv(index=False))
     meta = {
         "version": VERSION,
+        "holds": holds,
         "features": features,
         "coefficients": front_end.coefficients,
         "channels": front_end.channels,
@@ -149,7 +162,7 @@ def extract(
 
 
 class Store:
-    """Features on disk, read as memory-mapped arrays.
+    """Features or waveforms on disk, read as memory-mapped arrays.
 
     Parameters
     ----------
@@ -160,12 +173,15 @@ class Store:
     ----------
     table : DataFrame
         index.csv; row numbers are positions in it.
+    holds : {"features", "waveforms"}
     features : dict
-        The settings that the features were made with.
+        The settings that the features were made with, or are to be made with.
     coefficients, channels : int
         Rows of a feature map, and how many groups of equal size they form.
     frame_rate : float
-        Frames a second.
+        Frames of a feature map a second.
+    rate : float
+        Of what it holds: frames, or samples, a second.
 
     Raises
     ------
@@ -185,7 +201,10 @@ class Store:
                 f"{self.folder}: layout {meta.get('version')} of a store, this code reads {VERSION}; extract again"
             )
         self.features, self.coefficients, self.channels = meta["features"], meta["coefficients"], meta["channels"]
-        self.frame_rate = self.features["sample_rate"] / self.features["hop_length"]
+        self.holds = meta.get("holds", "features")
+        self.frame_rate = meta.get("frame_rate") or self.features["sample_rate"] / self.features["hop_length"]
+        self.rate = self.frame_rate if self.holds == "features" else float(self.features["sample_rate"])
+        self.front_end = build(self.features) if self.holds == "waveforms" else None
         self._places = [self.table[name].to_numpy() for name in ("shard", "start", "frames")]
         self._splits = self.table["split"].to_numpy()
         self._shards = {}
@@ -201,17 +220,37 @@ class Store:
         return np.flatnonzero(self._splits == split)
 
     def read(self, row: int, start: int = 0, frames: int | None = None) -> np.ndarray:
-        """Feature map of an utterance, or `frames` frames of it from `start` on.
+        """What is held of an utterance, or `frames` frames of it from `start` on; of waveforms, so many samples.
 
         Returns
         -------
         np.ndarray
-            (coefficients, frames), float32, a copy; fewer frames where the utterance ends earlier.
+            (coefficients, frames) or (1, samples), float32, a copy; fewer where the utterance ends earlier.
         """
         shard, first, count = (int(column[row]) for column in self._places)
         start = min(max(start, 0), count)
         stop = count if frames is None else min(start + frames, count)
-        return np.array(self._shard(shard)[first + start : first + stop].T, order="C")
+        held = np.array(self._shard(shard)[first + start : first + stop].T, order="C")
+        return held if self.holds == "features" else held.astype(np.float32) / FULL_SCALE
+
+    def maps(self, held: torch.Tensor) -> torch.Tensor:
+        """Feature maps of a batch of what `read` gives: itself, or the front-end's.
+
+        Parameters
+        ----------
+        held : Tensor
+            (batch, coefficients, frames) or (batch, 1, samples).
+
+        Returns
+        -------
+        Tensor
+            (batch, coefficients, frames).
+        """
+        return held if self.front_end is None else self.front_end(held[:, 0])
+
+    def map(self, row: int) -> np.ndarray:
+        """Feature map of an utterance: (coefficients, frames), float32."""
+        return self.maps(torch.from_numpy(self.read(row))[None])[0].numpy()
 
     def _shard(self, number: int) -> np.ndarray:
         if number not in self._shards:
@@ -372,6 +411,7 @@ class Job:
     partial: Path
     features: dict
     min_seconds: float
+    holds: str = "features"
 
     @property
     def record(self) -> Path:
@@ -419,11 +459,13 @@ def _work(job: Job) -> None:
     beside = path.with_name(path.name + ".new")
     records: list[dict] = []
     with open(beside, "wb") as file, torch.inference_mode():
-        _write_header(file, 0, front_end.coefficients)
+        shape = ("<f4", front_end.coefficients) if job.holds == "features" else ("<i2", 1)
+        _write_header(file, 0, *shape)
         start = 0
         waveforms = (_waveform(job.audio_root / path, front_end, job.min_seconds) for path in job.paths)
         for group in groups(waveforms, front_end):
-            for item, found in zip(group, _maps(group, front_end), strict=True):
+            made = _maps(group, front_end) if job.holds == "features" else map(_whole_numbers, group)
+            for item, found in zip(group, made, strict=True):
                 if isinstance(found, audio.BadAudio):
                     place = {"frames": 0, "seconds": 0.0, "reason": found.reason, "detail": found.detail}
                 else:
@@ -433,14 +475,14 @@ def _work(job: Job) -> None:
                 records.append({"shard": job.number, "start": start, **place})
                 start += place["frames"]
         file.seek(0)
-        _write_header(file, start, front_end.coefficients)
+        _write_header(file, start, *shape)
     os.replace(beside, path)
     _write(job.record, pd.DataFrame(records).to_csv(index=False))
 
 
-def _write_header(file, frames: int, coefficients: int) -> None:
+def _write_header(file, frames: int, kind: str, width: int) -> None:
     """The header of an .npy file; numpy leaves room in it, so that more frames do not make it longer."""
-    about = {"descr": "<f4", "fortran_order": False, "shape": (frames, coefficients)}
+    about = {"descr": kind, "fortran_order": False, "shape": (frames, width)}
     np.lib.format.write_array_header_1_0(file, about)
 
 
@@ -476,6 +518,13 @@ def _maps(group: list, front_end) -> list[np.ndarray | audio.BadAudio]:
     found = [next(maps) if isinstance(item, np.ndarray) else item for item in group]
     overflow = audio.BadAudio("", "not finite", "samples so far beyond full scale that their power overflows")
     return [overflow if isinstance(x, np.ndarray) and not np.isfinite(x).all() else x for x in found]
+
+
+def _whole_numbers(item: np.ndarray | audio.BadAudio) -> np.ndarray | audio.BadAudio:
+    """A waveform in 16 bits, (samples, 1); what is beyond full scale is clipped, as in a usual file."""
+    if isinstance(item, audio.BadAudio):
+        return item
+    return np.clip(np.round(item * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype("<i2")[:, None]
 
 
 def feature_maps(waveforms: list[np.ndarray], front_end) -> list[np.ndarray]:

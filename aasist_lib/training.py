@@ -1,10 +1,14 @@
-"""The training run: from a store of features to a network's weights, the same bytes every time.
+"""The training run: from a store to a network's weights, the same bytes every time.
 
 Balance: an epoch makes as many draws as there are training utterances, in couples of a bona fide and a spoofed one.
 `pair_fraction` of the couples are a recording and a copy of it, cut at the same moment: they share voice, words and
 recording chain, so that nothing but the vocoder tells them apart. In the others, an utterance's chance is
 proportional to one over the root of its group's size (group: speaker for bona fide, attack for spoof), so that
 groups come up by the root of their size, between as they are and all alike.
+
+Chance: from a store of waveforms, every crop is changed at random as `augment` says (noise, rooms, codecs), both of a
+couple in the same way, and features are made of it then; spans of the features are masked; utterances may be mixed, and
+moved against the network along its own gradient.
 
 Averaging: what is scored on dev and kept is a moving average of the weights over the last hundred steps or so
 (`averaging`), which is steadier than the weights after any one of them.
@@ -30,15 +34,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from aasist_lib import metrics, models, paths, provenance
+from aasist_lib import augment as augmenting
+from aasist_lib import effects, losses, metrics, models, paths, provenance, rawboost
 from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
 from aasist_lib.store import Store
 
+CEPSTRA = ("mfcc", "lfcc")  # kinds of features to which a microphone adds a constant, smooth over their order
 GRADIENT_NORM = 1.0  # longer gradients are cut to this: one odd batch early on can undo a warm-up
 
 
@@ -49,7 +54,10 @@ class Settings:
     max_epochs: int
     patience: int
     batch_size: int
+    precision: str
     crop_seconds: float
+    loss: str
+    bonafide_weight: float
     lr: float
     weight_decay: float
     warmup_fraction: float
@@ -59,14 +67,18 @@ class Settings:
     coefficient_mask_width: int
     channel_jitter: float
     pair_fraction: float
+    mixup: float
+    adversarial: float
+    adversarial_db: tuple[float, float]
+    adversarial_steps: int
     averaging: float
     init_from: str
     freeze_cnn_epochs: int
 
 
 def fit(
-    store_folder, output, *, model: dict, train: dict, seed: int, threads: int, checkpoints,
-    leave_out: np.ndarray | None = None, draws: int | None = None,
+    store_folder, output, *, model: dict, train: dict, augment: dict | None = None, seed: int, threads: int,
+    checkpoints, leave_out: np.ndarray | None = None, draws: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Train a network on the split `train`, choose its best epoch on `dev`; `eval` is never read.
 
@@ -78,6 +90,8 @@ def fit(
         Gets `network.safetensors` and `network.json`.
     model, train : dict
         The params sections of these names.
+    augment : dict, optional
+        The params section of that name; without it, or where all its probabilities are 0, crops stay as they are.
     seed, threads : int
         The same seed, threads, store and versions give the same bytes.
     checkpoints : path
@@ -97,12 +111,14 @@ def fit(
     Raises
     ------
     UserError
-        A setting that cannot be, a split that lacks a class, an `init_from` that does not fit, a loss that is
-        no longer a number.
+        A setting that cannot be, a split that lacks a class, a store of features where waveforms are to be changed,
+        an `init_from` that does not fit, a loss that is no longer a number.
     """
     settings, store = _settings(train), Store(store_folder)
     with _reproducible(threads, seed), _quiet():
         name, options = model.get("name", ""), {k: v for k, v in model.items() if k != "name"}
+        if settings.loss in losses.HEADS:
+            options["head"] = losses.HEADS[settings.loss]
         network = models.build(name, **options, coefficients=store.coefficients, channels=store.channels)
         if settings.init_from:
             start = (paths.root() / settings.init_from).resolve()
@@ -111,8 +127,11 @@ def fit(
                     f"train.init_from: {settings.init_from} is what this run replaces: copy it first, and name the copy"
                 )
             _start_from(network, start)
-        module = Training(network, store, settings, seed, leave_out, draws)
-        key = _key(store, network, settings, seed, threads, leave_out, draws)
+        # where a convolution's channels lie side by side, a step takes a sixth less time
+        network.to(memory_format=torch.channels_last)
+        changes = augmenting.Augment(augment or {}, store.features["sample_rate"])
+        module = Training(network, store, settings, changes, seed, leave_out, draws, background=threads > 1)
+        key = _key(store, network, settings, augment, seed, threads, leave_out, draws)
         checkpoint = Checkpoint(checkpoints, key)
         module.history = checkpoint.history()
         if not module.finished():
@@ -139,6 +158,7 @@ def fit(
             "model": _described(name, network),
             "features": store.features,
             "train": train,
+            "augment": augment or {},
             "seed": seed,
             "threads": threads,
             "made_with": provenance.made_with(),
@@ -189,8 +209,9 @@ def scores(
 
 def _logit(network: nn.Module, store: Store, row: int) -> float:
     """The logit of one utterance: one by one, since padding would change the values of the shorter ones."""
-    spans = models.windows(int(store.table["frames"].iloc[row]), store.frame_rate)
-    logits = [network(torch.from_numpy(store.read(row, start, end - start))[None]).item() for start, end in spans]
+    spans = models.windows(int(store.table["frames"].iloc[row]), store.rate)
+    parts = (torch.from_numpy(store.read(row, start, end - start))[None] for start, end in spans)
+    logits = [network(store.maps(part)).item() for part in parts]
     return float(np.average(logits, weights=[end - start for start, end in spans]))
 
 
@@ -264,31 +285,56 @@ class Draws(Sampler):
 
 
 class Crops(Dataset):
-    """Crops of the store, masked at random: (epoch, position, row, moment) -> (features, target).
+    """Crops of the store: (epoch, position, row, moment) -> (held, target, draw).
 
-    Features are (coefficients, frames) float32, target is 1.0 for bona fide and 0.0 for spoof. Only the crop
-    is read from disk. An utterance shorter than the crop repeats, starting anywhere.
+    What is held is (coefficients, frames), or (1, samples) changed at random; float32. Target is 1.0 for bona fide and
+    0.0 for spoof, draw is (epoch, position). Only the crop is read from disk. An utterance shorter than the crop
+    repeats, starting anywhere.
     """
 
-    def __init__(self, store: Store, settings: Settings, seed: int):
-        self.store, self.settings, self.seed = store, settings, seed
-        self.frames = max(models.cnn_attention.MIN_FRAMES, round(settings.crop_seconds * store.frame_rate))
+    def __init__(self, store: Store, settings: Settings, changes: augmenting.Augment, seed: int):
+        self.store, self.changes, self.seed = store, changes, seed
+        self.length = max(1, round(settings.crop_seconds * store.rate))
         self.lengths = store.table["frames"].to_numpy()
         self.targets = (store.table["label"] == "bonafide").to_numpy(dtype=np.float32)
 
-    def __getitem__(self, draw: tuple[int, int, int, float]) -> tuple[np.ndarray, np.float32]:
+    def __getitem__(self, draw: tuple[int, int, int, float]) -> tuple[np.ndarray, np.float32, np.ndarray]:
         epoch, position, row, moment = draw
-        rng = np.random.default_rng((self.seed, epoch, position))
         length = int(self.lengths[row])
-        if length < self.frames:
+        if length < self.length:
             start = int(moment * length)
-            features = self.store.read(row)[:, (start + np.arange(self.frames)) % length]
+            held = self.store.read(row)[:, (start + np.arange(self.length)) % length]
         else:
-            start = int(moment * (length - self.frames + 1))
-            features = self.store.read(row, start, self.frames)
-        static = len(features) // self.store.channels
-        features[:static] += self._recording_channel(rng, static)[:, None]
-        return self._masked(features, rng), self.targets[row]
+            start = int(moment * (length - self.length + 1))
+            held = self.store.read(row, start, self.length)
+        if self.changes:
+            # a couple has one seed: the same room and codec for both, so that they tell the classes of nothing
+            held = self.changes(held[0], np.random.default_rng((self.seed, epoch, position // 2, 1)))[None]
+        return held, self.targets[row], np.array([epoch, position])
+
+
+class Masks:
+    """Random changes of feature maps in training."""
+
+    def __init__(self, store: Store, settings: Settings, seed: int):
+        self.store, self.settings, self.seed = store, settings, seed
+        self.jitter = settings.channel_jitter if store.features["kind"] in CEPSTRA else 0.0
+
+    def __call__(self, maps: Tensor, draws: Tensor) -> Tensor:
+        """(batch, coefficients, frames) and (batch, 2), the draws' epochs and positions, to maps of the same shape."""
+        return torch.from_numpy(
+            np.stack([
+                self.one(one, np.random.default_rng((self.seed, *draw)))
+                for one, draw in zip(maps.numpy().copy(), draws.tolist(), strict=True)
+            ])
+        )  # fmt: skip
+
+    def one(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(coefficients, frames), changed in place."""
+        if self.jitter:
+            static = len(features) // self.store.channels
+            features[:static] += self._recording_channel(rng, static)[:, None]
+        return self._masked(features, rng)
 
     def _recording_channel(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """What a random microphone adds to cepstra, (count,): a filter multiplies spectra, so it adds a constant.
@@ -296,7 +342,7 @@ class Crops(Dataset):
         Its colour is smooth over frequency: the spread falls with the order of the coefficient. Slopes do not
         notice a constant.
         """
-        spread = self.settings.channel_jitter / (1 + np.arange(count) / 3)
+        spread = self.jitter / (1 + np.arange(count) / 3)
         return (rng.normal(size=count) * spread).astype(np.float32)
 
     def _masked(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -333,11 +379,18 @@ class Training(pl.LightningModule):
     """
 
     def __init__(
-        self, network: nn.Module, store: Store, settings: Settings, seed: int,
-        leave_out: np.ndarray | None = None, draws: int | None = None,
+        self, network: nn.Module, store: Store, settings: Settings, changes: augmenting.Augment, seed: int,
+        leave_out: np.ndarray | None = None, draws: int | None = None, background: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.network, self.store, self.settings, self.seed = network, store, settings, seed
+        self.changes, self.background = changes, background
+        self.loss, self.masks = losses.named(settings.loss), Masks(store, settings, seed)
+        if store.holds != "waveforms" and (changes or settings.adversarial):
+            raise UserError(
+                "augment and train.adversarial change waveforms, and the store holds features: set "
+                "extract.holds: waveforms, or every probability to 0"
+            )
         # buffers too: the running means of batch normalisation belong to the weights that they were seen with
         decay = get_ema_multi_avg_fn(settings.averaging)
         self.average = AveragedModel(network, multi_avg_fn=decay, use_buffers=True).requires_grad_(False)
@@ -359,9 +412,13 @@ class Training(pl.LightningModule):
     def train_dataloader(self) -> DataLoader:
         table = self.store.table.iloc[self.rows["train"]].set_axis(self.rows["train"])
         draws = Draws(table, self.steps * self.settings.batch_size, self.seed, self.settings.pair_fraction)
-        # no worker processes: a crop takes a tenth of a millisecond from the memory map
-        crops = Crops(self.store, self.settings, self.seed)
-        return DataLoader(crops, sampler=draws, batch_size=self.settings.batch_size, generator=torch.Generator())
+        crops = Crops(self.store, self.settings, self.changes, self.seed)
+        # A crop takes a tenth of a millisecond from the memory map, so that another process is worth it for changes
+        # of waveforms alone.
+        return DataLoader(
+            crops, sampler=draws, batch_size=self.settings.batch_size, generator=torch.Generator(),
+            num_workers=1 if self.changes and self.background else 0,
+        )  # fmt: skip
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.rows["dev"].tolist(), batch_size=None, generator=torch.Generator())
@@ -369,9 +426,12 @@ class Training(pl.LightningModule):
     # one epoch
 
     def prior_spoof(self) -> float:
-        """Share of spoofs among the draws of an epoch: what the network's log odds have built in (no class weights)."""
+        """Share of spoofs among the draws of an epoch, as weighted: what the network's log odds have built in."""
         rows = [row for _, _, row, _ in self.train_dataloader().sampler]
-        return float(np.mean(~self.targets[rows]))
+        return float(np.average(~self.targets[rows], weights=self._weights(self.targets[rows])))
+
+    def _weights(self, bonafide: np.ndarray) -> np.ndarray:
+        return np.where(bonafide, self.settings.bonafide_weight, 1.0)
 
     def on_train_epoch_start(self) -> None:
         self.losses = []
@@ -380,10 +440,19 @@ class Training(pl.LightningModule):
         if hasattr(self.network, "cnn"):
             self.network.cnn.requires_grad_(not frozen).train(not frozen)  # running means stay too
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         torch.manual_seed(_number(self.seed, self.global_step))  # dropout
-        features, targets = batch
-        loss = binary_cross_entropy_with_logits(self.network(features), targets)
+        held, targets, draws = batch
+        rng = np.random.default_rng((self.seed, self.global_step, 2))
+        if rng.random() < self.settings.adversarial:
+            held = self._against(held, targets, rng)
+        with torch.no_grad():
+            features = self.masks(self.store.maps(held), draws)
+            if self.settings.mixup:
+                features, targets = _mixed(features, targets, self.settings.mixup, rng)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            outputs = self.network(features)
+        loss = losses.weighted(self.loss(outputs.float(), targets), targets, self.settings.bonafide_weight)
         self.losses.append(loss.item())
         if not math.isfinite(self.losses[-1]):
             raise UserError(
@@ -392,6 +461,23 @@ class Training(pl.LightningModule):
             )
         self.lr = self.optimizers().param_groups[0]["lr"]
         return loss
+
+    def _against(self, held: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
+        """Waveforms moved so that the loss grows: one step is FGSM, several are PGD (as in `adversarial`)."""
+        self.network.eval()  # the running means are not to learn from what is on the way
+        steps, db = self.settings.adversarial_steps, rng.uniform(*self.settings.adversarial_db, size=(len(held), 1, 1))
+        bound = held.square().mean(dim=2, keepdim=True).sqrt() * torch.from_numpy(10 ** (-db / 20)).float()
+        moved = held
+        for _ in range(steps):
+            leaf = moved.detach().requires_grad_()
+            loss = self.loss(self.network(self.store.maps(leaf)), targets).sum()
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            step = bound * (1.0 if steps == 1 else 2.5 / steps) * gradient.nan_to_num().sign()
+            moved = torch.minimum(torch.maximum(moved + step, held - bound), held + bound)
+        self.network.train()
+        if self.current_epoch < self.settings.freeze_cnn_epochs:
+            self.network.cnn.eval()
+        return moved.detach()
 
     def on_train_batch_end(self, outputs, batch, batch_idx) -> None:
         self.average.update_parameters(self.network)
@@ -404,13 +490,12 @@ class Training(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         logits, bonafide = np.array(self.logits), self.targets[self.rows["dev"]]
-        # log(1 + exp(-x)) for bona fide, log(1 + exp(x)) for spoof
-        losses = np.logaddexp(0, np.where(bonafide, -logits, logits))
+        per_utterance = self.loss(torch.from_numpy(logits), torch.from_numpy(bonafide).double()).numpy()
         row = {
             "epoch": self.current_epoch + 1,
             "lr": float(f"{self.lr:.6g}"),
             "train_loss": round(float(np.mean(self.losses)), 6),
-            "dev_loss": round(float(losses[bonafide].mean() + losses[~bonafide].mean()) / 2, 6),
+            "dev_loss": round(float(per_utterance[bonafide].mean() + per_utterance[~bonafide].mean()) / 2, 6),
             "dev_eer": round(float(metrics.eer(logits[bonafide], logits[~bonafide]).value), 6),
         }
         self.history.append(row)
@@ -458,6 +543,15 @@ def _schedule(step: int, total: int, warmup_fraction: float) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _mixed(features: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Mixup (Zhang and others, 2018): every utterance mixed with another of the batch, its target likewise."""
+    share = torch.from_numpy(rng.beta(alpha, alpha, size=len(features))).float()
+    others = torch.from_numpy(rng.permutation(len(features)))
+    both = share[:, None, None]
+    mixed = both * features + (1 - both) * features[others]
+    return mixed, share * targets + (1 - share) * targets[others]
 
 
 class Checkpoint(pl.Callback):
@@ -550,13 +644,17 @@ def _start_from(network: nn.Module, folder: Path) -> None:
     network.load_state_dict(there.state_dict())
 
 
-def _key(store: Store, network: nn.Module, settings: Settings, seed: int, threads: int, leave_out, draws) -> str:
+def _key(
+    store: Store, network: nn.Module, settings: Settings, augment, seed: int, threads: int, leave_out, draws
+) -> str:
     """A hash of everything that the outcome depends on; the same key means that a checkpoint may be gone on from."""
-    about = [dataclasses.asdict(network.options), dataclasses.asdict(settings), store.features, seed, threads, draws]
+    options = [dataclasses.asdict(network.options), dataclasses.asdict(settings), augment]
+    about = [*options, store.features, store.holds, seed, threads, draws]
     key = hashlib.sha256(json.dumps([*about, torch.__version__, pl.__version__], sort_keys=True).encode())
     key.update(store.table.to_csv(index=False).encode())
     key.update(b"" if leave_out is None else np.asarray(leave_out, bool).tobytes())
-    for source in (__file__, models.__file__, models.cnn_attention.__file__):
+    code = [__file__, *(module.__file__ for module in (losses, augmenting, effects, rawboost))]
+    for source in [*code, *sorted(Path(models.__file__).parent.glob("*.py"))]:
         key.update(Path(source).read_bytes())  # a run is not finished by other code than began it
     for name, tensor in network.state_dict().items():  # tells one init_from from another
         key.update(name.encode() + tensor.numpy().tobytes())

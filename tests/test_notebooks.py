@@ -45,8 +45,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 DECIDE_NOTHING = {
     f"aasist_lib/{name}.py" for name in ("__init__", "errors", "paths", "progress", "workers", "pipeline/params")
 }
-# reading a store decodes and computes nothing: what store.py needs to write one matters to the stages that decode
-DECODING = {"aasist_lib/audio.py", "aasist_lib/corpora.py", "aasist_lib/features.py"}
+# reading a store decodes nothing: what store.py needs to write one matters to the stages that decode
+DECODING = {"aasist_lib/audio.py", "aasist_lib/corpora.py"}
 DECODES = {"extract", "audit"}
 ENGINE = "aasist_lib/pipeline/engine.py"
 

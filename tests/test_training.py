@@ -11,6 +11,10 @@
 | left out | what a run must not see may be NaN and changes nothing; fewer draws, fewer steps |
 | balance | classes half and half; groups by the root of their size; no more repeats than needed |
 | pairs | a recording, then a copy of it, cut at the same moment; none where there are no copies |
+| losses | by their formulas; a weight of two is as good as two of them; the one-class softmax ends in a cosine |
+| waveforms | a store of them trains as one of features does, and changes them at random, a couple alike |
+| mixup | targets and maps are mixed alike |
+| adversarial | no sample moves beyond the bound, and the loss grows |
 | averaging | what is kept is the moving average of the weights, and with 0 the last ones |
 | crops | short utterances wrap, masks hit all channels of a coefficient alike and take the mean |
 | schedule, patience, best epoch | as documented |
@@ -30,10 +34,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile as sf
 import torch
 from safetensors.torch import load_file
 
-from aasist_lib import metrics, models, training
+from aasist_lib import losses, metrics, models, training
+from aasist_lib import store as storing
+from aasist_lib.augment import Augment
 from aasist_lib.errors import UserError
 from aasist_lib.store import Store
 
@@ -43,7 +50,10 @@ TRAIN = dict(
     max_epochs=6,
     patience=5,
     batch_size=8,
+    precision="float32",
     crop_seconds=0.64,
+    loss="cross_entropy",
+    bonafide_weight=1.0,
     lr=2.0e-3,
     weight_decay=1.0e-2,
     warmup_fraction=0.1,
@@ -53,10 +63,16 @@ TRAIN = dict(
     coefficient_mask_width=2,
     channel_jitter=0.0,
     pair_fraction=0.5,
+    mixup=0.0,
+    adversarial=0.0,
+    adversarial_db=[30.0, 60.0],
+    adversarial_steps=1,
     averaging=0.5,
     init_from="",
     freeze_cnn_epochs=0,
 )
+NOTHING = Augment({}, 16000)
+SPEECH = sorted((Path(__file__).parent / "speech").glob("*.flac"))
 SPLITS = {"train": 48, "dev": 16, "eval": 16}
 
 
@@ -125,7 +141,7 @@ def test_learns_and_writes(trained):
     assert about["prior_spoof"] == 0.5  # couples of a bona fide and a spoofed utterance
     assert (about["best_epoch"], about["dev_eer"]) == (best["epoch"], best["dev_eer"])
     assert about["features"] == FEATURES and about["train"] == TRAIN and about["seed"] == 7
-    assert about["model"] == {**MODEL, "normalise": "utterance", "spectrum": False}
+    assert about["model"] == {**MODEL, "spectrum": False, "head": "linear"}
     assert sorted(bytes_of(folder)) == ["network.json", "network.safetensors"]
 
 
@@ -385,10 +401,11 @@ def test_averaging(store, tmp_path, monkeypatch):
 def test_crops(store, monkeypatch):
     plain = training.Settings(**{**TRAIN, "time_masks": 0, "coefficient_masks": 0})
     opened, lengths = Store(store), Store(store).table["frames"].to_numpy()
-    crops = training.Crops(opened, plain, seed=3)
-    assert crops.frames == 64
+    crops = training.Crops(opened, plain, NOTHING, seed=3)
+    assert crops.length == 64
     short, long = int(np.argmin(lengths)), int(np.argmax(lengths))
-    found, target = crops[0, 0, short, 0.4]
+    found, target, draw = crops[0, 6, short, 0.4]
+    assert draw.tolist() == [0, 6]
     assert found.shape == (24, 64) and found.dtype == np.float32
     assert target == (opened.table["label"][short] == "bonafide")
     n = lengths[short]
@@ -400,6 +417,12 @@ def test_crops(store, monkeypatch):
         np.testing.assert_array_equal(crops[4, 5, long, moment][0], whole[:, start : start + 64])
 
 
+def changed_maps(store: Store, settings: training.Settings, draw: tuple) -> np.ndarray:
+    held, _, place = training.Crops(store, settings, NOTHING, 3)[draw]
+    masks = training.Masks(store, settings, 3)
+    return masks(torch.from_numpy(held)[None], torch.from_numpy(place)[None])[0].numpy()
+
+
 def test_masks(store):
     settings = training.Settings(**{**TRAIN, "time_mask_frames": 10, "coefficient_mask_width": 3})
     plain = training.Settings(**{**TRAIN, "time_masks": 0, "coefficient_masks": 0})
@@ -407,7 +430,7 @@ def test_masks(store):
     masked_frames, masked_coefficients = set(), set()
     for position in range(40):
         draw = (0, position, 1, 0.3)
-        before, after = training.Crops(opened, plain, 3)[draw][0], training.Crops(opened, settings, 3)[draw][0]
+        before, after = changed_maps(opened, plain, draw), changed_maps(opened, settings, draw)
         changed = before != after
         frames, coefficients = changed.all(axis=0), changed.all(axis=1).reshape(3, 8)
         assert (coefficients == coefficients[0]).all()  # a coefficient goes with its slopes
@@ -425,7 +448,7 @@ def test_channel_jitter(store):
     added = []
     for position in range(60):
         draw = (0, position, 1, 0.3)
-        before, after = training.Crops(opened, plain, 3)[draw][0], training.Crops(opened, jittered, 3)[draw][0]
+        before, after = changed_maps(opened, plain, draw), changed_maps(opened, jittered, draw)
         np.testing.assert_array_equal(before[8:], after[8:])  # slopes do not notice a constant
         offsets = after[:8] - before[:8]
         np.testing.assert_allclose(offsets, np.broadcast_to(offsets[:, :1], offsets.shape), atol=1e-4)
@@ -449,7 +472,7 @@ def test_schedule(trained):
 def test_patience_and_best_epoch(store):
     module = training.Training(
         models.build(**MODEL, coefficients=24, channels=3), Store(store),
-        training.Settings(**{**TRAIN, "max_epochs": 9, "patience": 2}), seed=1,
+        training.Settings(**{**TRAIN, "max_epochs": 9, "patience": 2}), NOTHING, seed=1,
     )  # fmt: skip
 
     def after(*eers, losses=(0.5,) * 9):
@@ -553,3 +576,130 @@ def test_errors_of_people(store, tmp_path):
     index[(index["split"] != "dev") | (index["label"] == "spoof")].to_csv(lacking / "index.csv", index=False)
     with pytest.raises(UserError, match="split 'dev'"):
         fit(lacking, tmp_path)
+
+
+# waveforms: real speech against copies of it through a coarse quantiser
+
+
+@pytest.fixture(scope="module")
+def waveforms(tmp_path_factory) -> dict[str, Path]:
+    """Two stores of the same twelve recordings: as waveforms, and as features."""
+    folder = tmp_path_factory.mktemp("waveforms")
+    rows = []
+    (folder / "audio").mkdir()
+    for number in range(12):
+        speech, rate = sf.read(SPEECH[number // 2 % len(SPEECH)])
+        speech = np.resize(speech, rate) * 0.5 / np.abs(speech).max()
+        fake = number % 2
+        samples = np.round(speech * 12) / 12 if fake else speech
+        name = f"u{number:02d}"
+        sf.write(folder / f"audio/{name}.flac", samples, rate)
+        rows.append(
+            dict(
+                utt_id=name, path=f"audio/{name}.flac", label="spoof" if fake else "bonafide", speaker="ann",
+                attack="coarse" if fake else "", split="train" if number < 8 else "dev",
+                pair_id=f"u{number - 1:02d}" if fake else "",
+            )
+        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    for holds in storing.HOLDS:
+        storing.extract(table, folder, folder / holds, FEATURES, holds=holds)
+    return {holds: folder / holds for holds in storing.HOLDS}
+
+
+def test_waveforms_are_held(waveforms):
+    features, held = Store(waveforms["features"]), Store(waveforms["waveforms"])
+    assert (held.coefficients, held.channels, held.frame_rate) == (24, 3, 100.0) and held.rate == 16000
+    assert held.read(3).shape[0] == 1 and held.read(3, 100, 50).shape == (1, 50)
+    np.testing.assert_allclose(held.map(3), features.map(3), atol=1e-3)
+    assert held.table["seconds"].tolist() == features.table["seconds"].tolist()
+
+
+def test_waveforms_score_as_features_do(waveforms, tmp_path):
+    fit(waveforms["features"], tmp_path, max_epochs=2)
+    scores = [training.scores(tmp_path / "network", folder, "dev", threads=1)["score"] for folder in waveforms.values()]
+    np.testing.assert_allclose(*scores, atol=1e-3)
+
+
+CHANGES = {"noise": 1.0, "noise_snr_db": [10.0, 10.0], "gain": 1.0, "gain_db": [-6.0, 6.0]}
+
+
+def test_waveforms_are_changed(waveforms, tmp_path):
+    opened, plain = Store(waveforms["waveforms"]), training.Settings(**TRAIN)
+    before, after = (training.Crops(opened, plain, Augment(how, 16000), 3) for how in ({}, CHANGES))
+    added = [after[0, position, 2, 0.3][0] - before[0, position, 2, 0.3][0] for position in range(4)]
+    assert np.array_equal(added[0], added[1]) and np.array_equal(added[2], added[3])  # of a couple
+    assert not np.allclose(added[1], added[2])
+    how = {"model": MODEL, "train": TRAIN | {"max_epochs": 2}, "seed": 7, "checkpoints": tmp_path / "checkpoints"}
+    for name, threads in (("here", 1), ("again", 1), ("beside", 2)):
+        folder = tmp_path / name
+        history = training.fit(waveforms["waveforms"], folder, augment=CHANGES, threads=threads, **how)
+        assert np.isfinite(history["train_loss"]).all()
+        assert json.loads((folder / "network.json").read_text())["augment"] == CHANGES
+    here, again = (bytes_of(tmp_path / name)["network.safetensors"] for name in ("here", "again"))
+    assert here == again
+    with pytest.raises(UserError, match="the store holds features: set extract.holds: waveforms"):
+        training.fit(waveforms["features"], tmp_path / "none", augment=CHANGES, threads=1, **how)
+
+
+def test_mixup():
+    maps, targets = torch.randn(6, 4, 5), torch.tensor([0.0, 1, 0, 1, 0, 1])
+    maps[:, 0, 0] = targets
+    mixed, soft = training._mixed(maps, targets, 0.4, np.random.default_rng(0))
+    torch.testing.assert_close(mixed[:, 0, 0], soft)
+    assert ((soft >= 0) & (soft <= 1)).all() and ((soft > 0.01) & (soft < 0.99)).any()
+
+
+def test_adversarial(waveforms, tmp_path, monkeypatch):
+    moved, original = [], training.Training._against
+
+    def look(self, held, targets, rng):
+        found = original(self, held, targets, rng)
+        self.network.eval()
+        with torch.no_grad():
+            before, after = (self.loss(self.network(self.store.maps(x)), targets).mean().item() for x in (held, found))
+        self.network.train()
+        bound = held.square().mean(dim=2).sqrt() * 10 ** (-30 / 20)
+        moved.append(((found - held).abs().amax(dim=2) / bound).max().item())
+        assert after > before
+        return found
+
+    monkeypatch.setattr(training.Training, "_against", look)
+    for steps in (1, 3):
+        fit(
+            waveforms["waveforms"], tmp_path, name=f"n{steps}", max_epochs=2, adversarial=1.0,
+            adversarial_db=[30.0, 30.0], adversarial_steps=steps,
+        )  # fmt: skip
+    assert moved and max(moved) <= 1.001 and min(moved) > 0.5
+    with pytest.raises(UserError, match="the store holds features"):
+        fit(waveforms["features"], tmp_path, adversarial=0.5)
+
+
+def test_losses(store, tmp_path):
+    outputs, targets = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([1.0, 0.0, 1.0])
+    found = losses.cross_entropy(outputs, targets)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+    torch.testing.assert_close(found, expected)
+    p = torch.where(targets == 1, outputs.sigmoid(), 1 - outputs.sigmoid())
+    torch.testing.assert_close(losses.focal(outputs, targets), -((1 - p) ** 2) * p.log())
+    twice = losses.weighted(found[[0, 0, 1, 2, 2]], targets[[0, 0, 1, 2, 2]], 1.0)
+    torch.testing.assert_close(losses.weighted(found, targets, 2.0), twice)
+    for name in losses.LOSSES:
+        history = fit(store, tmp_path, name=name, loss=name, max_epochs=4, lr=5.0e-3)
+        assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0], name
+    scores = training.scores(tmp_path / "one_class", store, "dev", threads=1)["score"]
+    assert scores.between(-1, 1).all()
+    with pytest.raises(UserError, match="train.loss: there is no 'hinge'"):
+        fit(store, tmp_path, loss="hinge")
+
+
+def test_bfloat16_learns_about_the_same(store, trained, tmp_path):
+    history = fit(store, tmp_path, precision="bfloat16")
+    np.testing.assert_allclose(history["train_loss"], trained[1]["train_loss"], atol=0.05)
+    kept = load_file(tmp_path / "network/network.safetensors")
+    assert {tensor.dtype for tensor in kept.values()} <= {torch.float32, torch.int64}
+
+
+def test_weights_are_in_the_prior(store, tmp_path):
+    fit(store, tmp_path, bonafide_weight=3.0, max_epochs=1)
+    assert json.loads((tmp_path / "network/network.json").read_text())["prior_spoof"] == 0.25

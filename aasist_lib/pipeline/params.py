@@ -9,7 +9,16 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML, YAMLError
 
 from aasist_lib import paths
@@ -125,6 +134,7 @@ class Features(Section):
 
 class Extract(Section):
     workers: Count
+    holds: Literal["features", "waveforms"]
     min_seconds: Annotated[float, Field(ge=0)]
     max_bad_fraction: Share
 
@@ -205,7 +215,10 @@ class Train(Section):
     max_epochs: Count
     patience: Count
     batch_size: Count
+    precision: Literal["float32", "bfloat16"]
     crop_seconds: Positive
+    loss: Literal["cross_entropy", "focal", "one_class"]
+    bonafide_weight: Positive
     lr: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     warmup_fraction: Share
@@ -215,6 +228,10 @@ class Train(Section):
     coefficient_mask_width: WholeNumber
     channel_jitter: Annotated[float, Field(ge=0)]
     pair_fraction: Annotated[float, Field(ge=0, le=1)]
+    mixup: Annotated[float, Field(ge=0)]
+    adversarial: Share
+    adversarial_db: Range
+    adversarial_steps: Count
     averaging: Annotated[float, Field(ge=0, lt=1)]
     init_from: str
     freeze_cnn_epochs: WholeNumber
