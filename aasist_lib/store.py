@@ -168,6 +168,8 @@ class Store:
     ----------
     folder : path
         What `extract` wrote.
+    features : dict, optional
+        Of a store of waveforms, other features to make of them than it was written for.
 
     Attributes
     ----------
@@ -186,10 +188,10 @@ class Store:
     Raises
     ------
     UserError
-        If there is no store, or one of another version.
+        If there is no store, or one of another version, or of features where others are asked for.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, features: dict | None = None):
         self.folder = Path(folder)
         try:
             meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
@@ -200,11 +202,25 @@ class Store:
             raise UserError(
                 f"{self.folder}: layout {meta.get('version')} of a store, this code reads {VERSION}; extract again"
             )
-        self.features, self.coefficients, self.channels = meta["features"], meta["coefficients"], meta["channels"]
-        self.holds = meta.get("holds", "features")
-        self.frame_rate = meta.get("frame_rate") or self.features["sample_rate"] / self.features["hop_length"]
-        self.rate = self.frame_rate if self.holds == "features" else float(self.features["sample_rate"])
-        self.front_end = build(self.features) if self.holds == "waveforms" else None
+        self.holds, self.features = meta.get("holds", "features"), features or meta["features"]
+        if self.holds == "features":
+            if self.features != meta["features"]:
+                raise UserError(
+                    f"{self.folder} holds features of other settings, {meta['features']}, than {self.features}: "
+                    "extract again with these, or with extract.holds: waveforms"
+                )
+            self.front_end, self.coefficients, self.channels = None, meta["coefficients"], meta["channels"]
+            self.frame_rate = self.rate = self.features["sample_rate"] / self.features["hop_length"]
+        else:
+            if self.features["sample_rate"] != meta["features"]["sample_rate"]:
+                raise UserError(
+                    f"{self.folder} holds waveforms of {meta['features']['sample_rate']} Hz, not of "
+                    f"{self.features['sample_rate']} Hz: extract again with that features.sample_rate"
+                )
+            self.front_end = build(self.features)
+            self.coefficients, self.channels = self.front_end.coefficients, self.front_end.channels
+            self.frame_rate = self.front_end.sample_rate / self.front_end.hop_length
+            self.rate = float(self.front_end.sample_rate)
         self._places = [self.table[name].to_numpy() for name in ("shard", "start", "frames")]
         self._splits = self.table["split"].to_numpy()
         self._shards = {}

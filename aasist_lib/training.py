@@ -77,14 +77,14 @@ class Settings:
 
 
 def fit(
-    store_folder, output, *, model: dict, train: dict, augment: dict | None = None, seed: int, threads: int,
-    checkpoints, leave_out: np.ndarray | None = None, draws: int | None = None,
+    store: Store | Path | str, output, *, model: dict, train: dict, augment: dict | None = None, seed: int,
+    threads: int, checkpoints, leave_out: np.ndarray | None = None, draws: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Train a network on the split `train`, choose its best epoch on `dev`; `eval` is never read.
 
     Parameters
     ----------
-    store_folder : path
+    store : Store or path
         What `store.extract` made.
     output : path
         Gets `network.safetensors` and `network.json`.
@@ -114,7 +114,7 @@ def fit(
         A setting that cannot be, a split that lacks a class, a store of features where waveforms are to be changed,
         an `init_from` that does not fit, a loss that is no longer a number.
     """
-    settings, store = _settings(train), Store(store_folder)
+    settings, store = _settings(train), store if isinstance(store, Store) else Store(store)
     with _reproducible(threads, seed), _quiet():
         name, options = model.get("name", ""), {k: v for k, v in model.items() if k != "name"}
         if settings.loss in losses.HEADS:
@@ -176,7 +176,7 @@ def fit(
 
 
 def scores(
-    network_folder, store_folder, split: str, *, threads: int = 2, rows: np.ndarray | None = None
+    network_folder, store: Store | Path | str, split: str, *, threads: int = 2, rows: np.ndarray | None = None
 ) -> pd.DataFrame:
     """Raw logits of all utterances of a split, or of these rows of the store, each as if it were alone.
 
@@ -192,15 +192,15 @@ def scores(
         The split is empty, or the features are not what the network was trained on.
     """
     network, about = models.load(network_folder)
-    store = Store(store_folder)
+    store = store if isinstance(store, Store) else Store(store)
     if store.features != about["features"]:
         raise UserError(
-            f"{store_folder} holds {store.features}, but {network_folder} was trained on {about['features']}: "
+            f"{store.folder} holds {store.features}, but {network_folder} was trained on {about['features']}: "
             "extract again with those settings, or train again"
         )
     rows = store.select(split) if rows is None else rows
     if not len(rows):
-        raise UserError(f"{store_folder} has no utterances of split '{split}'")
+        raise UserError(f"{store.folder} has no utterances of split '{split}'")
     with _reproducible(threads), torch.inference_mode():
         found = [_logit(network, store, row) for row in progress(rows, desc=f"score {split}", unit="utt")]
     columns = [c for c in store.table.columns if c not in ("shard", "start", "frames")]
