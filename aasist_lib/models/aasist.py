@@ -101,7 +101,7 @@ class Filters(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = functional.conv1d(x[:, None], self.bank)  # (b, 70, s - 128)
         x = functional.max_pool2d(x.abs()[:, None], 3)  # (b, 1, 23, 21490) of 64,600 samples
-        return functional.selu(self.norm(x))
+        return functional.selu(self.norm(x), inplace=True)
 
 
 class Residual(nn.Module):
@@ -121,8 +121,8 @@ class Residual(nn.Module):
         self.shortcut = nn.Identity() if channels == out else nn.Conv2d(channels, out, (1, 3), padding=(0, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(functional.selu(self.norm(self.conv1(x))))  # one band more, then again as many
-        return functional.max_pool2d(y + self.shortcut(x), (1, 3))
+        y = self.conv2(functional.selu(self.norm(self.conv1(x)), inplace=True))  # one band more, then again as many
+        return functional.max_pool2d(y.add_(self.shortcut(x)), (1, 3))
 
 
 def _direction(width: int) -> nn.Parameter:
