@@ -412,9 +412,9 @@ def fingerprint(code: Sequence, detector_folder, recordings: Sequence[Path], res
     rest : anything whose `repr` says all.
     """
     key = hashlib.sha256(repr(rest).encode())
-    modules = [module.__file__ for module in (audio, calibration, detector, effects, features, models)]
+    modules = [module.__file__ for module in (audio, calibration, detector, effects, models)]
     networks = sorted(Path(models.__file__).parent.glob("*.py"))
-    for path in [*code, *modules, *networks, *sorted(Path(detector_folder).iterdir())]:
+    for path in [*code, *modules, *features.sources(), *networks, *sorted(Path(detector_folder).iterdir())]:
         key.update(Path(path).read_bytes())
     for path in recordings:
         stat = path.stat() if path.is_file() else None

@@ -346,8 +346,8 @@ def _check_missing(table: pd.DataFrame, states: list, allowed: float) -> None:
 def _key(table: pd.DataFrame, states: list, settings: dict, min_seconds: float) -> str:
     """What a partial store belongs to: another key means another content."""
     key = hashlib.sha256(json.dumps([VERSION, settings, min_seconds], sort_keys=True).encode())
-    for module in (__file__, audio.__file__, features.__file__):
-        key.update(Path(module).read_bytes())
+    for path in (__file__, audio.__file__, *features.sources()):
+        key.update(Path(path).read_bytes())
     key.update(table.to_csv(index=False).encode())
     for state in states:
         key.update(b"%d %d\n" % state if state else b"missing\n")

@@ -1,0 +1,106 @@
+"""The constant-Q transform: filters of equal width in semitones, so that low ones last long and high ones short."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from aasist_lib.errors import UserError
+from aasist_lib.features.bands import Bands, check_counts, in_pieces
+
+HANN_BANDWIDTH = 1.5  # of a Hann window, in bins: the noise power it lets through over that of a bin
+
+
+class CQT(Bands):
+    """Power of a constant-Q transform in decibels, with a frame every `hop_length` samples.
+
+    J. Brown, Journal of the Acoustical Society of America 89, 1991: each bin is the inner product with a complex tone
+    under a Hann window of so many of its periods as keep it apart from its neighbours. The windows and their scale
+    are those of `librosa.cqt` (white noise is level), but the sum is taken as it stands, over the samples themselves,
+    where librosa halves the sampling rate from octave to octave, and with it loses up to a decibel near the cut.
+
+    Parameters
+    ----------
+    sample_rate, hop_length : int
+        As in MFCC.
+    f_min : float
+        Centre of the lowest bin, in Hz.
+    bins_per_octave, n_bins : int
+
+    Attributes
+    ----------
+    n_fft : int
+        Samples of the lowest bin's window, the longest.
+
+    Raises
+    ------
+    UserError
+        If a setting is not positive, or the highest bin reaches over half the sampling rate.
+
+    Examples
+    --------
+    >>> CQT(f_min=125.0, n_bins=48)(torch.zeros(2, 16000)).shape
+    torch.Size([2, 48, 101])
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        hop_length: int = 160,
+        f_min: float = 62.5,
+        bins_per_octave: int = 12,
+        n_bins: int = 83,
+    ):
+        check_counts(sample_rate=sample_rate, hop_length=hop_length, bins_per_octave=bins_per_octave, n_bins=n_bins)
+        if not isinstance(f_min, (int, float)) or not 0 < f_min < math.inf:
+            raise UserError(f"features.f_min: {f_min!r} is not a positive number")
+        step = 2 ** (2 / bins_per_octave)
+        q = (step + 1) / (step - 1)
+        frequencies = [f_min * 2 ** (bin / bins_per_octave) for bin in range(n_bins)]
+        highest = frequencies[-1] * (1 + HANN_BANDWIDTH / 2 / q)
+        if highest > sample_rate / 2:
+            raise UserError(
+                f"features.n_bins: the highest of {n_bins} bins reaches up to {highest:.0f} Hz, over half of "
+                f"sample_rate: {sample_rate}; take fewer, or a lower f_min"
+            )
+        kernels = [_kernel(frequency, q * sample_rate / frequency, sample_rate) for frequency in frequencies]
+        longest = 2 * kernels[0][1]
+        super().__init__(sample_rate, longest, hop_length, n_bins)
+        # A matrix for each octave, as long as the longest window in it: half the products of one large matrix in the
+        # lowest, and hardly any further up.
+        self._octaves = []
+        for first in range(0, n_bins, bins_per_octave):
+            octave = kernels[first : first + bins_per_octave]
+            half = octave[0][1]
+            matrix = torch.zeros(2 * half, len(octave), dtype=torch.complex128)
+            for column, (kernel, before) in enumerate(octave):
+                matrix[half - before : half - before + len(kernel), column] = kernel
+            parts = torch.cat([matrix.real, matrix.imag], 1).float()
+            self.register_buffer(f"octave_{first}", parts, persistent=False)
+            self._octaves.append((f"octave_{first}", longest // 2 - half))
+
+    def power(self, signal: Tensor, count: int | None = None) -> Tensor:
+        """(..., samples) to (..., frames, bins)."""
+        found = []
+        for name, skipped in self._octaves:
+            kernels = getattr(self, name)
+            frames = signal[..., skipped : signal.shape[-1] - skipped].unfold(-1, len(kernels), self.hop_length)
+            found.append(in_pieces(lambda part, kernels=kernels: _power(part @ kernels), frames[..., :count, :]))
+        return torch.cat(found, -1)
+
+
+def _kernel(frequency: float, length: float, sample_rate: int) -> tuple[Tensor, int]:
+    """A tone of unit gain under a Hann window, times the root of its length; and the samples before its middle."""
+    before = math.ceil(length / 2)
+    samples = torch.arange(-before, math.floor(length / 2), dtype=torch.float64)
+    window = torch.hann_window(len(samples), dtype=torch.float64)
+    tone = torch.polar(window, -2 * math.pi * frequency / sample_rate * samples)
+    return tone * (math.sqrt(length) / window.sum()), before
+
+
+def _power(parts: Tensor) -> Tensor:
+    """(..., frames, real parts then imaginary) to (..., frames, bins)."""
+    real, imaginary = parts.square().chunk(2, -1)
+    return real + imaginary

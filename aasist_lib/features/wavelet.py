@@ -1,0 +1,84 @@
+"""Energies of a wavelet packet transform, frame by frame."""
+
+from __future__ import annotations
+
+import difflib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aasist_lib.errors import UserError
+from aasist_lib.features.bands import Bands, check_counts, in_pieces
+
+
+class WaveletPackets(Bands):
+    """Energies of the nodes of a wavelet packet transform in decibels, by rising frequency.
+
+    A pair of filters halves a frame into a lower and an upper band, and each of those again, `level` times: 2^level
+    bands of equal width, each with n_fft / 2^level coefficients, whose squares are summed (R. Coifman and
+    M. Wickerhauser, IEEE Transactions on Information Theory 38, 1992). Frames are under a Hann window and taken as
+    one period of a periodic signal, so that with an orthogonal wavelet the energies add up to the frame's.
+
+    Parameters
+    ----------
+    sample_rate, n_fft, hop_length : int
+        As in MFCC; n_fft is a multiple of 2^level.
+    wavelet : str
+        A discrete wavelet of PyWavelets: sym8, db4, coif3, ...
+    level : int
+        How often bands are halved.
+
+    Raises
+    ------
+    UserError
+        If there is no such wavelet, `n_fft` is no multiple of 2^level, or a setting is not a positive whole number.
+
+    Examples
+    --------
+    >>> WaveletPackets(level=4)(torch.zeros(2, 16000)).shape
+    torch.Size([2, 16, 101])
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        n_fft: int = 512,
+        hop_length: int = 160,
+        wavelet: str = "sym8",
+        level: int = 5,
+    ):
+        check_counts(sample_rate=sample_rate, n_fft=n_fft, hop_length=hop_length, level=level)
+        if n_fft % 2**level:
+            raise UserError(
+                f"features.n_fft: {n_fft} is not divisible by 2^level = {2**level}: halves must come out even"
+            )
+        super().__init__(sample_rate, n_fft, hop_length, 2**level)
+        window = torch.hann_window(n_fft, dtype=torch.float64)[:, None]
+        self.register_buffer("matrix", (window * packet_matrix(n_fft, wavelet, level)).float(), persistent=False)
+
+    def power(self, signal: Tensor, count: int | None = None) -> Tensor:
+        """(..., samples) to (..., frames, nodes)."""
+        return in_pieces(self._energies, signal.unfold(-1, self.n_fft, self.hop_length)[..., :count, :])
+
+    def _energies(self, frames: Tensor) -> Tensor:
+        return (frames @ self.matrix).square().unflatten(-1, (self.coefficients, -1)).sum(-1)
+
+
+def packet_matrix(size: int, wavelet: str, level: int) -> Tensor:
+    """The packet transform of a frame, which is linear, as a matrix: (size, size), float64.
+
+    A column gives one coefficient; those of a node follow one another, the nodes by rising frequency.
+
+    >>> matrix = packet_matrix(64, "db4", 3)
+    >>> bool(torch.allclose(matrix.T @ matrix, torch.eye(64, dtype=torch.float64), atol=1e-8))
+    True
+    """
+    import pywt  # takes a moment, and other kinds do without
+
+    known = pywt.wavelist(kind="discrete")
+    if wavelet not in known:
+        near = difflib.get_close_matches(str(wavelet), known, 1, 0)[0]
+        raise UserError(f"features.wavelet: there is no {wavelet!r}; did you mean {near!r}?")
+    packets = pywt.WaveletPacket(np.eye(size), wavelet, "periodization", level, axis=-1)
+    return torch.from_numpy(np.concatenate([node.data for node in packets.get_level(level, "freq")], 1))
