@@ -89,6 +89,8 @@ def read_encoder(name: str) -> nn.Module:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+    if not hasattr(encoder, "feature_extractor"):
+        raise UserError(f"model.encoder: '{name}' is a {config.model_type}, more than an encoder of waveforms")
     lacking = set(loading["missing_keys"]) - {"masked_spec_embed"}  # of masking, which is off
     if lacking:
         raise UserError(f"model.encoder: '{name}' lacks {len(lacking)} of its weights, such as {min(lacking)}")
