@@ -48,6 +48,7 @@ DECIDE_NOTHING = {
 # reading a store decodes nothing: what store.py needs to write one matters to the stages that decode
 DECODING = {"aasist_lib/audio.py", "aasist_lib/corpora.py"}
 DECODES = {"extract", "audit"}
+PACKAGES = {"aasist_lib.corpus", "aasist_lib.features", "aasist_lib.models"}
 ENGINE = "aasist_lib/pipeline/engine.py"
 
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -73,7 +74,7 @@ def imports(source):
         path = name.replace(".", "/")
         if (ROOT / f"{path}.py").is_file() and name.startswith("aasist_lib."):
             yield f"{path}.py"
-        elif (ROOT / path / "__init__.py").is_file() and name in ("aasist_lib.models", "aasist_lib.corpus"):
+        elif (ROOT / path / "__init__.py").is_file() and name in PACKAGES:
             yield path  # one out of many is chosen by name: the stage depends on the package
 
 

@@ -104,6 +104,7 @@ def set_tiny(folder: Path) -> None:
         When the settings are not valid then.
     """
     yaml = YAML()
+    yaml.width = 1000  # lines stay as long as they are
     settings = yaml.load(folder / "params.yaml")
     for section, values in YAML(typ="safe").load(folder / "experiments/tiny.yaml").items():
         settings[section].update(values)
