@@ -143,7 +143,8 @@ class FrontEnd(nn.Module):
         """(batch, samples) to (batch, coefficients, frames); frames past an utterance's own are 0."""
         if lengths is None and torch.compiler.is_exporting():
             return self.dense(waveforms).transpose(1, 2)
-        with torch.autocast(waveforms.device.type, enabled=False):  # bfloat16 has two digits: a dB of -80 is no more
+        # Two or three digits, which bfloat16 has, do not carry sums over powers 80 dB apart.
+        with torch.autocast(waveforms.device.type, enabled=False):
             return unpack(*self.packed(pack(waveforms, lengths)), self.frames(waveforms.shape[1]))
 
     def packed(self, waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:

@@ -68,8 +68,8 @@ class CQT(Bands):
         kernels = [_kernel(frequency, q * sample_rate / frequency, sample_rate) for frequency in frequencies]
         longest = 2 * kernels[0][1]
         super().__init__(sample_rate, longest, hop_length, n_bins)
-        # A matrix for each octave, as long as the longest window in it: half the products of one large matrix in the
-        # lowest, and hardly any further up.
+        # A matrix for each octave, as long as the longest window in it. Each is half as long as the one below it, so
+        # that all together cost twice the lowest; one large matrix would cost as many times that as there are octaves.
         self._octaves = []
         for first in range(0, n_bins, bins_per_octave):
             octave = kernels[first : first + bins_per_octave]
