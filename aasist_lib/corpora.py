@@ -686,13 +686,12 @@ def example(table: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["label", "utt_id"])
 
 
-def differences_from_librosa(store, root: Path | str, count: int = 20) -> pd.Series:
-    """How far a store's coefficients are from those that librosa computes, one recording at a time.
+def differences_from_reference(store, root: Path | str, count: int = 20) -> tuple[pd.Series, str]:
+    """How far a store's coefficients are from those of a slow reference, one recording at a time.
 
     Parameters
     ----------
     store : Store
-        Of MFCC.
     root : path
         Folder of the corpus.
     count : int
@@ -700,18 +699,37 @@ def differences_from_librosa(store, root: Path | str, count: int = 20) -> pd.Ser
 
     Returns
     -------
-    Series
+    differences : Series
         utt_id -> largest absolute difference of a coefficient (dB), slopes left aside.
+    reference : str
+        What it is: librosa for MFCC as they are, the front-end on each recording alone for the rest.
     """
+    settings = store.features
+    if settings["kind"] == "mfcc" and settings.get("normalise", "none") == "none":
+        reference, computed = "librosa", _librosa_mfcc(settings)
+    else:
+        reference, computed = "the front-end on each recording alone", _alone(settings)
+    differences = {}
+    for row in np.unique(np.linspace(0, len(store) - 1, count).round().astype(int)):
+        expected = computed(audio.read(Path(root) / store.table["path"][row], settings["sample_rate"]))
+        differences[store.table["utt_id"][row]] = np.abs(store.map(row)[: len(expected)] - expected).max()
+    return pd.Series(differences), reference
+
+
+def _librosa_mfcc(settings: dict):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")  # a downloader among its parts wants other bars
         from librosa.feature import mfcc  # takes seconds, and nothing else here needs it
 
-    settings = store.features
     options = {name: settings[name] for name in ("n_mfcc", "n_fft", "hop_length", "n_mels")}
-    differences = {}
-    for row in np.unique(np.linspace(0, len(store) - 1, count).round().astype(int)):
-        waveform = audio.read(Path(root) / store.table["path"][row], settings["sample_rate"])
-        reference = mfcc(y=waveform, sr=settings["sample_rate"], **options)
-        differences[store.table["utt_id"][row]] = np.abs(store.map(row)[: settings["n_mfcc"]] - reference).max()
-    return pd.Series(differences)
+    return lambda waveform: mfcc(y=waveform, sr=settings["sample_rate"], **options)
+
+
+def _alone(settings: dict):
+    import torch
+
+    from aasist_lib import features
+
+    front_end = features.build(settings).eval()
+    static = front_end.coefficients // front_end.channels
+    return lambda waveform: front_end(torch.from_numpy(waveform)[None])[0, :static].numpy()

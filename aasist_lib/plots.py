@@ -408,17 +408,23 @@ def attention(pictures: Mapping[str, tuple], frame_rate: float, title: str = "Wh
     ----------
     pictures : name -> (features, between, pooling): (coefficients, frames), from the first after loudness;
         (heads, tokens, tokens), how much the token of a row listens to that of a column, drawn as the mean of the
-        heads; (tokens,) shares that sum to 1.
+        heads; (tokens,) shares that sum to 1. Where these two are None, the features are all there is to see.
     frame_rate : frames a second.
     """
     with rc_context(STYLE | {"axes.grid": False}):
         fig = Figure(figsize=(4.2 * len(pictures), 6.4), layout="constrained")
         columns = fig.subplots(3, len(pictures), height_ratios=(2, 4, 1), squeeze=False).T
         for (top, middle, bottom), (name, (features, between, pooling)) in zip(columns, pictures.items(), strict=True):
-            features, between, pooling = map(np.asarray, (features, between, pooling))
+            features = np.asarray(features)
             end = features.shape[1] / frame_rate
             top.imshow(features, aspect="auto", origin="lower", cmap="PuOr", extent=(0, end, 0.5, len(features) + 0.5))
             top.set(title=name, ylabel="coefficient")
+            if between is None:
+                top.set(xlabel="time (s)")
+                for ax in (middle, bottom):
+                    ax.set_axis_off()
+                continue
+            between, pooling = np.asarray(between), np.asarray(pooling)
             middle.imshow(between.mean(axis=0), aspect="auto", cmap="Blues", vmin=0, extent=(0, end, end, 0))
             middle.set(ylabel="listening at (s)", xlabel="to what is said at (s)")
             bottom.fill_between(np.linspace(0, end, len(pooling)), 100 * pooling, color=BONAFIDE)

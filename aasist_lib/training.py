@@ -318,7 +318,9 @@ class Masks:
 
     def __init__(self, store: Store, settings: Settings, seed: int):
         self.store, self.settings, self.seed = store, settings, seed
-        self.jitter = settings.channel_jitter if store.features["kind"] in CEPSTRA else 0.0
+        # what a normalisation over time has taken off is not to come back
+        as_they_are = store.features["kind"] in CEPSTRA and store.features.get("normalise", "none") == "none"
+        self.jitter = settings.channel_jitter if as_they_are else 0.0
 
     def __call__(self, maps: Tensor, draws: Tensor) -> Tensor:
         """(batch, coefficients, frames) and (batch, 2), the draws' epochs and positions, to maps of the same shape."""

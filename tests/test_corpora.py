@@ -29,7 +29,7 @@
 | lengths are those of the recordings; files that cannot be opened are left out | test_measured |
 | the summary counts names, not their absence, in the order of the splits | test_summary |
 | the example is the most copied recording, or one of each class | test_example |
-| the store holds what librosa computes; the sample is spread over it | test_differences_from_librosa |
+| the store holds what librosa computes; the sample is spread over it | test_differences_from_reference |
 """
 
 import io
@@ -677,18 +677,24 @@ def test_example(tmp_path):
     assert list(corpora.example(pd.concat([table, more]))["utt_id"]) == ["2a", "2b", "2c"]
 
 
-def test_differences_from_librosa(speech, speech_files, tmp_path):
+def test_differences_from_reference(speech, speech_files, tmp_path):
     rows = [{"utt_id": path.stem, "path": path.name, "label": "bonafide", "split": "train"} for path in speech_files]
     settings = dict(kind="mfcc", sample_rate=16000, n_mfcc=20, n_fft=512, hop_length=160, n_mels=64, deltas=2)
     table = pd.DataFrame(rows).reindex(columns=corpora.COLUMNS, fill_value="")
     store.extract(table, speech, tmp_path / "features", settings)
     opened = store.Store(tmp_path / "features")
     assert len(rows) == 22
-    few = corpora.differences_from_librosa(opened, speech, 3)
+    few, reference = corpora.differences_from_reference(opened, speech, 3)
+    assert reference == "librosa"
     assert list(few.index) == [rows[0]["utt_id"], rows[10]["utt_id"], rows[-1]["utt_id"]]
-    every = corpora.differences_from_librosa(opened, speech, 1000)
+    every, _ = corpora.differences_from_reference(opened, speech, 1000)
     assert list(every.index) == list(opened.table["utt_id"]) and every.max() < 1e-3
     shard = np.load(tmp_path / "features/shard-00000.npy")
     shard[5, 7] += 1  # a frame of the first recording
     np.save(tmp_path / "features/shard-00000.npy", shard)
-    assert corpora.differences_from_librosa(store.Store(tmp_path / "features"), speech, 3).iloc[0] > 0.9
+    broken, _ = corpora.differences_from_reference(store.Store(tmp_path / "features"), speech, 3)
+    assert broken.iloc[0] > 0.9
+    other = dict(kind="logspec", sample_rate=16000, n_fft=512, hop_length=160, n_bands=40, deltas=1, normalise="mean")
+    store.extract(table, speech, tmp_path / "other", other)
+    alone, reference = corpora.differences_from_reference(store.Store(tmp_path / "other"), speech, 1000)
+    assert reference == "the front-end on each recording alone" and len(alone) == 22 and alone.max() < 1e-3

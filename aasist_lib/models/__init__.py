@@ -16,6 +16,8 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -94,6 +96,31 @@ def parameters(network: nn.Module) -> dict[str, int]:
     parts |= {name: p.numel() for name, p in network.named_parameters(recurse=False)}
     parts = {name: count for name, count in parts.items() if count}
     return {**parts, "total": sum(p.numel() for p in network.parameters())}
+
+
+def attention(network: nn.Module, features: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """What a network attends to in one utterance, for looking at.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In evaluation mode.
+    features : np.ndarray
+        (coefficients, frames).
+
+    Returns
+    -------
+    between : np.ndarray or None
+        (heads, tokens, tokens): how much the token of a row listens to that of a column. None, and `pooling` too, of a
+        network whose attention cannot be looked at.
+    pooling : np.ndarray or None
+        (tokens,): share of each token in what is judged.
+    """
+    if not hasattr(network, "attention"):
+        return None, None
+    with torch.inference_mode():
+        between, pooling = network.attention(torch.from_numpy(features)[None])
+    return between[0].numpy(), pooling[0].numpy()
 
 
 def save(network: nn.Module, folder: Path, about: dict) -> None:
