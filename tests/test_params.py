@@ -5,6 +5,7 @@
 | the committed file is valid, and the same for DVC's YAML (1.2) and papermill's (1.1) | test_committed |
 | a section alone; mistakes elsewhere do not matter to it | test_section_alone |
 | every kind of mistake is named with its key and what to do | test_mistakes |
+| settings may be laid over the file's, and are checked alike | test_overlaid |
 | several mistakes are told together | test_together |
 | a file that is no YAML, or absent | test_no_settings |
 """
@@ -95,6 +96,16 @@ def test_mistakes(changed, key, new, said):
         params.load(changed(key, new))
     assert said in str(error.value)
     assert str(error.value).startswith("params.yaml: ")
+
+
+def test_overlaid():
+    found = params.overlaid({"model": {"name": "resnet", "resnet": {"width": 8}}, "train": {"lr": 2.0e-3}}, COMMITTED)
+    committed = params.load(COMMITTED)
+    assert found["model"] == {"name": "resnet", "width": 8, "dropout": 0.3}
+    assert found["train"] == committed["train"] | {"lr": 2.0e-3}
+    assert params.overlaid({}, COMMITTED) == committed
+    with pytest.raises(UserError, match="^lfcc-gmm: train.lrr is not a setting: did you mean 'lr'"):
+        params.overlaid({"train": {"lrr": 1.0}}, COMMITTED, "lfcc-gmm")
 
 
 def test_together(changed):

@@ -331,6 +331,45 @@ def read(section: str, path: Path | None = None) -> Any:
     return _chosen(section, _checked(Annotated[field.annotation, field], raw[section], (section,), _name(path)))
 
 
+def overlaid(changes: dict, path: Path | None = None, name: str = "changes") -> dict[str, Any]:
+    """All settings with some of them changed, checked: what `load` gives if params.yaml said so.
+
+    Parameters
+    ----------
+    changes : dict
+        By section, and by kind or network below `features` and `model`: `{"features": {"kind": "lfcc"}}`.
+    path : pathlib.Path, optional
+        As in `load`.
+    name : str
+        Of whatever asks for the changes, for messages.
+
+    Returns
+    -------
+    dict
+        As `load`.
+
+    Raises
+    ------
+    UserError
+        As `load`.
+
+    Examples
+    --------
+    >>> overlaid({"features": {"kind": "logspec", "logspec": {"n_bands": 40}}})["features"]["n_bands"]
+    40
+    """
+    settings = _checked(Params, _merged(_raw(path), changes), (), name)
+    return {section: _chosen(section, value) for section, value in settings.items()}
+
+
+def _merged(settings: dict, changes: dict) -> dict:
+    merged = dict(settings)
+    for key, value in changes.items():
+        inner = settings.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
 def _chosen(section: str, value: Any) -> Any:
     """Of `features` and `model`, the settings of the kind and of the network that are chosen, all on one level."""
     choice = {"features": "kind", "model": "name"}.get(section)
