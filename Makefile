@@ -15,10 +15,10 @@ export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro quick test lint lab strip readme compare lock clean
+.PHONY: help install repro quick leaderboard test lint lab strip readme compare lock clean
 
 help:                ## list of targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
 
 install: $(READY)    ## the environment, .venv; every other target makes it when needed
 
@@ -28,6 +28,9 @@ repro: $(READY)      ## the default corpus, all stages and reports/index.html; r
 
 quick: $(READY)      ## the same on a tiny corpus, in build/quick: minutes, for a first look
 	python -m aasist_lib.pipeline quick
+
+leaderboard: $(READY) ## trains and measures the systems of experiments/leaderboard.yaml; goes on where it was stopped
+	python -m aasist_lib.pipeline leaderboard
 
 test: $(READY)       ## all tests
 	python -m pytest

@@ -6,6 +6,8 @@
 | resumes | what is done is not done again; a changed setting is, and nothing else |
 | measures | EER on eval is that of the scores that were kept |
 | table | means over seeds, their spread, ordered by the error rate |
+| the file | the committed one holds systems that can be built; mistakes are named |
+| command | writes metrics/, and has nothing to do the second time |
 | refusals | a store of features, one name twice |
 """
 
@@ -17,10 +19,12 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-from aasist_lib import leaderboard, metrics, store
+from aasist_lib import corpora, features, leaderboard, metrics, models, store
 from aasist_lib.errors import UserError
 from aasist_lib.leaderboard import System
 from aasist_lib.pipeline import params
+from aasist_lib.pipeline.leaderboard import read
+from aasist_lib.pipeline.leaderboard import run as command
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 SPEECH = sorted((Path(__file__).parent / "speech").glob("*.flac"))
@@ -52,12 +56,13 @@ def waveforms(tmp_path_factory) -> dict[str, Path]:
             dict(
                 utt_id=f"u{number:02d}", path=f"audio/u{number:02d}.flac", label="spoof" if fake else "bonafide",
                 speaker=f"s{number // 4}", attack=f"coarse{number // 4 % 2}" if fake else "", split=split,
-                condition="unseen" if fake and split == "eval" else "", pair_id="",
+                condition="known" if fake and split == "eval" else "", pair_id="",
             )
         )  # fmt: skip
     for holds in store.HOLDS:
-        features = params.overlaid(SMALL, COMMITTED)["features"]
-        store.extract(pd.DataFrame(rows), folder, folder / holds, features, holds=holds)
+        settings = params.overlaid(SMALL, COMMITTED)["features"]
+        store.extract(pd.DataFrame(rows), folder, folder / holds, settings, holds=holds)
+    pd.DataFrame(rows).reindex(columns=corpora.COLUMNS, fill_value="").to_csv(folder / "protocol.csv", index=False)
     return {holds: folder / holds for holds in store.HOLDS}
 
 
@@ -128,3 +133,36 @@ def test_refusals(waveforms, tmp_path):
         leaderboard.run(SYSTEMS, waveforms["features"], tmp_path)
     with pytest.raises(UserError, match="two systems are called network"):
         leaderboard.run([SYSTEMS[0], SYSTEMS[0]], waveforms["waveforms"], tmp_path)
+
+
+def test_the_committed_file(tmp_path):
+    systems = read(COMMITTED.parent / "experiments/leaderboard.yaml", COMMITTED)
+    assert len(systems) >= 8 and systems[0].settings["train"] == params.load(COMMITTED)["train"]
+    assert {found.baseline for found in systems} == {"", "gmm", "logistic"}
+    for found in systems:  # each can be built, features and network together
+        front_end = features.build(found.settings["features"])
+        if not found.baseline:
+            shape = {"coefficients": front_end.coefficients, "channels": front_end.channels}
+            models.build(**found.settings["model"], **shape)
+    path = tmp_path / "systems.yaml"
+    path.write_text("seeds: [1]\nsystems:\n  mine: {about: x, changes: {}}\n")
+    with pytest.raises(UserError, match="systems.yaml: mine: changes is none of about, baseline, change, seeds"):
+        read(path, COMMITTED)
+    path.write_text("seeds: [1]\nsystems:\n  mine: {about: x, change: {train: {lrr: 1.0}}}\n")
+    with pytest.raises(UserError, match="systems.yaml: mine: train.lrr is not a setting"):
+        read(path, COMMITTED)
+
+
+def test_command(waveforms, tmp_path, monkeypatch):
+    """On a small corpus in a folder of its own; called again, the waveforms and the runs are there."""
+    (tmp_path / "data").symlink_to(waveforms["waveforms"].parent)
+    (tmp_path / "params.yaml").write_text(COMMITTED.read_text("utf-8"), "utf-8")
+    (tmp_path / "systems.yaml").write_text(
+        "seeds: [1]\nsystems:\n  plain: {about: regression, baseline: logistic, change: {evaluate: {bootstrap: 20}}}\n"
+    )
+    table = pd.read_csv(command(tmp_path, 1, tmp_path / "systems.yaml"))
+    assert table["system"].tolist() == ["plain"] and table["eer_all"].between(0, 1).all()
+    assert json.loads((tmp_path / "metrics/leaderboard.json").read_text())["results"][0]["seed"] == 1
+    monkeypatch.setattr(store, "extract", None)
+    monkeypatch.setattr(leaderboard, "in_processes", None)
+    command(tmp_path, 1, tmp_path / "systems.yaml")

@@ -37,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("plots-page", help="write the page that `dvc plots show` fills, for reading offline")
     command = commands.add_parser("quick", help="the whole pipeline on the tiny corpus, in a folder of its own")
     command.add_argument("folder", nargs="?", type=Path, default=Path("build/quick"))
+    command = commands.add_parser("leaderboard", help="train and measure the systems of experiments/leaderboard.yaml")
+    command.add_argument("--systems", type=Path, help="another file of systems")
+    command.add_argument("--workers", type=int, default=2, help="processes (2)")
     command = commands.add_parser("compare", help="two runs side by side, as markdown for a pull request")
     command.add_argument("a", nargs="?", default="HEAD", help="commit, branch, tag or experiment (HEAD)")
     command.add_argument("b", nargs="?", default="workspace", help="the newer one; the working tree by default")
@@ -86,6 +89,10 @@ def _run(given: argparse.Namespace) -> int:
             from aasist_lib.pipeline.quick import quick
 
             return quick(paths.root(), given.folder)
+        case "leaderboard":
+            from aasist_lib.pipeline.leaderboard import run as run_leaderboard
+
+            print(run_leaderboard(paths.root(), given.workers, given.systems))
         case "compare":
             from aasist_lib.pipeline.compare import load, markdown
 
