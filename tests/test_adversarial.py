@@ -87,7 +87,7 @@ def corpus(tmp_path_factory, waveforms):
 @pytest.fixture(scope="module")
 def attacked(corpus, folder, tmp_path_factory):
     root, table = corpus
-    return adversarial.attack(table, root, folder, tmp_path_factory.mktemp("kept"), strengths=(50.0, 40.0), steps=5)
+    return adversarial.attack(table, root, folder, tmp_path_factory.mktemp("kept"), strengths=(60.0, 50.0), steps=5)
 
 
 def test_attack(corpus, detector, attacked):
@@ -104,8 +104,8 @@ def test_attack(corpus, detector, attacked):
     )
     assert (rise["fgsm"] > 0).mean().min() > 0.7 and (rise["pgd"] > 0).all(axis=None)
     assert (rise["pgd"].mean() > rise["fgsm"].mean()).all()
-    assert (rise["pgd", 40.0] > rise["pgd", 50.0]).mean() > 0.7 and rise["pgd", 40.0].mean() > rise["pgd", 50.0].mean()
-    assert (rise["random"].mean() < rise["fgsm"].mean() / 2).all()
+    assert (rise["pgd", 50.0] > rise["pgd", 60.0]).all()
+    assert (rise["random"].mean().abs() < rise["fgsm"].mean() / 2).all()
     last = attacked[attacked["method"] == "pgd"]
     assert (last["llr"] != last["llr_16bit"]).any() and last["llr"].corr(last["llr_16bit"]) > 0.9
 
@@ -113,7 +113,7 @@ def test_attack(corpus, detector, attacked):
 def test_the_same_with_two_workers_and_going_on(corpus, folder, attacked, tmp_path, monkeypatch):
     root, table = corpus
     monkeypatch.setattr(adversarial, "PIECE", 4)
-    options = dict(strengths=(50.0, 40.0), steps=5)
+    options = dict(strengths=(60.0, 50.0), steps=5)
     again = adversarial.attack(table, root, folder, tmp_path, workers=2, **options)
     pd.testing.assert_frame_equal(again, attacked, check_exact=True)
     monkeypatch.setattr(adversarial, "_attack", None)  # nothing is left to do
