@@ -25,6 +25,7 @@ import math
 import os
 import signal
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +46,10 @@ from aasist_lib.store import Store
 
 CEPSTRA = ("mfcc", "lfcc")  # kinds of features to which a microphone adds a constant, smooth over their order
 GRADIENT_NORM = 1.0  # longer gradients are cut to this: one odd batch early on can undo a warm-up
+
+
+class Diverged(UserError):
+    """The training loss is no longer a number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Settings:
 def fit(
     store: Store | Path | str, output, *, model: dict, train: dict, augment: dict | None = None, seed: int,
     threads: int, checkpoints, leave_out: np.ndarray | None = None, draws: int | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Train a network on the split `train`, choose its best epoch on `dev`; `eval` is never read.
 
@@ -101,6 +107,9 @@ def fit(
         True for the utterances that this run must not see, neither to train on nor to choose by.
     draws : int, optional
         Utterances drawn in an epoch, rounded to whole batches; by default as many as the split train has.
+    on_epoch : callable, optional
+        Is given each epoch's row when the epoch is over; where the run goes on from a checkpoint, the rows before it
+        first. What it raises ends the run for good: no checkpoint stays.
 
     Returns
     -------
@@ -112,7 +121,7 @@ def fit(
     ------
     UserError
         A setting that cannot be, a split that lacks a class, a store of features where waveforms are to be changed,
-        an `init_from` that does not fit, a loss that is no longer a number.
+        an `init_from` that does not fit, a loss that is no longer a number (`Diverged`).
     """
     settings, store = _settings(train), store if isinstance(store, Store) else Store(store)
     with _reproducible(threads, seed), _quiet():
@@ -134,13 +143,16 @@ def fit(
         key = _key(store, network, settings, augment, seed, threads, leave_out, draws)
         checkpoint = Checkpoint(checkpoints, key)
         module.history = checkpoint.history()
+        tell = Tell(on_epoch, checkpoint)
+        for row in module.history:
+            tell(row)
         if not module.finished():
             bar = Progress(settings, module)
             trainer = pl.Trainer(
                 accelerator="cpu",  # a network this small gains little elsewhere and would lose its bytes
                 max_epochs=settings.max_epochs,
                 gradient_clip_val=GRADIENT_NORM,
-                callbacks=[checkpoint, bar],
+                callbacks=[checkpoint, bar, tell],
                 plugins=[LightningEnvironment()],  # else it looks for a cluster to join
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,
@@ -457,7 +469,7 @@ class Training(pl.LightningModule):
         loss = losses.weighted(self.loss(outputs.float(), targets), targets, self.settings.bonafide_weight)
         self.losses.append(loss.item())
         if not math.isfinite(self.losses[-1]):
-            raise UserError(
+            raise Diverged(
                 f"the training loss is no longer a number (epoch {self.current_epoch + 1}): lower train.lr, "
                 "or look for features that are not finite"
             )
@@ -595,6 +607,24 @@ class Checkpoint(pl.Callback):
             if other != self.file:
                 other.unlink()  # of a run with other settings
         trainer.should_stop = module.finished()
+
+
+class Tell(pl.Callback):
+    """Tells somebody of each epoch, who may raise to end the run; it is not to be gone on with then."""
+
+    def __init__(self, on_epoch: Callable[[dict], None] | None, checkpoint: Checkpoint):
+        self.on_epoch, self.checkpoint = on_epoch, checkpoint
+
+    def __call__(self, row: dict) -> None:
+        try:
+            if self.on_epoch:
+                self.on_epoch(dict(row))
+        except Exception:
+            self.checkpoint.remove()
+            raise
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Training) -> None:
+        self(module.history[-1])
 
 
 class Progress(pl.Callback):
