@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from aasist_lib import evaluation, metrics, models, training
+from aasist_lib import evaluation, metrics, models, provenance, training
 from aasist_lib.robustness import done, in_proportion, one_thread, write
 from aasist_lib.store import Store
 
@@ -249,9 +249,9 @@ def _asked(table: pd.DataFrame, item: Item | None, count: int, seed: int) -> tup
 def _key(store: Store, jobs: list[Job]) -> str:
     """What decides the scores, for `robustness.done`."""
     key = hashlib.sha256(repr(jobs).encode())
-    code = [__file__, training.__file__, *sorted(Path(models.__file__).parent.glob("*.py"))]
-    for path in [*map(Path, code), store.folder / "index.csv", store.folder / "meta.json"]:
-        key.update(path.read_bytes())
+    key.update(provenance.code_key([__file__, training.__file__, *Path(models.__file__).parent.glob("*.py")]))
+    for name in ("index.csv", "meta.json"):
+        key.update((store.folder / name).read_bytes())
     for path in sorted(store.folder.glob("shard-*.npy")):
         key.update(b"%d %d\n" % (path.stat().st_size, path.stat().st_mtime_ns))
     return key.hexdigest()

@@ -1,7 +1,10 @@
 """What decides the last digits of a result, beside data, settings, seed and threads."""
 
+import ast
+import hashlib
 import platform
 import re
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +26,54 @@ def made_with() -> dict[str, str]:
     """
     versions = {name: metadata.version(name).partition("+")[0] for name in LIBRARIES}
     return versions | {"python": platform.python_version().rpartition(".")[0], "processor": _processor()}
+
+
+def code_key(paths: Iterable[Path | str]) -> bytes:
+    """A hash of what modules do, whatever their comments, docstrings and layout say.
+
+    What took hours is kept under such keys: a better docstring must not throw it away, another number must.
+
+    Parameters
+    ----------
+    paths : iterable of path
+        Python files. Their order and folders do not matter, their names do.
+
+    Returns
+    -------
+    bytes
+        32 of them.
+
+    Raises
+    ------
+    OSError, SyntaxError
+        A file is missing, or no Python.
+    """
+    key = hashlib.sha256()
+    for path in sorted(map(Path, paths), key=lambda path: (path.parent.name, path.name)):
+        key.update(f"{path.parent.name}/{path.name}\n{_meaning(ast.parse(path.read_bytes()))}\n".encode())
+    return key.digest()
+
+
+def _meaning(node) -> str:
+    """A syntax tree as text, without docstrings and without what is empty (which versions of Python differ in).
+
+    >>> _meaning(ast.parse("# as text\\n'What it does.'\\nx = 2"))
+    "Module(body=[Assign(targets=[Name(id='x',ctx=Store())],value=Constant(value=2))])"
+    """
+    if isinstance(node, list):
+        return f"[{','.join(map(_meaning, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _is_text(node.body[:1]):
+        fields["body"] = node.body[1:]
+    kept = ",".join(f"{name}={_meaning(value)}" for name, value in fields.items() if value not in (None, []))
+    return f"{type(node).__name__}({kept})"
+
+
+def _is_text(first: list[ast.stmt]) -> bool:
+    """Whether a body begins with a docstring."""
+    return any(isinstance(line, ast.Expr) and isinstance(getattr(line.value, "value", None), str) for line in first)
 
 
 def _processor() -> str:

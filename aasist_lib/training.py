@@ -686,8 +686,8 @@ def _key(
     key.update(store.table.to_csv(index=False).encode())
     key.update(b"" if leave_out is None else np.asarray(leave_out, bool).tobytes())
     code = [__file__, *(module.__file__ for module in (losses, augmenting, effects, rawboost))]
-    for source in [*code, *sorted(Path(models.__file__).parent.glob("*.py"))]:
-        key.update(Path(source).read_bytes())  # a run is not finished by other code than began it
+    # a run is not finished by other code than began it
+    key.update(provenance.code_key([*code, *Path(models.__file__).parent.glob("*.py")]))
     for name, tensor in network.state_dict().items():  # tells one init_from from another
         key.update(name.encode() + tensor.numpy().tobytes())
     return key.hexdigest()[:16]
