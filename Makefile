@@ -15,7 +15,7 @@ export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro quick leaderboard test lint lab strip readme compare lock clean
+.PHONY: help install repro quick leaderboard tune test lint lab strip readme compare lock clean
 
 help:                ## list of targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -31,6 +31,9 @@ quick: $(READY)      ## the same on a tiny corpus, in build/quick: minutes, for 
 
 leaderboard: $(READY) ## trains and measures the systems of experiments/leaderboard.yaml; goes on where it was stopped
 	python -m aasist_lib.pipeline leaderboard
+
+tune: $(READY)       ## searches for better settings as experiments/tune.yaml says; goes on where it was stopped
+	python -m aasist_lib.pipeline tune
 
 test: $(READY)       ## all tests
 	python -m pytest
