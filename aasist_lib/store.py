@@ -2,8 +2,8 @@
 
 A store is a folder of
 
-- `shard-00000.npy` and so on, utterances one after another: float32, (frames, coefficients), of features; int16,
-  (samples, 1), of waveforms, each with full scale at 32,768;
+- `shard-00000.npy` and so on, utterances one after another: float32, or float16 where the front-end says
+  so, (frames, coefficients), of features; int16, (samples, 1), of waveforms, each with full scale at 32,768;
 - `index.csv`: a row for each utterance, with the columns of the table of utterances, then `shard`, `start` and
   `frames` (where its frames lie) and `seconds`;
 - `rejected.csv`: `utt_id, path, reason, detail` of the recordings that could not be used;
@@ -24,6 +24,7 @@ import json
 import math
 import os
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aasist_lib import audio, corpora, features
+from aasist_lib import audio, corpora, effects, features, resynthesis
 from aasist_lib.errors import UserError
 from aasist_lib.workers import in_processes
 
@@ -39,6 +40,8 @@ VERSION = 1  # of the layout on disk
 NEEDED = ["utt_id", "path", "label", "split"]
 HOLDS = ("features", "waveforms")
 FULL_SCALE = 2**15  # of waveforms
+NUMBERS = {"float32": "<f4", "float16": "<f2"}
+COPY, RESYNTHESIS = "~", "resynthesis"  # what tells the utt_id of a copy made here, and its attack
 PLACE = ["shard", "start", "frames", "seconds"]  # what the index adds to the table; of waveforms, frames are samples
 REJECTED = ["utt_id", "path", "reason", "detail"]
 BATCH_SECONDS = 80  # of audio that go through the front-end together; a longer recording goes alone
@@ -56,17 +59,21 @@ class Summary:
         Of audio in the store.
     splits : dict
         split -> label -> {"utterances", "seconds"}.
+    copies : int
+        Made of the recordings; they are in none of the other numbers.
     """
 
     utterances: int
     rejected: int
     seconds: float
     splits: dict
+    copies: int = 0
 
     def to_dict(self) -> dict:
         """For metrics/extract.json."""
         return {
-            "utterances": self.utterances, "rejected": self.rejected, "seconds": self.seconds, "splits": self.splits
+            "utterances": self.utterances, "rejected": self.rejected, "copies": self.copies, "seconds": self.seconds,
+            "splits": self.splits,
         }  # fmt: skip
 
 
@@ -77,6 +84,7 @@ def extract(
     features: dict,
     *,
     holds: str = "features",
+    copies: int = 0,
     workers: int = 1,
     min_seconds: float = 0.25,
     max_bad_fraction: float = 0.01,
@@ -98,6 +106,9 @@ def extract(
         The section `features` of params.yaml, see `aasist_lib.features.build`.
     holds : {"features", "waveforms"}
         What it shall hold; of the kind `waveform`, which makes nothing of a waveform, always the second.
+    copies : int
+        How many copies of every real recording in train are added as fakes of the attack `resynthesis`, each by a
+        vocoder drawn at random (`resynthesis.copied`); what is drawn depends on the copy's utt_id alone.
     workers : int
         Processes, one thread each; 1 works in this one.
     min_seconds : float
@@ -124,15 +135,20 @@ def extract(
     audio_root, folder = Path(audio_root), Path(folder)
     front_end = build(features)
     _check(table, audio_root)
+    table = with_copies(table, copies)
     partial = folder.with_name(folder.name + ".partial")
     done = partial / "done"
     states = _states(table, audio_root)
     _check_missing(table, states, max_bad_fraction)
     _start_or_go_on(done, _key(table, states, [features, holds], min_seconds))
+    runs = _runs(table.assign(made=made_here(table)))
     jobs = [
-        Job(number, rows["utt_id"].tolist(), rows["path"].tolist(), audio_root, partial, features, min_seconds, holds)
-        for number, rows in enumerate(_runs(table))
-    ]
+        Job(
+            number, rows["utt_id"].tolist(), rows["path"].tolist(), rows["made"].tolist(), audio_root, partial,
+            features, min_seconds, holds,
+        )
+        for number, rows in enumerate(runs)
+    ]  # fmt: skip
     waiting = [job for job in jobs if not job.record.exists()]
     with progress(total=len(table), desc="extract", unit="utt") as bar:
         bar.update(len(table) - sum(len(job.paths) for job in waiting))
@@ -210,7 +226,8 @@ class Store:
                     "extract again with these, or with extract.holds: waveforms"
                 )
             self.front_end, self.coefficients, self.channels = None, meta["coefficients"], meta["channels"]
-            self.frame_rate = self.rate = self.features["sample_rate"] / self.features["hop_length"]
+            hops = self.features["sample_rate"] / self.features["hop_length"]
+            self.frame_rate = self.rate = meta.get("frame_rate", hops)  # some front-ends have a hop of their own
         else:
             if self.features["sample_rate"] != meta["features"]["sample_rate"]:
                 raise UserError(
@@ -231,6 +248,11 @@ class Store:
     def __getstate__(self):  # a process of its own maps the files itself: a pickled map is a copy of it
         return self.__dict__ | {"_shards": {}}
 
+    @property
+    def recordings(self) -> pd.DataFrame:
+        """The rows of `table` that the corpus has: without the copies that were made of its recordings."""
+        return self.table[~made_here(self.table)]
+
     def select(self, split: str) -> np.ndarray:
         """Row numbers of a split, ascending; empty if there are none."""
         return np.flatnonzero(self._splits == split)
@@ -246,8 +268,8 @@ class Store:
         shard, first, count = (int(column[row]) for column in self._places)
         start = min(max(start, 0), count)
         stop = count if frames is None else min(start + frames, count)
-        held = np.array(self._shard(shard)[first + start : first + stop].T, order="C")
-        return held if self.holds == "features" else held.astype(np.float32) / FULL_SCALE
+        held = np.array(self._shard(shard)[first + start : first + stop].T, np.float32, order="C")
+        return held if self.holds == "features" else held / FULL_SCALE
 
     def maps(self, held: torch.Tensor) -> torch.Tensor:
         """Feature maps of a batch of what `read` gives: itself, or the front-end's.
@@ -320,6 +342,28 @@ def _check(table: pd.DataFrame, audio_root: Path) -> None:
     corpora.check_paths(table, audio_root)
 
 
+def with_copies(table: pd.DataFrame, copies: int) -> pd.DataFrame:
+    """The table with so many rows more after every real recording of train, one for each copy to be made of it."""
+    if not copies:
+        return table
+    real = table[(table["label"] == "bonafide") & (table["split"] == "train")]
+    added = [
+        real.assign(
+            utt_id=real["utt_id"] + f"{COPY}{number}", label="spoof", attack=RESYNTHESIS, pair_id=real["utt_id"]
+        )
+        for number in range(1, copies + 1)
+    ]
+    return pd.concat([table, *added]).sort_index(kind="stable").fillna("").reset_index(drop=True)
+
+
+def made_here(table: pd.DataFrame) -> np.ndarray:
+    """Which rows are copies that `with_copies` added: (len(table),) bool."""
+    if "pair_id" not in table or "attack" not in table:
+        return np.zeros(len(table), bool)
+    named = [name.startswith(pair + COPY) for name, pair in zip(table["utt_id"], table["pair_id"], strict=True)]
+    return (table["attack"] == RESYNTHESIS).to_numpy() & np.array(named)
+
+
 def _states(table: pd.DataFrame, audio_root: Path) -> list[tuple[int, int] | None]:
     """Size and time of change of each recording; None where it is missing."""
 
@@ -346,7 +390,7 @@ def _check_missing(table: pd.DataFrame, states: list, allowed: float) -> None:
 def _key(table: pd.DataFrame, states: list, settings: dict, min_seconds: float) -> str:
     """What a partial store belongs to: another key means another content."""
     key = hashlib.sha256(json.dumps([VERSION, settings, min_seconds], sort_keys=True).encode())
-    for path in (__file__, audio.__file__, *features.sources()):
+    for path in (__file__, audio.__file__, effects.__file__, resynthesis.__file__, *features.sources()):
         key.update(Path(path).read_bytes())
     key.update(table.to_csv(index=False).encode())
     for state in states:
@@ -383,10 +427,12 @@ def _too_many(rejected: pd.DataFrame, total: int, allowed: float, listed: Path) 
 
 def _summary(index: pd.DataFrame, rejected: int) -> Summary:
     splits: dict = {}
+    copies = made_here(index)
+    index = index[~copies]
     for (split, label), rows in index.groupby(["split", "label"]):
         counted = {"utterances": len(rows), "seconds": round(float(rows["seconds"].sum()), 6)}
         splits.setdefault(split, {})[label] = counted
-    return Summary(len(index), rejected, round(float(index["seconds"].sum()), 6), splits)
+    return Summary(len(index), rejected, round(float(index["seconds"].sum()), 6), splits, int(copies.sum()))
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
@@ -423,6 +469,7 @@ class Job:
     number: int
     utt_ids: list[str]
     paths: list[str]
+    made: list[bool]  # whether a copy is to be made of what is there
     audio_root: Path
     partial: Path
     features: dict
@@ -475,10 +522,14 @@ def _work(job: Job) -> None:
     beside = path.with_name(path.name + ".new")
     records: list[dict] = []
     with open(beside, "wb") as file, torch.inference_mode():
-        shape = ("<f4", front_end.coefficients) if job.holds == "features" else ("<i2", 1)
+        shape = (NUMBERS[front_end.number], front_end.coefficients) if job.holds == "features" else ("<i2", 1)
         _write_header(file, 0, *shape)
         start = 0
-        waveforms = (_waveform(job.audio_root / path, front_end, job.min_seconds) for path in job.paths)
+        asked = zip(job.paths, job.utt_ids, job.made, strict=True)
+        waveforms = (
+            _waveform(job.audio_root / path, front_end, job.min_seconds, utt_id if made else "")
+            for path, utt_id, made in asked
+        )
         for group in groups(waveforms, front_end):
             made = _maps(group, front_end) if job.holds == "features" else map(_whole_numbers, group)
             for item, found in zip(group, made, strict=True):
@@ -516,7 +567,8 @@ def groups(waveforms, front_end):
         yield group
 
 
-def _waveform(path: Path, front_end, min_seconds: float) -> np.ndarray | audio.BadAudio:
+def _waveform(path: Path, front_end, min_seconds: float, copy: str) -> np.ndarray | audio.BadAudio:
+    """The recording, or where `copy` is an utt_id the copy of that name."""
     try:
         waveform = audio.read(path, front_end.sample_rate)
     except audio.BadAudio as error:
@@ -525,6 +577,9 @@ def _waveform(path: Path, front_end, min_seconds: float) -> np.ndarray | audio.B
     seconds = len(waveform) / front_end.sample_rate
     if seconds < shortest:
         return audio.BadAudio(path, "too short", f"{seconds:.3f} s, less than {shortest:g} s")
+    if copy:
+        rng = np.random.default_rng(zlib.crc32(copy.encode()))
+        return resynthesis.copied(waveform, front_end.sample_rate, rng)
     return waveform
 
 
@@ -533,6 +588,10 @@ def _maps(group: list, front_end) -> list[np.ndarray | audio.BadAudio]:
     maps = iter(feature_maps([item for item in group if isinstance(item, np.ndarray)], front_end))
     found = [next(maps) if isinstance(item, np.ndarray) else item for item in group]
     overflow = audio.BadAudio("", "not finite", "samples so far beyond full scale that their power overflows")
+    if front_end.number == "float16":
+        overflow = audio.BadAudio("", "not finite", "a coefficient is beyond 65504, which 16 bits cannot hold")
+    with np.errstate(over="ignore"):
+        found = [x.astype(NUMBERS[front_end.number]) if isinstance(x, np.ndarray) else x for x in found]
     return [overflow if isinstance(x, np.ndarray) and not np.isfinite(x).all() else x for x in found]
 
 

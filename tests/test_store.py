@@ -10,6 +10,7 @@
 | a path that leaves the corpus is refused | test_paths |
 | every split is extracted; each is selected by itself | test_splits |
 | reading maps memory, it does not load | test_mapped |
+| copies of the real recordings of train alone, by name the same ones again, told apart from the corpus | test_copies |
 """
 
 import shutil
@@ -164,3 +165,26 @@ def test_mapped(made):
     opened = store.Store(made)
     opened.read(0)
     assert all(isinstance(shard, np.memmap) for shard in opened._shards.values())
+
+
+def test_copies(speech, speech_files, tmp_path):
+    table = table_of(speech_files[:6], 2)
+    table.loc[table["utt_id"].str.startswith(speech_files[5].stem), "split"] = "eval"
+    summary = store.extract(table, speech, tmp_path / "one", SETTINGS, holds="waveforms", copies=2, workers=2)
+    assert (summary.utterances, summary.copies) == (12, 10)
+    opened = store.Store(tmp_path / "one")
+    added = opened.table.drop(opened.recordings.index)
+    assert opened.recordings["utt_id"].tolist() == table["utt_id"].tolist()
+    assert set(added["label"] + added["split"] + added["attack"]) == {"spoof" + "train" + store.RESYNTHESIS}
+    assert added["utt_id"].tolist() == [f"{name}~{n}" for name in added["pair_id"].unique() for n in (1, 2)]
+    row_of = dict(zip(opened.table["utt_id"], opened.table.index, strict=True))
+    for copy in added.itertuples():
+        x, y = opened.read(row_of[copy.pair_id])[0], opened.read(copy.Index)[0]
+        assert len(x) == len(y) and np.sqrt(np.mean(y**2)) == pytest.approx(np.sqrt(np.mean(x**2)), rel=0.05)
+        assert np.abs(x - y).max() > 0.001
+    # no other recording beside it changes a copy
+    fewer = table[table["utt_id"].isin(added["pair_id"].unique()[:2])]
+    store.extract(fewer, speech, tmp_path / "two", SETTINGS, holds="waveforms", copies=1)
+    again = store.Store(tmp_path / "two")
+    for copy in again.table.drop(again.recordings.index).itertuples():
+        np.testing.assert_array_equal(again.read(copy.Index), opened.read(row_of[copy.utt_id]))
