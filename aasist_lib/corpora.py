@@ -695,12 +695,13 @@ def differences_from_reference(store, root: Path | str, count: int = 20) -> tupl
     root : path
         Folder of the corpus.
     count : int
-        Utterances to compare, spread evenly over the store; all, if it holds fewer.
+        Utterances of the corpus to compare, spread evenly over the store; all, if it holds fewer.
 
     Returns
     -------
     differences : Series
-        utt_id -> largest absolute difference of a coefficient (dB), slopes left aside.
+        utt_id -> largest absolute difference of a coefficient (dB), slopes left aside; of an encoder's states, which
+        have no unit, relative to those that are larger than 1.
     reference : str
         What it is: librosa for MFCC as they are, the front-end on each recording alone for the rest.
     """
@@ -710,9 +711,13 @@ def differences_from_reference(store, root: Path | str, count: int = 20) -> tupl
     else:
         reference, computed = "the front-end on each recording alone", _alone(settings)
     differences = {}
-    for row in np.unique(np.linspace(0, len(store) - 1, count).round().astype(int)):
+    places = store.recordings.index
+    for row in places[np.unique(np.linspace(0, len(places) - 1, count).round().astype(int))]:
         expected = computed(audio.read(Path(root) / store.table["path"][row], settings["sample_rate"]))
-        differences[store.table["utt_id"][row]] = np.abs(store.map(row)[: len(expected)] - expected).max()
+        apart = np.abs(store.map(row)[: len(expected)] - expected)
+        if settings["kind"] == "wav2vec2":  # no decibels; kept in 11 binary digits
+            apart /= np.maximum(np.abs(expected), 1)
+        differences[store.table["utt_id"][row]] = apart.max()
     return pd.Series(differences), reference
 
 

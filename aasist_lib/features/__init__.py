@@ -16,6 +16,7 @@ graph, which cannot hold lists, goes by `dense`: a batch of full length, (batch,
 | wavelet | `WaveletPackets` | energies of wavelet packets |
 | mfcc+wavelet | both in a `Stack` | one above the other |
 | waveform | `Waveform` | a sample: nothing is done |
+| wav2vec2 | `EncoderStates` | states of a pre-trained speech encoder |
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ from aasist_lib.features.deltas import Deltas
 from aasist_lib.features.normalise import WAYS, Normalise
 from aasist_lib.features.packing import pack, unpack
 from aasist_lib.features.spectra import LFCC, MFCC, LogMel, LogSpectrum, dct_matrix, mel_filters
+from aasist_lib.features.wav2vec2 import EncoderStates
 from aasist_lib.features.wavelet import WaveletPackets
 
 __all__ = [
-    "CQT", "LFCC", "MFCC", "Deltas", "FrontEnd", "LogMel", "LogSpectrum", "Normalise", "Stack", "Waveform",
-    "WaveletPackets", "build", "dct_matrix", "mel_filters", "sources",
+    "CQT", "LFCC", "MFCC", "Deltas", "EncoderStates", "FrontEnd", "LogMel", "LogSpectrum", "Normalise", "Stack",
+    "Waveform", "WaveletPackets", "build", "dct_matrix", "mel_filters", "sources",
 ]  # fmt: skip
 
 
@@ -121,11 +123,14 @@ class FrontEnd(nn.Module):
     coefficients : int
         Rows of the feature map: those of the transform, then their slopes, then the slopes' slopes.
     channels : int
-        1 + deltas: the map also reads as (channels, coefficients // channels, frames).
+        1 + deltas, or how many states of an encoder: the map also reads as (channels, coefficients // channels,
+        frames).
     sample_rate, hop_length : int
         In Hz, and in samples from one frame to the next.
     min_samples : int
         The shortest utterance that it takes.
+    number : {"float32", "float16"}
+        In which the store keeps its values.
     """
 
     def __init__(self, transform: nn.Module, deltas: int = 0, normalise: str = "none"):
@@ -133,11 +138,14 @@ class FrontEnd(nn.Module):
         self.transform = transform
         self.normalise = Normalise(normalise, transform.sample_rate / transform.hop_length)
         self.deltas = nn.ModuleList(Deltas(order) for order in range(1, deltas + 1))
-        self.channels = deltas + 1
-        self.coefficients = transform.coefficients * self.channels
+        self.channels = getattr(transform, "channels", 1) * (deltas + 1)
+        self.coefficients = transform.coefficients * (deltas + 1)
+        self.number = getattr(transform, "number", "float32")
         self.sample_rate, self.hop_length = transform.sample_rate, transform.hop_length
         self.frames = transform.frames
-        self.min_samples = (Deltas.WIDTH - 1) * self.hop_length + transform.n_fft % 2 if deltas else 1
+        self.min_samples = getattr(transform, "min_samples", 1)
+        if deltas:
+            self.min_samples = (Deltas.WIDTH - 1) * self.hop_length + transform.n_fft % 2
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(batch, samples) to (batch, coefficients, frames); frames past an utterance's own are 0."""
@@ -168,7 +176,9 @@ KINDS = {
     "wavelet": [WaveletPackets],
     "mfcc+wavelet": [MFCC, WaveletPackets],
     "waveform": [Waveform],
+    "wav2vec2": [EncoderStates],
 }
+AS_THEY_ARE = ("waveform", "wav2vec2")  # kinds of which no slopes are taken, and no means
 COMMON = ("sample_rate", "n_fft", "hop_length")  # that every kind may be given, whether it needs them or not
 
 
@@ -179,7 +189,8 @@ def build(features: dict) -> FrontEnd:
     ----------
     features : dict
         `kind`, `deltas` (0, 1 or 2), `normalise` (one of `normalise.WAYS`; none where it is missing), and the
-        settings of that kind's class, all on one level. `waveform` takes neither deltas nor normalisation.
+        settings of that kind's class, all on one level. `waveform` and `wav2vec2` take neither deltas nor
+        normalisation, and have a hop of their own.
 
     Raises
     ------
@@ -214,7 +225,7 @@ def build(features: dict) -> FrontEnd:
         transform(**{name: value for name, value in settings.items() if name in names})
         for transform, names in zip(KINDS[kind], takes, strict=True)
     ]
-    if kind == "waveform":
+    if kind in AS_THEY_ARE:
         return FrontEnd(transforms[0])
     return FrontEnd(transforms[0] if len(transforms) == 1 else Stack(transforms), deltas, normalise)
 

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aasist_lib.errors import UserError
+from aasist_lib.features.windows import WINDOW_SECONDS, windows  # noqa: F401
 from aasist_lib.models import aasist, cnn_attention, resnet, transformer, wav2vec2
 
 NETWORKS = {
@@ -32,23 +33,6 @@ NETWORKS = {
     "aasist": (aasist.Options, aasist.AASIST),
     "wav2vec2": (wav2vec2.Options, wav2vec2.Wav2Vec2),
 }
-
-# A recording is scored in windows of this length, each as an utterance of its own, so that an hour of speech
-# needs no more memory than a sentence and no window is much longer than what the network was trained on.
-WINDOW_SECONDS = 8.0
-
-
-def windows(length: int, rate: float) -> list[tuple[int, int]]:
-    """Where a recording of `length` samples or frames, `rate` a second, is cut: (start, end) of each window.
-
-    A rest shorter than half a window goes with the one before it: scores of short windows are poor.
-
-    >>> windows(20, 1), windows(12, 1), windows(11, 1), windows(3, 1)
-    ([(0, 8), (8, 16), (16, 20)], [(0, 8), (8, 12)], [(0, 11)], [(0, 3)])
-    """
-    size = round(WINDOW_SECONDS * rate)
-    starts = [0, *range(size, length - size // 2 + 1, size)]
-    return list(zip(starts, [*starts[1:], length], strict=True))
 
 
 def build(name: str, **options) -> nn.Module:

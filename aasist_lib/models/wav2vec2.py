@@ -1,9 +1,13 @@
 """A pre-trained encoder of speech, and a small head that tells bona fide from fake by what it hears.
 
 The encoder (wav2vec 2.0, HuBERT, WavLM and their kin) was trained on much more speech than any corpus of fakes
-holds; all of its layers take part, by learned shares, since those in the middle tell more of a voice than the
-last, which tells words. It is read with transformers from a folder, or once from the Hugging Face hub; only
-safetensors are read and no code that comes with a model is run.
+holds; its layers take part by learned shares, since those in the middle tell more of a voice than the last, which
+tells words.
+
+From waveforms (`features.kind: waveform`) the network has the encoder within, and hears all of its layers; it may be
+trained along. From an encoder's states (`features.kind: wav2vec2`), which extract computed once, it is the head alone
+and hears the layers that were kept. Fed with all of them, a head has the same weights under the same names as the
+network with a frozen encoder, and gives the same logits: one can start from the other (`train.init_from`).
 
 - Baevski et al.: wav2vec 2.0 (2020); Tak et al.: Automatic speaker verification spoofing and deepfake detection
   using wav2vec 2.0 and data augmentation (2022)
@@ -14,13 +18,13 @@ Shapes in the comments: b utterances, s samples, n moments of 20 ms, h width of 
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from aasist_lib.errors import UserError
+from aasist_lib.features.wav2vec2 import read_encoder, shortest, states
 from aasist_lib.models import layers
 
-MIN_FRAMES = 400  # samples; `min_frames` of a network is that of its encoder
+LEAST_WIDTH = 128  # of an encoder; maps of fewer coefficients a channel are of some other front-end
 TRAINED = ("head", "all")
 
 
@@ -31,11 +35,12 @@ class Options:
     Attributes
     ----------
     coefficients, channels : int
-        Both 1: it takes waveforms.
+        Both 1 for waveforms; else how many states are kept, and as many times the width of the encoder.
     encoder : str
-        A folder with config.json and model.safetensors, or a name on the Hugging Face hub.
+        A folder with config.json and model.safetensors, or a name on the Hugging Face hub. Of no matter to a head
+        alone, whose features name the encoder.
     trained : str
-        "head" leaves the encoder as it is, and out of what is saved; "all" fine-tunes it.
+        "head" leaves the encoder as it is, and out of what is saved; "all" fine-tunes it, which takes waveforms.
     width : int
         Of a moment after projection.
     dropout : float
@@ -50,68 +55,42 @@ class Options:
     dropout: float = 0.3
 
     def __post_init__(self):
-        layers.check_waveforms(self, "wav2vec2")
-        if not self.encoder:
+        if not self.hears and (self.coefficients < LEAST_WIDTH * self.channels or self.coefficients % self.channels):
+            raise UserError(
+                "model.name: wav2vec2 takes waveforms or an encoder's states: set features.kind: waveform or wav2vec2"
+            )
+        if self.hears and not self.encoder:
             raise UserError("model.encoder: wav2vec2 needs a folder or a name on the Hugging Face hub")
         if self.trained not in TRAINED:
             raise UserError(f"model.trained: '{self.trained}' is unknown: use {' or '.join(TRAINED)}")
+        if self.trained == "all" and not self.hears:
+            raise UserError(
+                "model.trained: all would train the encoder, which these features have left behind: set "
+                "features.kind: waveform, or model.trained: head"
+            )
         layers.check_numbers(self)
 
-
-def read_encoder(name: str) -> nn.Module:
-    """The encoder with its weights, in evaluation mode; UserError in one line if it cannot be had."""
-    from transformers import AutoConfig, AutoModel  # takes seconds to import, and other networks do without
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # a word on every weight of another task's head that is left out
-    logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        if not hasattr(config, "conv_kernel"):
-            raise UserError(f"model.encoder: '{name}' is a {config.model_type}, which takes no waveforms")
-        config.apply_spec_augment = False  # augmenting is the training's matter, and short utterances could not be
-        config.layerdrop = 0.0
-        encoder, loading = AutoModel.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"model.encoder: '{name}' cannot be read: name a folder with config.json and model.safetensors, or a "
-            f"model on the Hugging Face hub ({' '.join(str(error).split())[:150]})"
-        ) from None
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-    if not hasattr(encoder, "feature_extractor"):
-        raise UserError(f"model.encoder: '{name}' is a {config.model_type}, more than an encoder of waveforms")
-    lacking = set(loading["missing_keys"]) - {"masked_spec_embed"}  # of masking, which is off
-    if lacking:
-        raise UserError(f"model.encoder: '{name}' lacks {len(lacking)} of its weights, such as {min(lacking)}")
-    return encoder.eval()
+    @property
+    def hears(self) -> bool:
+        """Whether it takes waveforms."""
+        return self.coefficients == self.channels == 1
 
 
 def _without_encoder(network: nn.Module, weights: dict, prefix: str, *_) -> None:
     """Leave a frozen encoder out of `state_dict`."""
-    if not network.fine_tuned:
+    if network.encoder is not None and not network.fine_tuned:
         for name in [name for name in weights if name.startswith(f"{prefix}encoder.")]:
             del weights[name]
 
 
 def _with_encoder(network: nn.Module, weights: dict, prefix: str, *_) -> None:
     """Give `load_state_dict` the encoder that is there already in place of the one left out."""
-    if not network.fine_tuned:
+    if network.encoder is not None and not network.fine_tuned:
         weights.update(network.encoder.state_dict(prefix=f"{prefix}encoder."))
 
 
 class Wav2Vec2(nn.Module):
-    """Waveforms to one logit each, higher for bona fide.
+    """Waveforms, or an encoder's states, to one logit each, higher for bona fide.
 
     Parameters
     ----------
@@ -119,21 +98,23 @@ class Wav2Vec2(nn.Module):
 
     Attributes
     ----------
-    encoder : transformers' model
-        Where `trained` is head it stays in evaluation mode, gets no gradients and is not part of `state_dict`.
+    encoder : transformers' model or None
+        None in a head alone. Where `trained` is head it stays in evaluation mode, gets no gradients and is not part of
+        `state_dict`.
     """
 
     def __init__(self, options: Options):
         super().__init__()
         self.options = options
-        self.encoder = read_encoder(options.encoder)
         self.fine_tuned = options.trained == "all"
-        self.encoder.requires_grad_(self.fine_tuned)
-        # its convolutions would, in training, demand a gradient of their input: refused where it has one already
-        self.encoder.feature_extractor._requires_grad = False
-        config = self.encoder.config
-        self.shares = nn.Parameter(torch.zeros(config.num_hidden_layers + 1))  # softmax of them: all layers alike
-        self.project = nn.Linear(config.hidden_size, options.width)
+        if options.hears:
+            self.encoder = read_encoder(options.encoder, "model.encoder").requires_grad_(self.fine_tuned)
+            count, size = self.encoder.config.num_hidden_layers + 1, self.encoder.config.hidden_size
+        else:
+            self.encoder = None
+            count, size = options.channels, options.coefficients // options.channels
+        self.shares = nn.Parameter(torch.zeros(count))  # softmax of them: all layers alike
+        self.project = nn.Linear(size, options.width)
         self.pool = layers.AttentiveStatistics(options.width)
         self.dropout = nn.Dropout(options.dropout)
         self.output = nn.Linear(2 * options.width, 1)
@@ -143,16 +124,12 @@ class Wav2Vec2(nn.Module):
 
     @property
     def min_frames(self) -> int:
-        """Samples from which the encoder's convolutions make one moment."""
-        samples = 1
-        config = self.encoder.config
-        for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-            samples = (samples - 1) * stride + kernel
-        return samples
+        """Samples from which the encoder's convolutions make one moment; of its states, one."""
+        return 1 if self.encoder is None else shortest(self.encoder)
 
     def train(self, mode: bool = True) -> nn.Module:
         super().train(mode)
-        if not self.fine_tuned:
+        if self.encoder is not None and not self.fine_tuned:
             self.encoder.eval()
         return self
 
@@ -161,8 +138,9 @@ class Wav2Vec2(nn.Module):
 
         Parameters
         ----------
-        features : Tensor (batch, 1, samples)
-            Waveforms at the rate the encoder knows (16 kHz), at least `min_frames` samples, no padding.
+        features : Tensor
+            (batch, 1, samples), waveforms at the rate the encoder knows (16 kHz), at least `min_frames` samples, no
+            padding; of a head alone (batch, coefficients, frames).
 
         Returns
         -------
@@ -171,13 +149,17 @@ class Wav2Vec2(nn.Module):
         return self.output(self.embed(features))[:, 0]
 
     def embed(self, features: Tensor) -> Tensor:
-        """(b, 1, s) -> (b, 2w): what the last layer sees, in training with dropout."""
+        """(b, 1, s) or (b, coefficients, n) -> (b, 2w): what the last layer sees, in training with dropout."""
+        shares = self.shares.softmax(dim=0)
+        mixed = sum(share * state for share, state in zip(shares, self.states(features), strict=True))  # (b, n, h)
+        return self.dropout(self.pool(self.project(mixed))[0])  # (b, n, w) -> (b, 2w)
+
+    def states(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Of each layer that takes part (b, n, h)."""
+        if self.encoder is None:
+            layers.check_features(features, self.options.coefficients, self.min_frames)
+            return features.unflatten(1, (self.options.channels, -1)).transpose(2, 3).unbind(1)
         x = layers.waveforms(features, self.min_frames)
-        x = x - x.mean(dim=1, keepdim=True)
-        x = x / (x.square().mean(dim=1, keepdim=True) + 1e-7).sqrt()
         # a frozen encoder keeps nothing for a backward pass, unless its input is to get a gradient
         with torch.set_grad_enabled(torch.is_grad_enabled() and (self.fine_tuned or x.requires_grad)):
-            hidden = self.encoder(x, output_hidden_states=True).hidden_states  # of each layer (b, n, h)
-        shares = self.shares.softmax(dim=0)
-        moments = self.project(sum(share * layer for share, layer in zip(shares, hidden, strict=True)))
-        return self.dropout(self.pool(moments)[0])  # (b, n, w) -> (b, 2w)
+            return states(self.encoder, x)

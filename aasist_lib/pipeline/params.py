@@ -111,8 +111,22 @@ class Wavelet(Section):
     level: Annotated[int, Field(ge=1, le=8)]
 
 
+def _layers(layers: Any) -> Any:
+    numbers = isinstance(layers, list) and layers and all(type(layer) is int and layer >= 0 for layer in layers)
+    if layers not in ("all", "mean") and not (numbers and len(set(layers)) == len(layers)):
+        raise ValueError(f"{layers!r} is neither all, nor mean, nor a list of different numbers from 0 on")
+    return layers
+
+
+class States(Section):
+    """Of a pre-trained encoder, of which the front-end `wav2vec2` makes maps."""
+
+    encoder: str
+    layers: Annotated[Any, AfterValidator(_layers)]
+
+
 class Features(Section):
-    kind: Literal["mfcc", "lfcc", "logmel", "logspec", "cqt", "wavelet", "mfcc+wavelet", "waveform"]
+    kind: Literal["mfcc", "lfcc", "logmel", "logspec", "cqt", "wavelet", "mfcc+wavelet", "waveform", "wav2vec2"]
     sample_rate: Annotated[int, Field(ge=4000, le=192000)]
     n_fft: Annotated[int, Field(ge=16)]
     hop_length: Count
@@ -124,6 +138,7 @@ class Features(Section):
     logspec: Logspec
     cqt: Cqt
     wavelet: Wavelet
+    wav2vec2: States
 
     @model_validator(mode="after")
     def _fits(self):
