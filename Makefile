@@ -29,8 +29,8 @@ repro: $(READY)      ## the default corpus, all stages and reports/index.html; r
 quick: $(READY)      ## the same on a tiny corpus, in build/quick: minutes, for a first look
 	python -m aasist_lib.pipeline quick
 
-leaderboard: $(READY) ## trains and measures the systems of experiments/leaderboard.yaml; goes on where it was stopped
-	python -m aasist_lib.pipeline leaderboard
+leaderboard: $(READY) ## trains and measures the systems of experiments/leaderboard.yaml; goes on; AGAIN=1: anew
+	python -m aasist_lib.pipeline leaderboard $(if $(AGAIN),--again)
 
 tune: $(READY)       ## searches for better settings as experiments/tune.yaml says; goes on where it was stopped
 	python -m aasist_lib.pipeline tune

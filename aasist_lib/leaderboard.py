@@ -1,79 +1,103 @@
 """Many systems on one corpus: each trained with several seeds, calibrated on dev, read on eval.
 
 A system is a change of params.yaml (`experiments/leaderboard.yaml`). All share one store of waveforms, from which each
-makes its own features. What is done is kept: called again, it goes on from there, and a run counts as done as long as
-its settings, the store and the code that it goes through are what they were.
+makes its own features. What is done is kept: a result counts as long as the system's settings, what the store holds and
+the code that scores go through are what they were, wherever it was made. Files' times and places decide nothing, nor
+do comments. Where the code that measures is another, scores are measured anew if they are here, which takes seconds;
+if they are not, the result stands.
 """
 
 import hashlib
 import json
 import os
-import statistics
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import torch
 
-from aasist_lib import augment, baselines, calibration, effects, evaluation, features, losses, metrics, models, training
+from aasist_lib import calibration, evaluation, metrics, provenance
 from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
 from aasist_lib.robustness import one_thread
 from aasist_lib.store import Store
+from aasist_lib.systems import SPLITS, System, scored, share
 from aasist_lib.workers import in_processes
 
-SECONDS = 4.0  # of the utterance whose scoring is timed
-REPEATS = 15  # of the timing: their median counts
-MEASURES = ("eer", "min_dcf", "act_dcf", "cllr", "accuracy")  # that the table keeps, with their intervals
-
-
-@dataclass(frozen=True)
-class System:
-    """What is to be compared.
-
-    Attributes
-    ----------
-    name, about : str
-        The second in a few words, for the table.
-    settings : dict
-        Sections features, model, augment, train, calibrate and evaluate, as `pipeline.params` gives them.
-    seeds : tuple of int
-    baseline : str
-        One of `baselines.BASELINES`, or "" for a network.
-    """
-
-    name: str
-    about: str
-    settings: dict = field(hash=False)
-    seeds: tuple[int, ...] = (1,)
-    baseline: str = ""
+# of what `evaluation.headline` gives; the second only of eval
+MEASURES = ("eer", "min_dcf", "act_dcf", "cllr", "accuracy")
+DECISIONS = ("precision", "recall", "f1", "bonafide_rejected", "spoof_accepted")
+COUNTS = ("n_bonafide", "n_spoof")
+UTTERANCES = 600  # of dev and of eval each, that published weights are scored on and all systems compared on
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training and its scores. It counts as done when its file exists and bears its key."""
+    """One system with one seed.
+
+    Attributes
+    ----------
+    corpus : str
+        What the store holds (`of_store`).
+    utterances : int
+        Of dev and of eval each, that every system is measured on besides all of them.
+    scores, key : str
+        What the scores depend on, and what the result depends on besides the code that measures. Empty where
+        published weights are not there.
+    measured_by : str
+        What measures depend on besides the scores: that code.
+    """
 
     system: System
     seed: int
     store: Path
     folder: Path
+    corpus: str
+    utterances: int
+    scores: str
     key: str
+    measured_by: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.system.name}-{self.seed}"
 
     @property
     def path(self) -> Path:
-        return self.folder / f"{self.system.name}-{self.seed}.json"
+        return self.folder / f"{self.name}.json"
 
-    def done(self) -> bool:
-        try:
-            return json.loads(self.path.read_text("utf-8"))["key"] == self.key
-        except (OSError, ValueError, KeyError):
-            return False
+    @property
+    def record(self) -> Path:
+        """Says, beside the scores, what they depend on and what scoring cost."""
+        return self.folder / f"{self.name}.scores.json"
+
+    def scores_file(self, split: str) -> Path:
+        return self.folder / f"{self.name}-{split}.csv"
+
+    def has_scores(self) -> bool:
+        there = all(self.scores_file(split).is_file() for split in SPLITS)
+        return there and _read(self.record).get("scores") == self.scores
+
+    def done(self, row: dict) -> bool:
+        """Whether a result is what this job would find."""
+        if not self.key:  # nobody can make it here, so that the one from elsewhere stands
+            return (row.get("corpus"), row.get("utterances")) == (self.corpus, self.utterances)
+        return row.get("key") == self.key and (row["measured_by"] == self.measured_by or not self.has_scores())
+
+    def forget(self) -> None:
+        for path in (self.path, self.record):
+            path.unlink(missing_ok=True)
+        for ending in (".checkpoints", ".pieces"):
+            shutil.rmtree(self.folder / f"{self.name}{ending}", ignore_errors=True)
 
 
-def run(systems: Sequence[System], store: Path, folder: Path, *, workers: int = 1) -> list[dict]:
+def run(
+    systems: Sequence[System], store: Path, folder: Path, *, kept: Iterable[dict] = (),
+    save: Callable[[list[dict]], None] | None = None, utterances: int = UTTERANCES, workers: int = 1,
+    again: bool = False,
+) -> list[dict]:  # fmt: skip
     """Results of all systems, one for each seed.
 
     Parameters
@@ -83,13 +107,23 @@ def run(systems: Sequence[System], store: Path, folder: Path, *, workers: int = 
         Of waveforms.
     folder : path
         Keeps the networks, their scores and the results.
+    kept : iterable of dict
+        Results from elsewhere. Those that count as done are not made again.
+    save : function of the results so far, optional
+        Called at the start and after every result, so that one that took hours is not lost.
+    utterances : int
+        Of dev and of eval each, that every system is measured on besides all of them; published weights on these
+        alone.
     workers : int
         Processes, of one thread each. Results do not depend on it; the times do, a little.
+    again : bool
+        Nothing counts as done, but what cannot be made here.
 
     Returns
     -------
     list of dict
-        See `measured`, in the order of `systems`.
+        See `measured`, in the order of `systems`. Without published weights that are not there and of which there is
+        no result: one line on the error output says where to get them.
 
     Raises
     ------
@@ -103,112 +137,133 @@ def run(systems: Sequence[System], store: Path, folder: Path, *, workers: int = 
     if Store(store).holds != "waveforms":
         raise UserError(f"{store} holds features, and systems differ in theirs: extract with extract.holds: waveforms")
     folder.mkdir(parents=True, exist_ok=True)
-    held = _of_store(store)
-    jobs = [Job(system, seed, store, folder, _key(system, seed, held)) for system in systems for seed in system.seeds]
-    waiting = [job for job in jobs if not job.done()]
-    with progress(total=len(jobs), desc="leaderboard", unit="run") as bar:
-        bar.update(len(jobs) - len(waiting))
-        for _ in in_processes(_work, waiting, min(workers, len(waiting)), "workers") if waiting else ():
+    corpus = of_store(store)
+    code = [__file__, calibration.__file__, evaluation.__file__, metrics.__file__]
+    every = Path(store), folder, corpus, utterances, provenance.code_key(code).hex()[:16]
+    jobs = [_job(system, seed, *every) for system in systems for seed in system.seeds]
+    there = {(row["system"], row["seed"]): row for row in kept}
+    results = {}
+    for job in jobs:
+        if again and job.key:
+            job.forget()
+            continue
+        rows = (_read(job.path), there.get((job.system.name, job.seed), {}))
+        if row := next(filter(job.done, rows), None):
+            results[job] = row
+    waiting = [job for job in jobs if job not in results and job.key]
+    for job in jobs:
+        if job not in results and not job.key:
+            print(
+                f"leaderboard: {job.system.name} is left out: {job.system.published} is missing; it is published with "
+                f"clovaai/aasist (MIT licence) as models/weights/{job.system.published.name}",
+                file=sys.stderr,
+            )
+
+    def so_far() -> list[dict]:
+        return [results[job] | {"about": job.system.about} for job in jobs if job in results]
+
+    with progress(total=len(results) + len(waiting), desc="leaderboard", unit="run") as bar:
+        bar.update(len(results))
+        if save:
+            save(so_far())
+        for job in in_processes(_work, waiting, min(workers, len(waiting)), "workers") if waiting else ():
+            results[job] = _read(job.path)
+            if save:
+                save(so_far())
             bar.update()
-    return [json.loads(job.path.read_text("utf-8")) for job in jobs]
+    return so_far()
+
+
+def of_store(store: Path) -> str:
+    """What a store holds, whenever and wherever it was written: a short hash of its table and of its samples.
+
+    Parameters
+    ----------
+    store : path
+    """
+    key = hashlib.sha256((Path(store) / "index.csv").read_bytes())
+    for path in sorted(Path(store).glob("shard-*.npy")):
+        with open(path, "rb") as file:
+            key.update(hashlib.file_digest(file, "sha256").digest())
+    return key.hexdigest()[:16]
 
 
 def measured(job: Job) -> dict:
-    """Trains, scores, calibrates and measures.
+    """Trains and scores where that is not done, calibrates and measures.
 
     Returns
     -------
     dict
-        key, system, about, seed; parameters (None of a baseline); minutes of training; milliseconds on one core for an
-        utterance of 4 s, from the waveform (None of a baseline); best_epoch; dev_eer; eval: condition -> measures with
-        intervals; by_attack: attack -> equal error rate on eval, against all its real voices.
+        key, measured_by, corpus, utterances, made_with, commit; system, about, kind, seed; parameters, minutes,
+        milliseconds and best_epoch as `systems.scored` gives them; threshold, of dev; dev: measures with intervals;
+        eval: condition -> measures and decisions with intervals; by_attack: attack -> condition, n_spoof and equal
+        error rate with its interval, against all real voices of eval; share: condition -> equal error rate with its
+        interval on the utterances of eval that published weights are scored on. Calibration and threshold are set on
+        dev, so that its Cllr and accuracy flatter a little.
     """
     system, settings = job.system, job.system.settings
-    store = Store(job.store, settings["features"])
-    rows = {split: store.select(split) for split in ("dev", "eval")}
-    row = {"key": job.key, "system": system.name, "about": system.about, "seed": job.seed}
-    start = time.monotonic()
-    if system.baseline:
-        both = np.concatenate(list(rows.values()))
-        values = baselines.BASELINES[system.baseline](store, both, seed=job.seed)
-        found = store.table.iloc[both].assign(score=values)
-        tables = {split: found[found["split"] == split].reset_index(drop=True) for split in rows}
-        row |= {"parameters": None, "milliseconds": None, "best_epoch": None}
-        row["minutes"] = (time.monotonic() - start) / 60
-    else:
-        network = job.folder / f"{system.name}-{job.seed}"
-        parts = {name: settings[name] for name in ("model", "train", "augment")}
-        checkpoints = job.folder / f"{system.name}-{job.seed}.checkpoints"
-        training.fit(store, network, seed=job.seed, threads=1, checkpoints=checkpoints, **parts)
-        row["minutes"] = (time.monotonic() - start) / 60
-        tables = {split: training.scores(network, store, split, threads=1) for split in rows}
-        loaded, about = models.load(network)
-        row |= {"parameters": about["parameters"], "best_epoch": about["best_epoch"]}
-        row["milliseconds"] = milliseconds(loaded, settings["features"])
-    fit = _calibrated(tables["dev"], settings["calibrate"]["method"])
-    for split, table in tables.items():
-        tables[split] = table.assign(llr=fit(table["score"]))
-        evaluation.save_csv(job.folder / f"{system.name}-{job.seed}-{split}.csv", tables[split])
-    return row | _measures(tables["dev"], tables["eval"], settings, job.seed)
+    if not job.has_scores():
+        job.record.unlink(missing_ok=True)
+        stem = job.folder / job.name
+        about, scores = scored(system, job.seed, job.store, stem, utterances=job.utterances, key=job.scores)
+        for split in SPLITS:
+            evaluation.save_csv(job.scores_file(split), scores[scores["split"] == split])
+        made = {"made_with": provenance.made_with(), "commit": provenance.commit()}
+        evaluation.save_json(job.record, about | made | {"scores": job.scores})
+    # from the files, so that scores measured again are the same to the last digit
+    dev, test = (_read_scores(job.scores_file(split)) for split in SPLITS)
+    fit = _calibrated(dev, settings["calibrate"]["method"])
+    for split, table in (("dev", dev), ("eval", test)):
+        table["llr"] = fit(table["score"])
+        evaluation.save_csv(job.scores_file(split), table)
+    row = {"key": job.key, "measured_by": job.measured_by, "corpus": job.corpus, "utterances": job.utterances}
+    row |= {"system": system.name, "about": system.about, "kind": system.kind, "seed": job.seed}
+    row |= {key: value for key, value in _read(job.record).items() if key != "scores"}
+    table = Store(job.store).table
+    compared = table["utt_id"].iloc[share(table, "eval", job.utterances)]
+    return row | _measures(dev, test, test[test["utt_id"].isin(set(compared))], settings, job.seed)
 
 
-def milliseconds(network: torch.nn.Module, of: Mapping) -> float:
-    """How long one core takes to score 4 s of speech, from the waveform: the median of several.
-
-    Parameters
-    ----------
-    network : nn.Module
-        In evaluation mode.
-    of : mapping
-        The section `features`.
-    """
-    front_end = features.build(dict(of)).eval()
-    waveform = 0.1 * torch.randn(1, round(SECONDS * front_end.sample_rate), generator=torch.Generator().manual_seed(0))
-    times = []
-    with one_thread(), torch.inference_mode():
-        for _ in range(REPEATS + 2):  # the first ones warm up
-            start = time.perf_counter()
-            network(front_end(waveform))
-            times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[2:])
-
-
-def table(results: Sequence[Mapping]) -> pd.DataFrame:
-    """One row a system: means over its seeds, and how far apart those are.
-
-    Parameters
-    ----------
-    results : sequence of mapping
-        What `run` gave.
-
-    Returns
-    -------
-    DataFrame
-        system, about, seeds (how many), parameters, minutes, milliseconds; dev_eer; and for each condition of eval the
-        measures, such as eer_unseen, with eer_unseen_low, _high (means of the intervals' ends) and _spread (largest
-        less smallest over the seeds). Fractions. Sorted by eer_all where there is one.
-    """
-    rows = []
-    for name, group in pd.DataFrame(results).groupby("system", sort=False):
-        first = group.iloc[0]
-        row = {"system": name, "about": first["about"], "seeds": len(group)}
-        row |= {key: _mean(group[key]) for key in ("parameters", "minutes", "milliseconds", "dev_eer")}
-        for condition in first["eval"]:
-            for key in first["eval"][condition]:
-                values = [result[condition][key] for result in group["eval"]]
-                stem, _, end = key.rpartition("_")
-                column = f"{stem}_{condition}_{end}" if end in ("low", "high") and stem else f"{key}_{condition}"
-                row[column] = _mean(values)
-                if key == "eer":
-                    row[f"eer_{condition}_spread"] = max(values) - min(values)
-        rows.append(row)
-    found = pd.DataFrame(rows)
-    return found.sort_values("eer_all", ignore_index=True) if "eer_all" in found else found
+def _measures(dev: pd.DataFrame, test: pd.DataFrame, compared: pd.DataFrame, settings: dict, seed: int) -> dict:
+    costs = settings["calibrate"]
+    limits = {name: costs[name] for name in ("max_bonafide_rejected", "min_spoof_found")}
+    prices = {name: costs[name] for name in ("prior_spoof", "cost_miss", "cost_false_alarm")}
+    threshold = calibration.thresholds(*evaluation.split_classes(dev), **prices, **limits)[costs["policy"]]
+    drawn = {"replicates": settings["evaluate"]["bootstrap"], "seed": seed}
+    of_dev = evaluation.headline(dev, threshold, **drawn, **prices)["all"]
+    of_eval = evaluation.headline(test, threshold, **drawn, **prices)
+    real, attacks = test[test["label"] == "bonafide"], test[test["label"] == "spoof"].groupby("attack", sort=True)
+    by_attack = {
+        name: {"condition": fakes["condition"].iloc[0], "n_spoof": len(fakes)}
+        | _eer(pd.concat([real, fakes]), ("speaker",), drawn)  # of one attack there is nothing to draw among attacks
+        for name, fakes in attacks
+    }
+    shares = {condition: evaluation.select(compared, condition) for condition in of_eval}
+    return {
+        "threshold": float(threshold),
+        "dev": _wanted(of_dev, MEASURES),
+        "eval": {name: _wanted(row, (*MEASURES, *DECISIONS)) for name, row in of_eval.items()},
+        "by_attack": by_attack,
+        "share": {name: _eer(rows, ("speaker", "attack"), drawn) for name, rows in shares.items()},
+    }
 
 
-def _mean(values) -> float:
-    numbers = [float(value) for value in values if value is not None]
-    return float(np.mean(numbers)) if numbers else float("nan")
+def _wanted(row: dict, names: Sequence[str]) -> dict:
+    wanted = {*COUNTS, *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))}
+    return {key: value for key, value in row.items() if key in wanted}
+
+
+def _eer(trials: pd.DataFrame, factors: Sequence[str], drawn: dict) -> dict:
+    """Equal error rate with its interval, other speakers (and attacks) drawn; without one where there are too few."""
+    classes = evaluation.split_classes(trials)
+    row = {name: len(scores) for name, scores in zip(COUNTS, classes, strict=True)}
+    row["eer"] = float(metrics.eer(*classes).value)
+    clusters = {name: groups for name, groups in evaluation.factors(trials).items() if name in factors}
+    try:
+        found = metrics.bootstrap(lambda counts: {"eer": counts.eer().value}, *classes, clusters=clusters, **drawn)
+    except UserError:
+        return row
+    return row | dict(zip(("eer_low", "eer_high"), found["eer"], strict=True))
 
 
 def _calibrated(dev: pd.DataFrame, method: str):
@@ -218,19 +273,11 @@ def _calibrated(dev: pd.DataFrame, method: str):
     return calibration.cautious(*classes, dev.loc[fakes, "attack"], *speakers, method=method).fit
 
 
-def _measures(dev: pd.DataFrame, test: pd.DataFrame, settings: Mapping, seed: int) -> dict:
-    costs, classes = settings["calibrate"], evaluation.split_classes(dev)
-    limits = {name: costs[name] for name in ("max_bonafide_rejected", "min_spoof_found")}
-    prices = {name: costs[name] for name in ("prior_spoof", "cost_miss", "cost_false_alarm")}
-    threshold = calibration.thresholds(*classes, **prices, **limits)[costs["policy"]]
-    headline = evaluation.headline(test, threshold, replicates=settings["evaluate"]["bootstrap"], seed=seed, **prices)
-    wanted = {f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")}
-    attacks = evaluation.by_attack(test, threshold)
-    return {
-        "dev_eer": float(metrics.eer(*classes).value),
-        "eval": {name: {key: row[key] for key in row if key in wanted} for name, row in headline.items()},
-        "by_attack": dict(zip(attacks["attack"], attacks["eer"], strict=True)),
-    }
+def _job(system: System, seed: int, store: Path, folder: Path, corpus: str, utterances: int, measured_by: str) -> Job:
+    scores, settings = system.key(seed, corpus, utterances), system.settings
+    rest = [scores, settings["calibrate"], settings["evaluate"]["bootstrap"], utterances]
+    key = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16] if scores else ""
+    return Job(system, seed, store, folder, corpus, utterances, scores, key, measured_by)
 
 
 def _work(job: Job) -> None:
@@ -240,20 +287,15 @@ def _work(job: Job) -> None:
     evaluation.save_json(job.path, result)
 
 
-def _of_store(store: Path) -> bytes:
-    key = hashlib.sha256((store / "index.csv").read_bytes())
-    for path in sorted(store.glob("shard-*.npy")):
-        key.update(b"%d %d\n" % (path.stat().st_size, path.stat().st_mtime_ns))
-    return key.digest()
+def _read(path: Path) -> dict:
+    """What a file says; nothing where it is missing or half."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
-def _key(system: System, seed: int, held: bytes) -> str:
-    key = hashlib.sha256(held)
-    key.update(json.dumps([system.baseline, system.settings, seed], sort_keys=True).encode())
-    modules = [
-        __file__,
-        *(m.__file__ for m in (augment, baselines, calibration, effects, evaluation, losses, training)),
-    ]
-    for path in [*modules, *features.sources(), *sorted(Path(models.__file__).parent.glob("*.py"))]:
-        key.update(Path(path).read_bytes())
-    return key.hexdigest()[:16]
+def _read_scores(path: Path) -> pd.DataFrame:
+    names = pd.read_csv(path, nrows=0).columns
+    text = {name: str for name in names if name not in ("seconds", "score", "llr")}
+    return pd.read_csv(path, dtype=text, keep_default_na=False)

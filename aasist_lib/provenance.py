@@ -4,6 +4,7 @@ import ast
 import hashlib
 import platform
 import re
+import subprocess
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -74,6 +75,25 @@ def _meaning(node) -> str:
 def _is_text(first: list[ast.stmt]) -> bool:
     """Whether a body begins with a docstring."""
     return any(isinstance(line, ast.Expr) and isinstance(getattr(line.value, "value", None), str) for line in first)
+
+
+def commit() -> str:
+    """Of the checkout that this code is in, shortened, with a "+" where the code is not as it was committed.
+
+    Returns
+    -------
+    str
+        "" where there is no git or no checkout.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _processor() -> str:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -352,7 +354,7 @@ def load_published(path: Path) -> AASIST:
 
     Parameters
     ----------
-    path : path of AASIST.pth or AASIST-L.pth
+    path : path of AASIST.pth or AASIST-L.pth, or of the same as .safetensors
         Which of the two is told from the shapes. Nothing but tensors is read from the file.
 
     Raises
@@ -361,10 +363,13 @@ def load_published(path: Path) -> AASIST:
         The file is missing, broken or something else.
     """
     try:
-        published = torch.load(path, map_location="cpu", weights_only=True)
+        if Path(path).suffix == ".safetensors":
+            published = load_file(path)
+        else:
+            published = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: take AASIST.pth or AASIST-L.pth from clovaai/aasist") from None
-    except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as weights ({' '.join(str(error).split())[:100]})") from None
     if not isinstance(published, dict) or not all(isinstance(x, Tensor) for x in published.values()):
         raise UserError(f"{path} holds no weights by name: it is not a published AASIST")

@@ -40,10 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("leaderboard", help="train and measure the systems of experiments/leaderboard.yaml")
     command.add_argument("--systems", type=Path, help="another file of systems")
     command.add_argument("--workers", type=int, default=2, help="processes (2)")
+    command.add_argument("--again", action="store_true", help="train all anew, whatever is done")
     command = commands.add_parser("tune", help="search for better settings as experiments/tune.yaml says")
     command.add_argument("--space", type=Path, metavar="FILE", help="another file of settings to search")
     command.add_argument("--trials", type=int, metavar="N", help="in place of what the file says")
     command.add_argument("--workers", type=int, default=2, help="processes (2)")
+    command.add_argument("--again", action="store_true", help="train all anew, whatever is done")
     command = commands.add_parser("compare", help="two runs side by side, as markdown for a pull request")
     command.add_argument("a", nargs="?", default="HEAD", help="commit, branch, tag or experiment (HEAD)")
     command.add_argument("b", nargs="?", default="workspace", help="the newer one; the working tree by default")
@@ -96,7 +98,7 @@ def _run(given: argparse.Namespace) -> int:
         case "leaderboard":
             from aasist_lib.pipeline.leaderboard import run as run_leaderboard
 
-            print(run_leaderboard(paths.root(), given.workers, given.systems))
+            print(run_leaderboard(paths.root(), given.workers, given.systems, given.again))
         case "tune":
             from aasist_lib.pipeline.tune import run as run_tune
 

@@ -4,19 +4,25 @@ import hashlib
 import json
 from pathlib import Path
 
+import pandas as pd
 from ruamel.yaml import YAML, YAMLError
 
-from aasist_lib import corpora, evaluation, leaderboard, store
+from aasist_lib import baselines, corpora, evaluation, leaderboard, paths, store
 from aasist_lib.errors import UserError
-from aasist_lib.pipeline import params
+from aasist_lib.pipeline import params, standings
+from aasist_lib.systems import System
 
 SYSTEMS = Path("experiments/leaderboard.yaml")
 WORK = Path("build/leaderboard")
-SYSTEM_KEYS = {"about", "change", "baseline", "seeds"}
+FILE_KEYS = {"seeds", "utterances", "systems"}
+SYSTEM_KEYS = {"about", "baseline", "change", "claimed", "file", "published", "seeds"}
 
 
-def run(root: Path, workers: int = 2, systems_file: Path | None = None) -> Path:
+def run(root: Path, workers: int = 2, systems_file: Path | None = None, again: bool = False) -> Path:
     """Trains what is not trained yet, and writes `metrics/leaderboard.json` and `metrics/leaderboard.csv`.
+
+    Both are written after every result, and what the first holds counts as done where its keys fit: with it in git,
+    another machine goes on from there.
 
     Parameters
     ----------
@@ -25,7 +31,9 @@ def run(root: Path, workers: int = 2, systems_file: Path | None = None) -> Path:
     workers : int
         Processes, of one thread each.
     systems_file : pathlib.Path, optional
-        In place of `experiments/leaderboard.yaml`.
+        In place of `experiments/leaderboard.yaml`; the results are then named after it.
+    again : bool
+        Trains all anew.
 
     Returns
     -------
@@ -37,45 +45,65 @@ def run(root: Path, workers: int = 2, systems_file: Path | None = None) -> Path:
     UserError
         The file of systems or one of its settings is wrong, or as `leaderboard.run`.
     """
-    systems = read(systems_file or root / SYSTEMS, root / "params.yaml")
+    path = systems_file or root / SYSTEMS
+    content = _content(path)
+    systems = read(path, root / "params.yaml")
     held = waveforms(root, workers)
-    results = leaderboard.run(systems, held, root / WORK / "runs", workers=workers)
-    evaluation.save_json(root / "metrics/leaderboard.json", {"results": results})
-    path = root / "metrics/leaderboard.csv"
-    evaluation.save_csv(path, leaderboard.table(results))
-    return path
+    board = root / f"metrics/{path.stem}.json"
+    about = {"systems": {name: _about(entry) for name, entry in content["systems"].items()}, "data": _data(root)}
+    about["counts"] = _counts(store.Store(held).table)
+
+    def save(results: list[dict]) -> None:
+        evaluation.save_json(board, about | {"results": results})
+        evaluation.save_csv(board.with_suffix(".csv"), standings.table(results))
+
+    leaderboard.run(
+        systems, held, root / WORK / "runs", kept=_kept(board), save=save, workers=workers, again=again,
+        utterances=content.get("utterances", leaderboard.UTTERANCES),
+    )  # fmt: skip
+    return board.with_suffix(".csv")
 
 
-def read(path: Path, base: Path | None = None) -> list[leaderboard.System]:
+def read(path: Path, base: Path | None = None) -> list[System]:
     """Systems from a file.
 
     Parameters
     ----------
     path : pathlib.Path
-        YAML: `seeds`, a list, and `systems`, by name: `about`; `change`, laid over params.yaml; `baseline`, if it is
-        one; `seeds`, if others than everybody's.
+        YAML: `seeds`, a list; `utterances`, a number, of dev and of eval each, that published weights are scored on;
+        and `systems`, by name: `about`; `change`, laid over params.yaml, or `file`, beside this one, that holds it;
+        `baseline`, if it is one; `published`, if it is that, its weights from the project's folder; `seeds`, if
+        others than everybody's; `claimed`, by measure, in percent, what others say of it, and `of`, of which data.
     base : pathlib.Path, optional
-        params.yaml.
+        params.yaml, in the project's folder.
 
     Raises
     ------
     UserError
-        The file cannot be read, or a key or setting in it is unknown.
+        A file cannot be read, or a key, baseline or setting in it is unknown.
     """
-    try:
-        content = YAML(typ="safe", pure=True).load(path)
-    except (OSError, YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    found = []
+    content, found = _content(path), []
     for name, entry in content["systems"].items():
-        unknown = set(entry) - SYSTEM_KEYS
+        unknown, of = set(entry) - SYSTEM_KEYS, f"{path.name}: {name}"
         if unknown:
-            raise UserError(f"{path.name}: {name}: {min(unknown)} is none of {', '.join(sorted(SYSTEM_KEYS))}")
-        settings = params.overlaid(entry.get("change") or {}, base, f"{path.name}: {name}")
+            raise UserError(f"{of}: {min(unknown)} is none of {', '.join(sorted(SYSTEM_KEYS))}")
+        kind = entry.get("baseline", "")
+        if kind and kind not in baselines.BASELINES:
+            raise UserError(
+                f"{path.name}: {name}: baseline: {kind} is none of {', '.join(sorted(baselines.BASELINES))}"
+            )
+        change, of = entry.get("change") or {}, f"{path.name}: {name}"
+        if "file" in entry:
+            if change:
+                raise UserError(f"{of}: change and file both say what is changed: keep one")
+            change, of = _yaml(path.parent / entry["file"]), f"{entry['file']} ({of})"
+        settings = params.overlaid(change, base, of)
         sections = ("features", "model", "augment", "train", "calibrate", "evaluate")
-        seeds = tuple(entry.get("seeds", content["seeds"]))
+        weights = (base.parent if base else paths.root()) / entry["published"] if "published" in entry else None
+        # nothing in published weights or their scores is drawn
+        seeds = content["seeds"][:1] if weights else entry.get("seeds", content["seeds"])
         kept = {section: settings[section] for section in sections}
-        found.append(leaderboard.System(name, entry["about"], kept, seeds, entry.get("baseline", "")))
+        found.append(System(name, entry["about"], kept, tuple(seeds), kind, weights))
     return found
 
 
@@ -85,8 +113,8 @@ def waveforms(root: Path, workers: int) -> Path:
     corpus, folder = settings["corpus"], root / WORK / "waveforms"
     table, _ = corpora.from_settings(root / "data", corpus)
     features, limits = settings["features"], settings["extract"] | {"holds": "waveforms", "workers": workers}
-    asked = json.dumps([features["sample_rate"], limits["min_seconds"], limits["max_bad_fraction"]])
-    key = hashlib.sha256(table.to_csv(index=False).encode() + asked.encode())
+    asked = [features["sample_rate"], {name: value for name, value in limits.items() if name != "workers"}]
+    key = hashlib.sha256(table.to_csv(index=False).encode() + json.dumps(asked, sort_keys=True).encode())
     for name in table["path"]:
         state = (root / "data" / name).stat() if (root / "data" / name).is_file() else None
         key.update(b"%d %d\n" % (state.st_size, state.st_mtime_ns) if state else b"missing\n")
@@ -96,3 +124,43 @@ def waveforms(root: Path, workers: int) -> Path:
         store.extract(table, root / "data", folder, features, **limits)
         mark.write_text(key.hexdigest())
     return folder
+
+
+def _content(path: Path) -> dict:
+    content = _yaml(path)
+    unknown, missing = set(content) - FILE_KEYS, {"seeds", "systems"} - set(content)
+    if unknown:
+        raise UserError(f"{path.name}: {min(unknown)} is none of {', '.join(sorted(FILE_KEYS))}")
+    if missing:
+        raise UserError(f"{path.name}: {min(missing)} is missing")
+    return content
+
+
+def _yaml(path: Path) -> dict:
+    try:
+        return YAML(typ="safe", pure=True).load(path)
+    except (OSError, YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _about(entry: dict) -> dict:
+    return {key: entry[key] for key in ("about", "file", "claimed") if key in entry}
+
+
+def _data(root: Path) -> str:
+    """The hash by which DVC knows data/, where it does."""
+    path = root / "data.dvc"
+    return _yaml(path)["outs"][0].get("md5", "") if path.is_file() else ""
+
+
+def _counts(table: pd.DataFrame) -> dict:
+    return {split: rows["label"].value_counts().to_dict() for split, rows in table.groupby("split")}
+
+
+def _kept(board: Path) -> list[dict]:
+    try:
+        return json.loads(board.read_text("utf-8"))["results"]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{board} cannot be read ({error}): take it from git, or remove it to begin anew") from None
