@@ -45,7 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--space", type=Path, metavar="FILE", help="another file of settings to search")
     command.add_argument("--trials", type=int, metavar="N", help="in place of what the file says")
     command.add_argument("--workers", type=int, default=2, help="processes (2)")
-    command.add_argument("--again", action="store_true", help="train all anew, whatever is done")
     command = commands.add_parser("compare", help="two runs side by side, as markdown for a pull request")
     command.add_argument("a", nargs="?", default="HEAD", help="commit, branch, tag or experiment (HEAD)")
     command.add_argument("b", nargs="?", default="workspace", help="the newer one; the working tree by default")
