@@ -141,6 +141,8 @@ class Plan:
 
     def _part(self, key: str, entry: Any, now: Any) -> tuning.Range | tuning.Choices:
         where = f"{self.path.name}: space: {key}"
+        if isinstance(now, dict):
+            raise UserError(f"{where} is a section: name a setting in it, such as {key}.{next(iter(now))}")
         if not isinstance(entry, dict):
             raise UserError(f"{where} must say {{low: ..., high: ...}} or {{choices: [...]}}, not {entry!r}")
         if "choices" in entry:
@@ -185,18 +187,19 @@ class Plan:
                 )
 
 
-def override(key: str, value: Any) -> str:
-    """A setting as `dvc exp run -S` takes it, before the shell's quotes.
+def runs(settings: Mapping[str, Any]) -> str:
+    """The command that runs the pipeline with these settings, for a shell.
 
     Examples
     --------
-    >>> override("train.lr", 3.0e-4), override("features.kind", "mfcc+wavelet"), override("augment.codecs", ["mp3"])
-    ('train.lr=0.0003', "features.kind='mfcc+wavelet'", 'augment.codecs=[mp3]')
+    >>> print(runs({"train.lr": 3.0e-4, "features.kind": "mfcc+wavelet", "augment.codecs": ["mp3"]}))
+    dvc exp run -S train.lr=0.0003 -S 'features.kind='"'"'mfcc+wavelet'"'"'' -S 'augment.codecs=[mp3]'
     """
-    return f"{key}={_hydra(value)}"
+    return "dvc exp run " + " ".join(f"-S {shlex.quote(f'{key}={_hydra(value)}')}" for key, value in settings.items())
 
 
 def _hydra(value: Any) -> str:
+    """A value as Hydra reads it, which takes -S apart."""
     if isinstance(value, list):
         return f"[{','.join(map(_hydra, value))}]"
     if not isinstance(value, str):
@@ -220,24 +223,27 @@ def _told(root: Path, plan: Plan, search: tuning.Search, study, best) -> str:
     beside = root / f"{BEST}.partial"
     with open(beside, "w", encoding="utf-8") as file:
         file.write(f"# {made[0].upper()}{made[1:]}\n")
-        yaml.dump(_nested(settings), file)
+        yaml.dump(nested(settings), file)
     beside.replace(root / BEST)
-    lines = [f"trial {best.number}, {made}", *(f"  {override(key, value)}" for key, value in settings.items())]
+    lines = [f"trial {best.number}, {made}", *(f"  {key}: {value}" for key, value in search.tried(best).items())]
     shares = tuning.importance(study)
     if shares:
         lines.append("what has most to do with it: " + ", ".join(f"{k} {v:.0%}" for k, v in list(shares.items())[:5]))
     lines.append(f"written: {BEST}, {WORK / 'trials.csv'}; to run the pipeline with it:")
-    lines.append("dvc exp run " + " ".join(f"-S {shlex.quote(override(*one))}" for one in settings.items()))
+    lines.append(runs(settings))
     return "\n".join(lines)
 
 
 def _laid(base: Path, name: str, fixed: Mapping, epochs: int, tried: Mapping[str, Any]) -> dict:
-    return params.overlaid(_nested({**fixed, **tried, "train.max_epochs": epochs}), base, name)
+    return params.overlaid(nested({**fixed, **tried, "train.max_epochs": epochs}), base, name)
 
 
-def _nested(settings: Mapping[str, Any]) -> dict:
-    """
-    >>> _nested({"train.lr": 1.0, "train.mixup": 0.0})
+def nested(settings: Mapping[str, Any]) -> dict:
+    """Settings by section, as in params.yaml.
+
+    Examples
+    --------
+    >>> nested({"train.lr": 1.0, "train.mixup": 0.0})
     {'train': {'lr': 1.0, 'mixup': 0.0}}
     """
     found = {}
