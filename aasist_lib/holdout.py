@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from aasist_lib import evaluation, metrics, models, provenance, training
+from aasist_lib.copies import made_here
 from aasist_lib.robustness import done, in_proportion, one_thread, write
 from aasist_lib.store import Store
 
@@ -64,6 +65,7 @@ def items(table: pd.DataFrame, attacks: int, sources: int) -> list[Item]:
     list of Item
         Attacks first. None that would leave train without real voices or without fakes.
     """
+    table = table[~made_here(table)]
     train = table[table["split"] == "train"]
     spoofs, bonafide = (train[train["label"] == label] for label in ("spoof", "bonafide"))
     people = [set(rows["source"]) for name, rows in bonafide.groupby("speaker") if name]
@@ -236,7 +238,7 @@ def _asked(table: pd.DataFrame, item: Item | None, count: int, seed: int) -> tup
     """Utterances that a fold left out and is asked about: fakes of an attack; real voices of a source, and copies."""
     if item is None:
         return ()
-    rows = table[left_out(table, [item])]
+    rows = table[left_out(table, [item]) & ~made_here(table)]
     if item.kind == "source":
         real = rows[(rows["label"] == "bonafide") & rows["source"].isin(item.names)]
         copies = rows[rows["pair_id"].isin(real["utt_id"])]

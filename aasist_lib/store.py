@@ -33,6 +33,7 @@ import pandas as pd
 import torch
 
 from aasist_lib import audio, corpora, effects, features, resynthesis
+from aasist_lib.copies import made_here, with_copies
 from aasist_lib.errors import UserError
 from aasist_lib.workers import in_processes
 
@@ -41,7 +42,6 @@ NEEDED = ["utt_id", "path", "label", "split"]
 HOLDS = ("features", "waveforms")
 FULL_SCALE = 2**15  # of waveforms
 NUMBERS = {"float32": "<f4", "float16": "<f2"}
-COPY, RESYNTHESIS = "~", "resynthesis"  # what tells the utt_id of a copy made here, and its attack
 PLACE = ["shard", "start", "frames", "seconds"]  # what the index adds to the table; of waveforms, frames are samples
 REJECTED = ["utt_id", "path", "reason", "detail"]
 BATCH_SECONDS = 80  # of audio that go through the front-end together; a longer recording goes alone
@@ -340,28 +340,6 @@ def _check(table: pd.DataFrame, audio_root: Path) -> None:
     if len(repeated):
         raise UserError(f"the table of utterances has the utt_id {repeated.iloc[0]!r} twice")
     corpora.check_paths(table, audio_root)
-
-
-def with_copies(table: pd.DataFrame, copies: int) -> pd.DataFrame:
-    """The table with so many rows more after every real recording of train, one for each copy to be made of it."""
-    if not copies:
-        return table
-    real = table[(table["label"] == "bonafide") & (table["split"] == "train")]
-    added = [
-        real.assign(
-            utt_id=real["utt_id"] + f"{COPY}{number}", label="spoof", attack=RESYNTHESIS, pair_id=real["utt_id"]
-        )
-        for number in range(1, copies + 1)
-    ]
-    return pd.concat([table, *added]).sort_index(kind="stable").fillna("").reset_index(drop=True)
-
-
-def made_here(table: pd.DataFrame) -> np.ndarray:
-    """Which rows are copies that `with_copies` added: (len(table),) bool."""
-    if "pair_id" not in table or "attack" not in table:
-        return np.zeros(len(table), bool)
-    named = [name.startswith(pair + COPY) for name, pair in zip(table["utt_id"], table["pair_id"], strict=True)]
-    return (table["attack"] == RESYNTHESIS).to_numpy() & np.array(named)
 
 
 def _states(table: pd.DataFrame, audio_root: Path) -> list[tuple[int, int] | None]:

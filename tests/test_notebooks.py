@@ -46,7 +46,7 @@ DECIDE_NOTHING = {
     f"aasist_lib/{name}.py" for name in ("__init__", "errors", "paths", "progress", "workers", "pipeline/params")
 }
 # reading a store decodes nothing: what store.py needs to write one matters to the stages that decode
-DECODING = {"aasist_lib/audio.py", "aasist_lib/corpora.py"}
+DECODING = {"aasist_lib/audio.py", "aasist_lib/corpora.py", "aasist_lib/resynthesis.py"}
 DECODES = {"extract", "audit"}
 PACKAGES = {"aasist_lib.corpus", "aasist_lib.features", "aasist_lib.models"}
 ENGINE = "aasist_lib/pipeline/engine.py"

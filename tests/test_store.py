@@ -25,7 +25,7 @@ import pandas as pd
 import pytest
 import torch
 
-from aasist_lib import audio, corpora, features, store
+from aasist_lib import audio, copies, corpora, features, store
 from aasist_lib.errors import UserError
 
 SETTINGS = dict(kind="mfcc", sample_rate=16000, n_mfcc=20, n_fft=512, hop_length=160, n_mels=64, deltas=2)
@@ -175,7 +175,7 @@ def test_copies(speech, speech_files, tmp_path):
     opened = store.Store(tmp_path / "one")
     added = opened.table.drop(opened.recordings.index)
     assert opened.recordings["utt_id"].tolist() == table["utt_id"].tolist()
-    assert set(added["label"] + added["split"] + added["attack"]) == {"spoof" + "train" + store.RESYNTHESIS}
+    assert set(added["label"] + added["split"] + added["attack"]) == {"spoof" + "train" + copies.RESYNTHESIS}
     assert added["utt_id"].tolist() == [f"{name}~{n}" for name in added["pair_id"].unique() for n in (1, 2)]
     row_of = dict(zip(opened.table["utt_id"], opened.table.index, strict=True))
     for copy in added.itertuples():

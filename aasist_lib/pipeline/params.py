@@ -150,6 +150,7 @@ class Features(Section):
 class Extract(Section):
     workers: Count
     holds: Literal["features", "waveforms"]
+    copies: WholeNumber
     min_seconds: Annotated[float, Field(ge=0)]
     max_bad_fraction: Share
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from aasist_lib import evaluation, plots, provenance
+from aasist_lib.copies import made_here
 from aasist_lib.errors import UserError
 from aasist_lib.pipeline import datasheet, params
 
@@ -378,7 +379,8 @@ def _index(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"{path.parent.name}/{path.name} is missing: run `dvc repro`") from None
     columns = "utt_id label speaker attack split condition language source codec pair_id".split()
-    return table.reindex(columns=columns, fill_value="").assign(seconds=table["seconds"].astype(float))
+    found = table.reindex(columns=columns, fill_value="").assign(seconds=table["seconds"].astype(float))
+    return found[~made_here(found)]  # the corpus itself
 
 
 def _csv(path: Path) -> pd.DataFrame:
