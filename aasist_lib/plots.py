@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import rc_context
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MultipleLocator
 from scipy.stats import norm
 
@@ -671,3 +673,261 @@ def spectrograms(pictures: Mapping[str, np.ndarray], sample_rate: float, frame_r
             ax.set_axis_off()
         fig.suptitle(title, fontweight="bold", fontsize=11)
     return fig
+
+
+def inspection(
+    waveform: np.ndarray,
+    decibels: np.ndarray,
+    features: np.ndarray | None,
+    pooling: np.ndarray | None,
+    sample_rate: float,
+    title: str = "What there is to hear, and to see",
+) -> Figure:
+    """A recording under one time axis: waveform, spectrum, what the network gets of it, and where it listens.
+
+    Parameters
+    ----------
+    waveform : (samples,).
+    decibels : (bins, frames) of the short-time spectrum, from 0 Hz to half the sample rate, 0 at the loudest.
+    features : (coefficients, frames), or None where the network takes the waveform itself.
+    pooling : (tokens,) shares that sum to 1, or None where the network has no attention to look at.
+    sample_rate : samples a second.
+    """
+    seconds = len(waveform) / sample_rate
+    rows = [1.1, 2.0] + [2.0] * (features is not None) + [1.1 if pooling is not None else 0.4]
+    with rc_context(STYLE | {"axes.grid": False}):
+        fig = Figure(figsize=(8.4, 0.9 + 1.15 * sum(rows)), layout="constrained")
+        axes = fig.subplots(len(rows), 1, sharex=True, height_ratios=rows)
+        axes[0].plot(np.arange(len(waveform)) / sample_rate, waveform, color=GREY, linewidth=0.4)
+        axes[0].set(ylabel="amplitude", title="Waveform")
+        image = axes[1].imshow(
+            decibels, origin="lower", aspect="auto", cmap="Greys", vmin=-70, vmax=0,
+            extent=(0, seconds, 0, sample_rate / 2000),
+        )  # fmt: skip
+        axes[1].set(ylabel="kHz", title="Short-time spectrum")
+        fig.colorbar(image, ax=axes[1], label="dB", pad=0.01)
+        if features is not None:
+            # the first coefficient may be loudness, far above the rest: the colours are for the rest
+            limit = np.quantile(np.abs(features[1:] if len(features) > 1 else features), 0.96) or 1.0
+            image = axes[2].imshow(
+                features, origin="lower", aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit,
+                extent=(0, seconds, -0.5, len(features) - 0.5), interpolation="nearest",
+            )  # fmt: skip
+            axes[2].set(ylabel="coefficient", title="Features, without their slopes")
+            fig.colorbar(image, ax=axes[2], extend="both", pad=0.01)
+        if pooling is None:
+            axes[-1].text(0, 0.5, "This network has no attention to look at.", transform=axes[-1].transAxes)
+            axes[-1].set_yticks([])
+            axes[-1].spines["left"].set_visible(False)
+        else:
+            times_mean = len(pooling) * np.asarray(pooling)
+            edges = np.linspace(0, seconds, len(pooling) + 1)
+            axes[-1].stairs(times_mean, edges, baseline=1, fill=True, color=BONAFIDE)
+            axes[-1].axhline(1, color="black", linewidth=0.8)
+            # a range no narrower than this, or attention that is nearly even would look like peaks
+            axes[-1].set(ylim=(min(0.5, times_mean.min()), max(1.5, 1.05 * times_mean.max())))
+            axes[-1].set(ylabel="weight", title="Attention: how much each moment counts (1: as much as the average)")
+        axes[-1].set(xlim=(0, seconds), xlabel="time (s)")
+        fig.suptitle(title, fontweight="bold", fontsize=12)
+    return fig
+
+
+def sliding(table: pd.DataFrame, threshold: float, title: str = "Window by window") -> Figure:
+    """Log-likelihood ratios over time, on either side of the threshold.
+
+    Parameters
+    ----------
+    table : columns start, end (seconds), llr, decision, a row a window.
+    threshold : called fake below it.
+    """
+    with rc_context(STYLE):
+        fig, (ax,) = _figure(8.4, 3.2)
+        middle = (table["start"] + table["end"]) / 2
+        ax.axhline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold: {threshold:+.2f}")
+        ax.plot(middle, table["llr"], color=GREY, linewidth=1)
+        if len(table) <= 40:  # of more, the extents would hide each other
+            ax.hlines(table["llr"], table["start"], table["end"], color=GREY, linewidth=0.8, alpha=0.5)
+        for decision, marker, name in (("bonafide", "o", "called real"), ("spoof", "X", "called fake")):
+            chosen = table["decision"] == decision
+            ax.plot(
+                middle[chosen], table["llr"][chosen], marker, color=COLOURS[decision], markeredgecolor="white",
+                markersize=7 if len(table) <= 100 else 4, markeredgewidth=0.6, label=f"{name} ({chosen.sum()})",
+            )  # fmt: skip
+        low, high = (value(table["llr"].agg(how), threshold) for value, how in ((min, "min"), (max, "max")))
+        room = 0.12 * (high - low) + 0.1
+        low, high = low - room, high + room
+        ax.axhspan(low, threshold, color=KNOWN, alpha=0.08, linewidth=0)
+        ax.set(xlim=(0, table["end"].max()), ylim=(low, high), xlabel="time (s)", ylabel="LLR", title=title)
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return fig
+
+
+def evidence(
+    maps: Mapping[str, np.ndarray],
+    times: np.ndarray,
+    hertz: np.ndarray,
+    decibels: np.ndarray,
+    *,
+    unit: str = "LLR",
+    marked: int = 8,
+    title: str = "What moved the decision",
+) -> Figure:
+    """What tiles of time by band are worth, by several methods, below the spectrum they are cut from.
+
+    Parameters
+    ----------
+    maps : name -> (bands, times): positive for bona fide.
+    times, hertz : edges of tiles in seconds (times + 1,), and in Hz (bands + 1,).
+    decibels : (bins, frames) of the short-time spectrum, from 0 Hz to the last edge, 0 at the loudest.
+    unit : of the maps.
+    marked : how many tiles of each map get a frame: those worth most, either way.
+    """
+    edges = hertz / 1000
+    with rc_context(STYLE | {"axes.grid": False}):
+        fig, axes = _figure(8.4, 0.6 + 2.3 * (1 + len(maps)), rows=1 + len(maps))
+        colours = LinearSegmentedColormap.from_list("evidence", [KNOWN, "white", BONAFIDE])
+        # bands are as high as each other, so the spectrum is drawn on their scale
+        places = np.interp(np.linspace(0, edges[-1], len(decibels) + 1), edges, np.arange(len(edges)))
+        grid = np.linspace(0, times[-1], decibels.shape[1] + 1)
+        mesh = axes[0].pcolormesh(grid, places, decibels, cmap="Greys", vmin=-70, vmax=0, rasterized=True)
+        fig.colorbar(mesh, ax=axes[0], label="dB", pad=0.01)
+        axes[0].set_title("Short-time spectrum, on the scale of the bands")
+        limit = max(np.abs(found).max() for found in maps.values()) or 1.0
+        for ax, (name, found) in zip(axes[1:], maps.items(), strict=True):
+            mesh = ax.pcolormesh(
+                times, np.arange(len(edges)), found, cmap=colours, vmin=-limit, vmax=limit,
+                edgecolors="#e6e6e6", linewidth=0.3,
+            )  # fmt: skip
+            bar = fig.colorbar(mesh, ax=ax, pad=0.01)
+            bar.set_label(f"\N{LEFTWARDS ARROW} fake   {unit}   real \N{RIGHTWARDS ARROW}")
+            for place in np.argsort(-np.abs(np.ravel(found)), kind="stable")[:marked]:
+                band, time = np.unravel_index(place, found.shape)
+                corner, width = (times[time], band), times[time + 1] - times[time]
+                ax.add_patch(Rectangle(corner, width, 1, fill=False, edgecolor="black", linewidth=1.3))
+            ax.set_title(name.capitalize())
+        for ax in axes:
+            ax.set_yticks(np.arange(len(edges)), [f"{edge:.1f}" for edge in edges], fontsize=8)
+            ax.set(xlim=(0, times[-1]), ylim=(0, len(edges) - 1), ylabel="kHz")
+        axes[-1].set_xlabel("time (s)")
+        fig.suptitle(title, fontweight="bold", fontsize=12)
+    return fig
+
+
+def deletion(table: pd.DataFrame, unit: str = "LLR", title: str = "Do the maps name what decides?") -> Figure:
+    """How far the score moves against the decision as more and more tiles are taken away.
+
+    Parameters
+    ----------
+    table : columns tiles, one for each map, then loudest, random, random_low and random_high, a row for each number of
+        tiles; positive is away from the decision.
+    unit : of the score.
+    """
+    names = list(table.columns[1:-3])
+    with rc_context(STYLE):
+        fig, (ax,) = _figure(8.4, 3.4)
+        place = np.arange(len(table))
+        ax.fill_between(place, table["random_low"], table["random_high"], color=GREY, alpha=0.2, linewidth=0)
+        ax.plot(place, table["random"], color=GREY, linestyle=":", label="random tiles (band: 95 % of draws)")
+        looks = zip(names, [BONAFIDE, KNOWN, "black", "#009E73"] * 2, ["-", "--", "-."] * 3, "osD^v<>p", strict=False)
+        for name, colour, style, marker in looks:
+            label = "loudest tiles" if name == "loudest" else f"first tiles by {name}"
+            ax.plot(place, table[name], marker, color=colour, linestyle=style, label=label)
+        ax.axhline(0, color="black", linewidth=0.6)
+        ax.set_xticks(place, table["tiles"])
+        ax.set(xlabel="tiles taken away", ylabel=f"{unit}: moved against the decision", title=title)
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return fig
+
+
+def standings(table: pd.DataFrame, seeds: pd.DataFrame, title: str = "Who errs least") -> Figure:
+    """Equal error rates of systems with their intervals, conditions apart, in the order of the table.
+
+    Narrow, with each name above its own dots, so that it can be read on a phone.
+
+    Parameters
+    ----------
+    table : a row a system: system, dev_eer, and for each condition (known and unseen, or all) eer_known, eer_known_low,
+        eer_known_high. Fractions.
+    seeds : a row a run: system, and eer_known and so on; drawn small, where a system has several.
+    """
+    conditions = [name for name in ("known", "unseen") if f"eer_{name}" in table] or ["all"]
+    colours, markers = {"known": KNOWN, "unseen": UNSEEN, "all": BONAFIDE}, {"known": "o", "unseen": "D", "all": "o"}
+    gap = 0.26  # between the lines of a system
+    with rc_context(STYLE | {"axes.grid.axis": "x"}):
+        fig, (ax,) = _figure(5.6, 1.35 + 0.66 * len(table))
+        for place, condition in enumerate(conditions):
+            rows = np.arange(len(table)) + place * gap
+            columns = [f"eer_{condition}{end}" for end in ("", "_low", "_high")]
+            eer, low, high = 100 * table.reindex(columns=columns).to_numpy(float).T
+            whiskers = np.nan_to_num(np.clip([eer - low, high - eer], 0, None))
+            words = f"{condition} attacks"
+            style = {"color": colours[condition], "markersize": 6.5, "elinewidth": 2.2, "capsize": 0, "label": words}
+            ax.errorbar(eer, rows, xerr=whiskers, fmt=markers[condition], **style)
+            for row, system in zip(rows, table["system"], strict=True):
+                runs = 100 * seeds.loc[seeds["system"] == system, f"eer_{condition}"].to_numpy(float)
+                if len(runs) > 1:
+                    ax.plot(runs, np.full(len(runs), row), "|", color="black", markersize=8, markeredgewidth=0.9)
+        middle = np.arange(len(table)) + gap * (len(conditions) - 1) / 2
+        ax.plot(100 * table["dev_eer"], middle, "x", color=GREY, markersize=6, markeredgewidth=1.6, label="dev")
+        ax.axvline(50, color="black", linewidth=1, linestyle="--", label="guessing")
+        for row, system in enumerate(table["system"]):
+            ax.text(0.8, row - 0.2, f"{row + 1}  {system}", fontsize=9.5, fontweight="bold", va="bottom")
+        ax.set_yticks([])
+        highest = 100 * table.filter(regex="^eer_.*_high$|^dev_eer$").to_numpy(float)
+        ax.set(xlabel="equal error rate (%)", title=title, ylim=(len(table) - 0.35, -0.85))
+        ax.set_xlim(0, min(100, max(55, np.nanmax(highest, initial=0) + 2)))
+        ax.spines["left"].set_visible(False)
+        fig.legend(loc="outside lower center", ncols=2, fontsize=9)
+    return fig
+
+
+def cost(table: pd.DataFrame, title: str = "What less error costs") -> Figure:
+    """Equal error rate on eval against the time that scoring takes, a numbered dot a system.
+
+    A line joins those than which none is both quicker and better.
+
+    Parameters
+    ----------
+    table : a row a system, in the order that numbers them: kind (network, baseline or published), eer_all (a fraction),
+        milliseconds; rows without either are left out.
+    """
+    shown = table.assign(number=np.arange(1, len(table) + 1)).dropna(subset=["milliseconds", "eer_all"])
+    quick = shown.sort_values(["milliseconds", "eer_all"])
+    front = quick[quick["eer_all"] < quick["eer_all"].cummin().shift(fill_value=np.inf)]
+    with rc_context(STYLE):
+        fig, (ax,) = _figure(5.6, 3.9)
+        ax.step(front["milliseconds"], 100 * front["eer_all"], "--", where="post", color=GREY, linewidth=1.4, zorder=1)
+        for kind, colour, marker in (("network", BONAFIDE, "o"), ("published", KNOWN, "s"), ("baseline", GREY, "^")):
+            rows = shown[shown["kind"] == kind]
+            if len(rows):
+                ax.scatter(
+                    rows["milliseconds"], 100 * rows["eer_all"], s=230, color=colour, marker=marker,
+                    edgecolor="white", linewidth=1.2, label={"network": "trained here"}.get(kind, kind),
+                )  # fmt: skip
+        for row in shown.itertuples():
+            ax.text(
+                row.milliseconds, 100 * row.eer_all, f"{row.number}", color="white", fontsize=8.5, fontweight="bold",
+                ha="center", va="center_baseline", zorder=3,
+            )  # fmt: skip
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        ax.margins(0.1, 0.12)
+        ax.set(xlabel="milliseconds for 4 s of speech, on one core (log scale)", ylabel="equal error rate on eval (%)")
+        ax.set_title(title)
+        if shown["kind"].nunique() > 1:
+            fig.legend(loc="outside lower center", ncols=3, fontsize=9, markerscale=0.6)
+    return fig
+
+
+def embedded(fig: Figure, alt: str, caption: str) -> dict:
+    """A figure for a web page, at 96 dots an inch: src (a data address), alt, caption, width and height in pixels.
+
+    Parameters
+    ----------
+    fig : what a function of this module returned.
+    alt : what it shows, for screen readers and for where there is no picture.
+    caption : what stands below it.
+    """
+    width, height = (int(96 * inches) for inches in fig.get_size_inches())
+    data = base64.b64encode(png(fig)).decode("ascii")
+    return {"src": f"data:image/png;base64,{data}", "alt": alt, "caption": caption, "width": width, "height": height}
