@@ -854,7 +854,7 @@ def standings(table: pd.DataFrame, seeds: pd.DataFrame, title: str = "Who errs l
     colours, markers = {"known": KNOWN, "unseen": UNSEEN, "all": BONAFIDE}, {"known": "o", "unseen": "D", "all": "o"}
     gap = 0.26  # between the lines of a system
     with rc_context(STYLE | {"axes.grid.axis": "x"}):
-        fig, (ax,) = _figure(5.6, 1.35 + 0.66 * len(table))
+        fig, (ax,) = _figure(4.8, 1.35 + 0.66 * len(table))
         for place, condition in enumerate(conditions):
             rows = np.arange(len(table)) + place * gap
             columns = [f"eer_{condition}{end}" for end in ("", "_low", "_high")]
@@ -871,11 +871,11 @@ def standings(table: pd.DataFrame, seeds: pd.DataFrame, title: str = "Who errs l
         ax.plot(100 * table["dev_eer"], middle, "x", color=GREY, markersize=6, markeredgewidth=1.6, label="dev")
         ax.axvline(50, color="black", linewidth=1, linestyle="--", label="guessing")
         for row, system in enumerate(table["system"]):
-            ax.text(0.8, row - 0.2, f"{row + 1}  {system}", fontsize=9.5, fontweight="bold", va="bottom")
+            ax.text(-0.8, row - 0.2, f"{row + 1}  {system}", fontsize=10, fontweight="bold", va="bottom")
         ax.set_yticks([])
         highest = 100 * table.filter(regex="^eer_.*_high$|^dev_eer$").to_numpy(float)
         ax.set(xlabel="equal error rate (%)", title=title, ylim=(len(table) - 0.35, -0.85))
-        ax.set_xlim(0, min(100, max(55, np.nanmax(highest, initial=0) + 2)))
+        ax.set_xlim(-1.5, min(101.5, max(55, np.nanmax(highest, initial=0) + 2)))
         ax.spines["left"].set_visible(False)
         fig.legend(loc="outside lower center", ncols=2, fontsize=9)
     return fig
@@ -895,7 +895,7 @@ def cost(table: pd.DataFrame, title: str = "What less error costs") -> Figure:
     quick = shown.sort_values(["milliseconds", "eer_all"])
     front = quick[quick["eer_all"] < quick["eer_all"].cummin().shift(fill_value=np.inf)]
     with rc_context(STYLE):
-        fig, (ax,) = _figure(5.6, 3.9)
+        fig, (ax,) = _figure(4.8, 3.9)
         ax.step(front["milliseconds"], 100 * front["eer_all"], "--", where="post", color=GREY, linewidth=1.4, zorder=1)
         for kind, colour, marker in (("network", BONAFIDE, "o"), ("published", KNOWN, "s"), ("baseline", GREY, "^")):
             rows = shown[shown["kind"] == kind]
@@ -912,7 +912,7 @@ def cost(table: pd.DataFrame, title: str = "What less error costs") -> Figure:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         ax.margins(0.1, 0.12)
-        ax.set(xlabel="milliseconds for 4 s of speech, on one core (log scale)", ylabel="equal error rate on eval (%)")
+        ax.set(xlabel="milliseconds for 4 s of speech, one core (log)", ylabel="equal error rate on eval (%)")
         ax.set_title(title)
         if shown["kind"].nunique() > 1:
             fig.legend(loc="outside lower center", ncols=3, fontsize=9, markerscale=0.6)

@@ -13,6 +13,9 @@
 | versions and processor are those that trained the network, where it says so | test_provenance |
 | a notebook's page: code folded, tables that scroll, links between pages | test_notebook_page |
 | missing results are named | test_missing |
+| the leaderboard: order, means, seeds, intervals, attacks, claims, the same part for all | test_leaderboard |
+| the leaderboard is as readable as the rest, says what it is of, and goes when its results do | test_leaderboard_page |
+| the figures of the leaderboard show the data; the same bytes twice | test_leaderboard_figures |
 | the table in README.md | test_readme, test_committed_readme_is_current |
 | `dvc plots show` can be read offline | test_plots_page |
 | `dvc plots diff`: each confusion matrix under its condition and beside its revision | test_confusion_template |
@@ -31,9 +34,9 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from aasist_lib import evaluation
+from aasist_lib import evaluation, plots
 from aasist_lib.errors import UserError
-from aasist_lib.pipeline import report
+from aasist_lib.pipeline import report, standings
 
 ROOT = Path(__file__).parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="  # one pixel
@@ -295,6 +298,150 @@ def test_notebook_page(pages):
     assert targets == ["40_evaluate.html", "../notebooks/00_overview.ipynb", "https://example.org/x.ipynb"]
     assert [tag.get_text() for tag in page.nav.find_all("a")] == ["Results", "10 Extract", "40 Evaluate", "Datasheet"]
     assert [tag["href"] for tag in pages["index"].main.find_all("a") if "datasheet" in tag["href"]]
+
+
+def result(system, seed, dev, known, unseen, kind="network", **more):
+    def measures(eer):
+        row = {"n_bonafide": 200, "n_spoof": 150}
+        for name in ("eer", "min_dcf", "cllr", "accuracy", "precision", "recall", "f1"):
+            row |= {name: eer, f"{name}_low": eer - 0.05, f"{name}_high": eer + 0.1}
+        return row
+
+    everything = {"known": measures(known), "unseen": measures(unseen), "all": measures((known + unseen) / 2)}
+    attacks = {"world": ("known", known), "<tts>": ("unseen", unseen)}
+    return {
+        "key": "k", "corpus": "c0ffee", "system": system, "about": f"a {system}", "kind": kind, "seed": seed,
+        "commit": "abc123", "made_with": {"torch": "0.4", "processor": "abacus"}, "parameters": 1234,
+        "minutes": 3.0, "milliseconds": 20.0, "dev": measures(dev), "eval": everything,
+        "share": {name: measures(row["eer"] / 2) | {"n_bonafide": 6, "n_spoof": 4} for name, row in everything.items()},
+        "by_attack": {
+            attack: {"condition": condition, "n_spoof": 75, "eer": eer, "eer_low": eer - 0.01, "eer_high": eer + 0.01}
+            for attack, (condition, eer) in attacks.items()
+        },
+    } | more  # fmt: skip
+
+
+BOARD = {
+    "data": "0123.dir",
+    "counts": {"dev": {"bonafide": 5, "spoof": 6}, "eval": {"bonafide": 1200, "spoof": 8}},
+    "systems": {
+        "small": {"about": "x"},
+        "report": {"file": "seed.yaml", "claimed": {"accuracy": 69.81, "f1": 61.15, "of": "<unnamed> data"}},
+        "lost": {"about": "x"},
+    },
+    "results": [
+        result("small", 1, 0.2, 0.1, 0.3), result("small", 2, 0.3, 0.2, 0.5),
+        result("report", 1, 0.15, 0.4, 0.45, milliseconds=40.0),
+        result("mixtures", 1, 0.35, 0.3, 0.3, "baseline", parameters=None, milliseconds=None),
+        result("old", 1, 0.4, 0.45, 0.61, "published", minutes=None, milliseconds=900.0),
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def board(project):
+    """The leaderboard's page."""
+    (project / "metrics/leaderboard.json").write_text(json.dumps(BOARD))
+    assert "leaderboard.html" in [path.name for path in report.write(project)]
+    return BeautifulSoup((project / "reports/leaderboard.html").read_text("utf-8"), "html.parser")
+
+
+def test_leaderboard(board):
+    errors = captioned(board, "On eval, sorted by the equal error rate on dev")
+    assert [row[0].split()[1] for row in errors[1:]] == ["report", "small", "mixtures", "old"]  # by dev, not by eval
+    assert errors[2][1:5] == [
+        "25.0 20.0 to 35.0 seeds 20.0 to 30.0", "15.0 10.0 to 25.0 seeds 10.0 to 20.0",
+        "40.0 35.0 to 50.0 seeds 30.0 to 50.0", "27.5 22.5 to 37.5 seeds 20.0 to 35.0",
+    ]  # fmt: skip
+    assert errors[2][5] == "0.275 0.225 to 0.375" and "seeds" not in "".join(errors[1])
+    assert "published weights, not trained here; on 350 recordings of dev and 350 of eval" in errors[4][0]
+    costs = captioned(board, "Size and time, on one core")
+    assert costs[2][1:] == ["1,234", "3.0", "20", "2", "350 and 350"]
+    assert costs[3][1] == costs[3][3] == "" and costs[4][2] == ""
+    part = captioned(board, "Equal error rates on that part of eval")
+    assert part[4][1:] == ["22.5 17.5 to 32.5", "30.5 25.5 to 40.5", "26.5 21.5 to 36.5"] and len(part) == 5
+    assert "On the same 10 recordings" in board.get_text()
+    (heat,) = board.select("table.heat")
+    rows = cells(heat)
+    assert rows[0] == ["Attack", "report", "small", "mixtures", "old"]
+    assert rows[1:3] == [["Known attacks"], ["world 75 fakes", "40.0 39.0 to 41.0", "15.0 14.0 to 16.0",
+                                            "30.0 29.0 to 31.0", "45.0 44.0 to 46.0"]]  # fmt: skip
+    assert rows[4][0] == "<tts> 75 fakes" and [td["style"] for td in heat.select("td")][0] == "--share: 0.40"
+    claims = captioned(board, "Claimed and measured: report (%)")
+    assert claims[1:] == [["Accuracy", "69.81", "42.5 37.5 to 52.5"], ["F1", "61.15", "42.5 37.5 to 52.5"]]
+    text = _plain(board.main)
+    assert "They were not measured here, and are of <unnamed> data." in text.replace("\n", " ")
+    lead = _plain(board.select_one(".lead"))
+    assert lead.startswith("Of 4 systems, report errs least on dev") and "in 15.0 % of cases (10.0 % to 25.0 %)" in lead
+    assert "Without results so far: lost." in text
+    described = dict(
+        zip((_plain(tag) for tag in board.select("dt")), (_plain(tag) for tag in board.select("dd")), strict=True)
+    )
+    assert described["data"] == "md5 0123.dir" and described["waveforms of it"] == "c0ffee"
+    assert described["code, at commit"] == "abc123" and described["eval"] == "1,200 bonafide and 8 spoof"
+
+
+def test_leaderboard_page(project, pages, board):
+    assert not (pages["index"].select('a[href="leaderboard.html"]'))
+    index = BeautifulSoup((project / "reports/index.html").read_text("utf-8"), "html.parser")
+    assert len(index.main.select('a[href="leaderboard.html"]')) == 1
+    assert [tag.get_text() for tag in index.nav.find_all("a")][-2:] == ["Leaderboard", "Datasheet"]
+    test_accessible({"index": board, "datasheet": index, "leaderboard": board})
+    test_offline({"leaderboard": board})
+    assert [int(tag["width"]) <= 480 for tag in board.find_all("img")] == [True, True]
+    assert "report, 40.0 % (35.0 % to 50.0 %)" not in board.find("img")["alt"]
+    assert "known attacks lowest for small, 15.0 %" in _plain_alt(board.find("img"))
+    assert not board.select(".chosen") and "another build" not in _plain(board.main)
+    test_same_bytes(project)
+    (project / "metrics/selection.json").write_text(json.dumps({"sentence": "It came <first> in folds."}))
+    (project / "metrics/leaderboard.json").write_text(json.dumps(BOARD | {"data": "4567.dir"}))
+    report.write(project)
+    page = BeautifulSoup((project / "reports/leaderboard.html").read_text("utf-8"), "html.parser")
+    assert "It came <first> in folds." in _plain(page.select_one(".chosen"))
+    assert "Measured on another build of the corpus" in _plain(page.main)
+    (project / "metrics/leaderboard.json").write_text(json.dumps(BOARD | {"results": []}))
+    report.write(project)
+    assert "Nothing has been measured yet" in (project / "reports/leaderboard.html").read_text("utf-8")
+    (project / "metrics/leaderboard.json").unlink()
+    report.write(project)
+    assert not (project / "reports/leaderboard.html").exists()
+    assert "leaderboard.html" not in (project / "reports/index.html").read_text("utf-8")
+
+
+def _plain_alt(image):
+    return image["alt"].replace("\u00a0", " ")
+
+
+def test_leaderboard_figures():
+    ranked = standings.table(BOARD["results"])
+    runs = pd.DataFrame(
+        [
+            {
+                "system": one["system"],
+                "eer_known": one["eval"]["known"]["eer"],
+                "eer_unseen": one["eval"]["unseen"]["eer"],
+            }
+            for one in BOARD["results"]
+        ]
+    )
+    (axes,) = plots.standings(ranked, runs).axes
+    means = {box.get_label(): box.lines[0].get_xdata().round(6).tolist() for box in axes.containers}
+    assert means == {"known attacks": [40, 15, 30, 45], "unseen attacks": [45, 40, 30, 61]}
+    strokes = [line.get_xdata().round(6).tolist() for line in axes.lines if line.get_marker() == "|"]
+    assert sorted(strokes) == [[10, 20], [30, 50]]  # of the one with two seeds
+    bars = axes.containers[0].lines[2][0].get_segments()
+    assert [bar[:, 0].round(6).tolist() for bar in bars] == [[35, 50], [10, 25], [25, 40], [40, 55]]
+    assert [text.get_text() for text in axes.texts] == ["1  report", "2  small", "3  mixtures", "4  old"]
+    (axes,) = plots.cost(ranked).axes
+    places = sorted(tuple(place) for dots in axes.collections for place in dots.get_offsets().round(6).tolist())
+    assert places == [(20, 27.5), (40, 42.5), (900, 53)] and axes.get_xscale() == "log"
+    assert {text.get_text() for text in axes.texts} == {"1", "2", "4"}  # the third was not timed
+    (front,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert front.get_xdata().tolist() == [20]  # quickest and best at once
+    for make in (lambda: plots.standings(ranked, runs), lambda: plots.cost(ranked)):
+        assert plots.png(make()) == plots.png(make())
+        assert make().axes[0].get_title(loc="left") and make().axes[0].get_xlabel()
+    plots.png(plots.standings(ranked.filter(regex="^(system|dev_eer|eer_all.*)$"), runs.assign(eer_all=0.2)))
 
 
 @pytest.mark.parametrize("name", ["metrics/eval.json", "metrics/confusion.csv", "features/index.csv"])

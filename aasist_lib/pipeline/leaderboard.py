@@ -73,7 +73,7 @@ def read(path: Path, base: Path | None = None) -> list[System]:
         YAML: `seeds`, a list; `utterances`, a number, of dev and of eval each, that published weights are scored on;
         and `systems`, by name: `about`; `change`, laid over params.yaml, or `file`, beside this one, that holds it;
         `baseline`, if it is one; `published`, if it is that, its weights from the project's folder; `seeds`, if
-        others than everybody's; `claimed`, by measure, in percent, what others say of it, and `of`, of which data.
+        others than everybody's; `claimed`, by measure, in percent, what others say of it, `of` which data, a `note`.
     base : pathlib.Path, optional
         params.yaml, in the project's folder.
 

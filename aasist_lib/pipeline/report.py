@@ -19,9 +19,10 @@ from ruamel.yaml import YAML
 from aasist_lib import evaluation, plots, provenance
 from aasist_lib.copies import made_here
 from aasist_lib.errors import UserError
-from aasist_lib.pipeline import datasheet, params
+from aasist_lib.pipeline import datasheet, params, standings
 
 TEMPLATES = Path(__file__).with_name("templates")
+BOARD = "Leaderboard: which detector errs least?"
 
 # what the numbers of the headline table mean, for somebody who meets them for the first time
 MEANING = {
@@ -44,6 +45,8 @@ MEANING = {
 def write(root: Path) -> list[Path]:
     """Writes `reports/index.html`, a page for every notebook in `runs/`, the datasheet, and README.md's figure.
 
+    Where there is `metrics/leaderboard.json`, the leaderboard's page as well.
+
     Parameters
     ----------
     root : pathlib.Path
@@ -62,11 +65,15 @@ def write(root: Path) -> list[Path]:
     notebooks = sorted((root / "runs").glob("*.ipynb"))
     used = _index(root / "features/index.csv")
     stages = [(f"{path.stem}.html", _title(path)) for path in notebooks]
-    nav = [("index.html", "Results"), *stages, ("datasheet.html", "Datasheet")]
+    board = root / "metrics/leaderboard.json"
+    others = [("leaderboard.html", BOARD)] if board.is_file() else []
+    nav = [("index.html", "Results"), *stages, *others, ("datasheet.html", "Datasheet")]
     pages = {"index.html": ("index.html.j2", {"title": "Real voice or fake?", **_results(root, used)})}
     known = {name for name, _ in nav}
     for path, (name, title) in zip(notebooks, stages, strict=True):
         pages[name] = ("stage.html.j2", {"title": title, "body": Markup(_body(path, known))})
+    if others:
+        pages["leaderboard.html"] = ("leaderboard.html.j2", {"title": BOARD, **_board(root, board)})
     pages["datasheet.html"] = ("datasheet.html.j2", {"title": "Datasheet of the corpus", **_datasheet(root, used)})
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -77,6 +84,8 @@ def write(root: Path) -> list[Path]:
     )
     folder = root / "reports"
     folder.mkdir(exist_ok=True)
+    if not others:
+        (folder / "leaderboard.html").unlink(missing_ok=True)
     for name, (template, values) in pages.items():
         text = templates.get_template(template).render(nav=nav, page=name, **values)
         _replace(folder / name, "\n".join(line.rstrip() for line in text.splitlines()) + "\n")
@@ -146,6 +155,13 @@ def _datasheet(root: Path, used: pd.DataFrame) -> dict:
     rejected = _json(root / "metrics/extract.json").get("rejected", 0)
     corpus = params.read("corpus", root / "params.yaml")
     return datasheet.values(used, corpus, root / "runs/acoustics.npz", rejected)
+
+
+def _board(root: Path, board: Path) -> dict:
+    """What the leaderboard's page shows; how the default was chosen, where metrics/selection.json says so."""
+    selection = root / "metrics/selection.json"
+    sentence = _json(selection).get("sentence", "") if selection.is_file() else ""
+    return standings.values(_json(board), sentence, _data(_stages(root)))
 
 
 def _results(root: Path, used: pd.DataFrame) -> dict:
@@ -318,12 +334,9 @@ def _settings(path: Path) -> list[dict]:
 
 def _provenance(root: Path) -> list[tuple[str, str]]:
     """What made the results: hashes of what stages made, and what decides their bytes."""
-    rows = []
-    lock = root / "dvc.lock"
-    stages = YAML(typ="safe").load(lock)["stages"] if lock.is_file() else {}
-    for dep in stages.get("extract", {}).get("deps", []):  # the data that these features came from
-        if dep["path"] == "data":
-            rows.append(("data", f"md5 {dep['md5']}"))
+    stages = _stages(root)
+    data = _data(stages)
+    rows = [("data", f"md5 {data}")] if data else []
     for stage in ("extract", "train", "calibrate", "evaluate"):
         for out in stages.get(stage, {}).get("outs", []):
             if not out["path"].startswith("metrics/"):  # those are in git themselves
@@ -336,6 +349,18 @@ def _provenance(root: Path) -> list[tuple[str, str]]:
     made_with = _json(root / "models/network/network.json")["made_with"]
     versions = ", ".join(f"{name} {made_with[name]}" for name in ("python", *provenance.LIBRARIES))
     return [*rows, ("trained with", versions), ("trained on", made_with["processor"])]
+
+
+def _stages(root: Path) -> dict:
+    """Stages in dvc.lock; none without it."""
+    lock = root / "dvc.lock"
+    return YAML(typ="safe").load(lock)["stages"] if lock.is_file() else {}
+
+
+def _data(stages: dict) -> str:
+    """Hash of the data that the features came from; "" where nobody knows."""
+    deps = stages.get("extract", {}).get("deps", [])
+    return next((dep["md5"] for dep in deps if dep["path"] == "data"), "")
 
 
 def _title(path: Path) -> str:
