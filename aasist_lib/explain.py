@@ -39,7 +39,7 @@ from aasist_lib.store import Store
 
 EXCERPT_SECONDS = models.WINDOW_SECONDS  # what maps show of a long recording: what is scored in one piece
 WINDOW_SECONDS, HOP_SECONDS, MOST_WINDOWS = 2.0, 0.5, 600
-TILE_SECONDS, BANDS = 0.25, 8
+TILE_SECONDS, LEAST_TIMES, BANDS = 0.25, 4, 8
 FRAME_SECONDS = 0.032  # of the short-time spectrum
 FLOOR, NEIGHBOURS, DEEPEST = 0.1, 17, 1e-4  # quantile over time; bins around; below the loudest, as amplitude
 BATCH_SECONDS = 32.0  # of sound that are scored together
@@ -313,7 +313,7 @@ class Tiles:
     rate : int
         Samples a second.
     seconds : float
-        Of a tile, roughly: all are equally long.
+        Of a tile, roughly: all are equally long, and at least `LEAST_TIMES` follow one another.
     bands : int
         Of equal width on the mel scale, from 0 Hz to half the rate.
 
@@ -341,7 +341,7 @@ class Tiles:
         # what taking everything away would take away
         self._surplus = spectrum * torch.from_numpy(1 - np.minimum(1, floor / np.maximum(size, 1e-20))).float()
         duration = len(waveform) / rate
-        self.shape = bands, max(1, round(duration / seconds))
+        self.shape = bands, max(LEAST_TIMES, round(duration / seconds))
         self.times = np.linspace(0, duration, self.shape[1] + 1)
         self.hertz = 700 * (np.geomspace(1, 1 + rate / 2 / 700, bands + 1) - 1)
         bins, frames = np.arange(size.shape[0]) * rate / (4 * self._hop), np.arange(size.shape[1]) * self._hop / rate

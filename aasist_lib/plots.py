@@ -780,7 +780,7 @@ def evidence(
     times, hertz : edges of tiles in seconds (times + 1,), and in Hz (bands + 1,).
     decibels : (bins, frames) of the short-time spectrum, from 0 Hz to the last edge, 0 at the loudest.
     unit : of the maps.
-    marked : how many tiles of each map get a frame: those worth most, either way.
+    marked : how many tiles of each map get a frame, at most a quarter of all: those worth most, either way.
     """
     edges = hertz / 1000
     with rc_context(STYLE | {"axes.grid": False}):
@@ -800,7 +800,7 @@ def evidence(
             )  # fmt: skip
             bar = fig.colorbar(mesh, ax=ax, pad=0.01)
             bar.set_label(f"\N{LEFTWARDS ARROW} fake   {unit}   real \N{RIGHTWARDS ARROW}")
-            for place in np.argsort(-np.abs(np.ravel(found)), kind="stable")[:marked]:
+            for place in np.argsort(-np.abs(np.ravel(found)), kind="stable")[: min(marked, found.size // 4)]:
                 band, time = np.unravel_index(place, found.shape)
                 corner, width = (times[time], band), times[time + 1] - times[time]
                 ax.add_patch(Rectangle(corner, width, 1, fill=False, edgecolor="black", linewidth=1.3))

@@ -122,7 +122,7 @@ def test_far_away(wave):
 def test_tiles_cover(speech, seconds):
     wave = np.resize(audio.read(speech / "festvox-ru_0806.wav", RATE), round(seconds * RATE))
     tiles = explain.Tiles(wave, RATE)
-    assert tiles.shape == (8, max(1, round(seconds / 0.25)))
+    assert tiles.shape == (8, max(4, round(seconds / 0.25)))
     assert tiles.times[0] == 0 and tiles.times[-1] == pytest.approx(seconds)
     assert tiles.hertz[0] == 0 and tiles.hertz[-1] == pytest.approx(RATE / 2)
     each = torch.eye(tiles.shape[0] * tiles.shape[1]).reshape(-1, *tiles.shape)
