@@ -334,7 +334,7 @@ def test_head_goes_on_in_the_whole(trained, corpus, encoder, tmp_path):
     history = fit(tmp_path / "waveforms", tmp_path, encoder, **start)
     about = json.loads((trained[0] / "network.json").read_text("utf-8"))
     assert history["dev_loss"].item() == pytest.approx(about["dev_loss"], abs=1e-3)
-    assert about["dev_loss"] < 0.6  # which is not where a fresh one is
+    assert about["dev_loss"] < 0.66  # a fresh one is at 0.69, which is ln 2
 
 
 def test_augment(corpus, held, encoder, tmp_path):
