@@ -15,7 +15,7 @@ export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro quick leaderboard tune test lint lab strip readme compare lock clean
+.PHONY: help install repro quick select leaderboard tune test lint lab strip readme compare lock clean
 
 help:                ## list of targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -28,6 +28,9 @@ repro: $(READY)      ## the default corpus, all stages and reports/index.html; r
 
 quick: $(READY)      ## the same on a tiny corpus, in build/quick: minutes, for a first look
 	python -m aasist_lib.pipeline quick
+
+select: $(READY)     ## trains the candidates of experiments/selection.yaml without attacks and sources left out in turn
+	python -m aasist_lib.pipeline select
 
 leaderboard: $(READY) ## trains and measures the systems of experiments/leaderboard.yaml; goes on; AGAIN=1: anew
 	python -m aasist_lib.pipeline leaderboard $(if $(AGAIN),--again)

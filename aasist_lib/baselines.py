@@ -98,7 +98,8 @@ BASELINES: dict[str, Callable[..., np.ndarray]] = {"gmm": gmm, "logistic": logis
 
 def _train(store: Store) -> tuple[np.ndarray, np.ndarray]:
     """Rows of train: bona fide, spoofed."""
-    rows = store.select("train")
+    recordings = store.recordings  # and no copies that extract made: plain baselines know the corpus alone
+    rows = recordings.index[recordings["split"] == "train"].to_numpy()
     real = (store.table["label"].to_numpy() == "bonafide")[rows]
     if real.all() or not real.any():
         raise UserError(f"{store.folder}: split 'train' needs bona fide and spoofed utterances, and lacks one or both")

@@ -29,3 +29,12 @@ def made_here(table: pd.DataFrame) -> np.ndarray:
         return np.zeros(len(table), bool)
     named = [name.startswith(pair + COPY) for name, pair in zip(table["utt_id"], table["pair_id"], strict=True)]
     return (table["attack"] == RESYNTHESIS).to_numpy() & np.array(named)
+
+
+def beyond(table: pd.DataFrame, copies: int) -> np.ndarray:
+    """Which rows are copies after the first so many of a recording: (len(table),) bool.
+
+    What trains from a store with more copies than it is to have leaves these out.
+    """
+    number = table["utt_id"].where(made_here(table), f"{COPY}0").str.rpartition(COPY)[2].astype(int)
+    return (number > copies).to_numpy()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from aasist_lib import evaluation, holdout, metrics, training
-from aasist_lib.copies import COPY, RESYNTHESIS, made_here
+from aasist_lib.copies import RESYNTHESIS, beyond
 from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
 from aasist_lib.robustness import in_proportion, one_thread
@@ -80,7 +80,7 @@ def folds(table: pd.DataFrame, count: int) -> list[list[holdout.Item]]:
 
 def run(
     systems: Sequence[System], store: Path, folder: Path, *, folds: int = 3, draws: int | None = None,
-    kept: Sequence[Mapping] = (), workers: int = 1,
+    kept: Sequence[Mapping] = (), save: Callable[[list[dict]], None] | None = None, workers: int = 1,
 ) -> list[dict]:  # fmt: skip
     """Trains every candidate for every fold; what is done is kept, here or in `kept`.
 
@@ -96,6 +96,8 @@ def run(
         Utterances drawn in an epoch, as for `training.fit`.
     kept : sequence of mapping
         Results of an earlier run, maybe on another machine; those whose key fits are taken.
+    save : function of the results so far, optional
+        Called after every result.
     workers : int
         Processes, of one thread each.
 
@@ -120,7 +122,17 @@ def run(
         bar.update(len(jobs) - len(waiting))
         for _ in in_processes(_work, waiting, min(workers, len(waiting)), "workers") if waiting else ():
             bar.update()
-    return [there.get(job.key) or job.result() for job, _ in jobs]
+            if save:
+                save(_results(jobs, there))
+    found = _results(jobs, there)
+    if save:
+        save(found)
+    return found
+
+
+def _results(jobs: Sequence[tuple[Job, int | None]], there: Mapping[str, dict]) -> list[dict]:
+    found = (there.get(job.key) or job.result() for job, _ in jobs)
+    return [result for result in found if result]
 
 
 def measured(job: Job, draws: int | None) -> dict:
@@ -143,8 +155,7 @@ def measured(job: Job, draws: int | None) -> dict:
     out = holdout.left_out(table, items)
     spoof, dev = table["label"] == "spoof", table["split"] == "dev"
     out |= (dev & spoof & table["attack"].isin(attacks)).to_numpy()
-    number = table["utt_id"].where(made_here(table), f"{COPY}0").str.rpartition(COPY)[2].astype(int)
-    out |= (number > settings["extract"]["copies"]).to_numpy()
+    out |= beyond(table, settings["extract"]["copies"])
     network = job.folder / f"{job.path.stem}-network"
     start = time.monotonic()
     parts = {name: settings[name] for name in ("model", "train", "augment")}
@@ -206,9 +217,11 @@ def table(results: Sequence[Mapping], *, against: str = "", replicates: int = 10
     Returns
     -------
     DataFrame
-        system; eer: mean over the kinds left out, each against real voices left out, with eer_low and eer_high; worse,
-        worse_low and worse_high: by how much it is above `against`'s, paired by kind; inverted: kinds above 50 %;
-        known: dev's; alarms: mean share of real voices of a source left out that are called fake; minutes.
+        system; kinds: how many were left out; eer: mean over them, each against real voices left out, with eer_low and
+        eer_high; worse, worse_low and worse_high: by how much it is above `against`'s, paired by kind; inverted: kinds
+        above 50 %; known, dev_eer: of dev's fakes of kinds that were learnt, and of all; alarms: mean share of the real
+        voices of a source left out that are called fake; pairs: mean of copies of recordings left out against those;
+        minutes: of a training.
     """
     rng = np.random.default_rng(seed)
     kinds = {
@@ -220,7 +233,12 @@ def table(results: Sequence[Mapping], *, against: str = "", replicates: int = 10
     for name, group in _by_system(results).items():
         values = kinds[name]
         draws = rng.integers(len(values), size=(replicates, len(values)))
-        row = {"system": name, "eer": values.mean(), **_ends("eer", values.to_numpy()[draws].mean(axis=1))}
+        row = {
+            "system": name,
+            "kinds": len(values),
+            "eer": values.mean(),
+            **_ends("eer", values.to_numpy()[draws].mean(axis=1)),
+        }
         if first is not None:
             apart = (values - first).to_numpy()
             row |= {"worse": apart.mean(), **_ends("worse", apart[draws].mean(axis=1))}
@@ -230,6 +248,24 @@ def table(results: Sequence[Mapping], *, against: str = "", replicates: int = 10
         row["pairs"] = float(np.mean([value for result in group for value in result["pairs"].values()]))
         rows.append(row)
     return pd.DataFrame(rows).sort_values("eer", ignore_index=True)
+
+
+def sentence(results: Sequence[Mapping], default: str = "default") -> str:
+    """How the default stands among the candidates, in words for the report."""
+    found = table(results, against=default).set_index("system")
+    if default not in found.index:
+        return ""
+    own, best = found.loc[default], found.index[0]
+    words = (
+        f"Trained with kinds of attack and sources of real voices left out in turn, the default errs at "
+        f"{own['eer']:.1%} (95 % interval {own['eer_low']:.1%} to {own['eer_high']:.1%}) on what it has not met, "
+        f"as a mean over {own['kinds']:.0f} kinds"
+    )
+    if best == default:
+        return f"{words}: the least of {len(found)} candidates."
+    least = found.loc[best]
+    stand = "within chance" if least["worse_high"] >= 0 else "more than chance explains"
+    return f"{words}. Of {len(found)} candidates {best} errs least, at {least['eer']:.1%}: {stand}."
 
 
 def _by_system(results: Sequence[Mapping]) -> dict[str, list[Mapping]]:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aasist_lib import augment, baselines, effects, features, losses, models, provenance, rawboost, training
+from aasist_lib import augment, baselines, copies, effects, features, losses, models, provenance, rawboost, training
 from aasist_lib.errors import UserError
 from aasist_lib.models import aasist
 from aasist_lib.robustness import PIECE, done, in_proportion, one_thread, runs, write
@@ -39,7 +39,8 @@ class System:
     name, about : str
         The second in a few words, for the table.
     settings : dict
-        Sections features, model, augment, train, calibrate and evaluate, as `pipeline.params` gives them.
+        Sections features, model, augment, train, calibrate and evaluate, as `pipeline.params` gives them; of extract,
+        `copies`.
     seeds : tuple of int
     baseline : str
         One of `baselines.BASELINES`, or "".
@@ -78,7 +79,7 @@ class System:
         elif self.kind == "baseline":
             about, code = [self.baseline, self.settings["features"]], [baselines.__file__, *features.sources()]
         else:
-            about = [self.settings[name] for name in ("features", "model", "augment", "train")]
+            about = [self.settings[name] for name in ("features", "model", "augment", "train", "extract")]
             trained_by = (augment, effects, losses, rawboost, training)
             code = [*(module.__file__ for module in trained_by), *features.sources(), *networks]
         key = hashlib.sha256(json.dumps([corpus, seed, about], sort_keys=True).encode())
@@ -129,7 +130,8 @@ def _trained(system: System, seed: int, store: Path, stem: Path, key: str) -> tu
     held, start = Store(store, system.settings["features"]), time.time()
     before = _spent(clock, checkpoints, key)
     clock.write_text(json.dumps({"key": key, "start": start, "before": before}), "utf-8")
-    training.fit(held, stem, seed=seed, threads=1, checkpoints=checkpoints, **parts)
+    out = copies.beyond(held.table, system.settings["extract"]["copies"])
+    training.fit(held, stem, seed=seed, threads=1, checkpoints=checkpoints, leave_out=out, **parts)
     minutes = (before + time.time() - start) / 60
     clock.unlink()
     scores = pd.concat([training.scores(stem, held, split, threads=1) for split in SPLITS], ignore_index=True)

@@ -365,7 +365,7 @@ def test_the_committed_file(tmp_path):
         with pytest.raises(UserError, match=said):
             read(path, COMMITTED)
     path.write_text("seeds: [1]\nutterance: 5\nsystems: {}\n")
-    with pytest.raises(UserError, match="systems.yaml: utterance is none of seeds, systems, utterances"):
+    with pytest.raises(UserError, match="systems.yaml: utterance is none of draws, folds, seeds, systems, utterances"):
         read(path, COMMITTED)
     path.write_text("systems: {}\n")
     with pytest.raises(UserError, match="systems.yaml: seeds is missing"):

@@ -37,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("plots-page", help="write the page that `dvc plots show` fills, for reading offline")
     command = commands.add_parser("quick", help="the whole pipeline on the tiny corpus, in a folder of its own")
     command.add_argument("folder", nargs="?", type=Path, default=Path("build/quick"))
+    command = commands.add_parser("select", help="train candidates with attacks and sources left out in turn")
+    command.add_argument("--candidates", type=Path, help="in place of experiments/selection.yaml")
+    command.add_argument("--workers", type=int, default=2, help="processes (2)")
     command = commands.add_parser("leaderboard", help="train and measure the systems of experiments/leaderboard.yaml")
     command.add_argument("--systems", type=Path, help="another file of systems")
     command.add_argument("--workers", type=int, default=2, help="processes (2)")
@@ -94,6 +97,10 @@ def _run(given: argparse.Namespace) -> int:
             from aasist_lib.pipeline.quick import quick
 
             return quick(paths.root(), given.folder)
+        case "select":
+            from aasist_lib.pipeline.selection import run as run_selection
+
+            print(run_selection(paths.root(), given.workers, given.candidates))
         case "leaderboard":
             from aasist_lib.pipeline.leaderboard import run as run_leaderboard
 

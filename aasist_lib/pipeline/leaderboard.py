@@ -14,7 +14,7 @@ from aasist_lib.systems import System
 
 SYSTEMS = Path("experiments/leaderboard.yaml")
 WORK = Path("build/leaderboard")
-FILE_KEYS = {"seeds", "utterances", "systems"}
+FILE_KEYS = {"seeds", "utterances", "systems", "folds", "draws"}  # the last two: of `make select`
 SYSTEM_KEYS = {"about", "baseline", "change", "claimed", "file", "published", "seeds"}
 
 
@@ -46,9 +46,9 @@ def run(root: Path, workers: int = 2, systems_file: Path | None = None, again: b
         The file of systems or one of its settings is wrong, or as `leaderboard.run`.
     """
     path = systems_file or root / SYSTEMS
-    content = _content(path)
+    content = content_of(path)
     systems = read(path, root / "params.yaml")
-    held = waveforms(root, workers)
+    held = waveforms(root, workers, most_copies(systems))
     board = root / f"metrics/{path.stem}.json"
     about = {"systems": {name: _about(entry) for name, entry in content["systems"].items()}, "data": _data(root)}
     about["counts"] = _counts(store.Store(held).table)
@@ -58,7 +58,7 @@ def run(root: Path, workers: int = 2, systems_file: Path | None = None, again: b
         evaluation.save_csv(board.with_suffix(".csv"), standings.table(results))
 
     leaderboard.run(
-        systems, held, root / WORK / "runs", kept=_kept(board), save=save, workers=workers, again=again,
+        systems, held, root / WORK / "runs", kept=kept(board), save=save, workers=workers, again=again,
         utterances=content.get("utterances", leaderboard.UTTERANCES),
     )  # fmt: skip
     return board.with_suffix(".csv")
@@ -82,7 +82,7 @@ def read(path: Path, base: Path | None = None) -> list[System]:
     UserError
         A file cannot be read, or a key, baseline or setting in it is unknown.
     """
-    content, found = _content(path), []
+    content, found = content_of(path), []
     for name, entry in content["systems"].items():
         unknown, of = set(entry) - SYSTEM_KEYS, f"{path.name}: {name}"
         if unknown:
@@ -102,17 +102,27 @@ def read(path: Path, base: Path | None = None) -> list[System]:
         weights = (base.parent if base else paths.root()) / entry["published"] if "published" in entry else None
         # nothing in published weights or their scores is drawn
         seeds = content["seeds"][:1] if weights else entry.get("seeds", content["seeds"])
-        kept = {section: settings[section] for section in sections}
-        found.append(System(name, entry["about"], kept, tuple(seeds), kind, weights))
+        chosen = {section: settings[section] for section in sections}
+        chosen["extract"] = {"copies": settings["extract"]["copies"]}
+        found.append(System(name, entry["about"], chosen, tuple(seeds), kind, weights))
     return found
 
 
-def waveforms(root: Path, workers: int) -> Path:
-    """A store of the corpus's waveforms; written again only where the corpus or its settings are others than before."""
+def most_copies(systems: list[System]) -> int:
+    """How many copies of a recording a store must have for all of them; each leaves out what it is not to have."""
+    return max(system.settings["extract"]["copies"] for system in systems)
+
+
+def waveforms(root: Path, workers: int, copies: int | None = None) -> Path:
+    """A store of the corpus's waveforms; written again only where the corpus or its settings are others than before.
+
+    `copies` takes the place of extract.copies.
+    """
     settings = params.load(root / "params.yaml")
     corpus, folder = settings["corpus"], root / WORK / "waveforms"
     table, _ = corpora.from_settings(root / "data", corpus)
     features, limits = settings["features"], settings["extract"] | {"holds": "waveforms", "workers": workers}
+    limits["copies"] = limits["copies"] if copies is None else copies
     asked = [features["sample_rate"], {name: value for name, value in limits.items() if name != "workers"}]
     key = hashlib.sha256(table.to_csv(index=False).encode() + json.dumps(asked, sort_keys=True).encode())
     for name in table["path"]:
@@ -126,7 +136,8 @@ def waveforms(root: Path, workers: int) -> Path:
     return folder
 
 
-def _content(path: Path) -> dict:
+def content_of(path: Path) -> dict:
+    """What a file of systems holds; UserError where a key is unknown or missing."""
     content = _yaml(path)
     unknown, missing = set(content) - FILE_KEYS, {"seeds", "systems"} - set(content)
     if unknown:
@@ -157,7 +168,8 @@ def _counts(table: pd.DataFrame) -> dict:
     return {split: rows["label"].value_counts().to_dict() for split, rows in table.groupby("split")}
 
 
-def _kept(board: Path) -> list[dict]:
+def kept(board: Path) -> list[dict]:
+    """Results of an earlier run, maybe on another machine."""
     try:
         return json.loads(board.read_text("utf-8"))["results"]
     except FileNotFoundError:
