@@ -4,7 +4,7 @@
 |---|---|
 | every kind and every source is left out once, related ones together; copies made here in no fold | test_folds |
 | a training never reads what its fold leaves out, nor eval, nor more copies than asked | test_never_read |
-| results of every kind and source, resumed from disk or from results kept elsewhere, none trained twice | test_resumed |
+| results of every kind and source, resumed from disk or from elsewhere, none trained twice | test_resumed |
 | the table's means, differences and intervals, by hand | test_table |
 | how the default stands, in words | test_sentence |
 """
@@ -53,8 +53,8 @@ def waveforms(tmp_path_factory) -> Path:
         rows.append(
             dict(
                 utt_id=f"u{number:02d}", path=f"audio/u{number:02d}.flac", label="spoof" if fake else "bonafide",
-                speaker=f"s{person}", attack=KINDS[kind] if fake else "", split=split, condition="", source=f"p{person}",
-                pair_id=f"u{number - 1:02d}" if fake else "",
+                speaker=f"s{person}", attack=KINDS[kind] if fake else "", split=split, condition="",
+                source=f"p{person}", pair_id=f"u{number - 1:02d}" if fake else "",
             )
         )  # fmt: skip
     settings = params.overlaid(SMALL, ROOT / "params.yaml")["features"]
