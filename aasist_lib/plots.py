@@ -931,3 +931,24 @@ def embedded(fig: Figure, alt: str, caption: str) -> dict:
     width, height = (int(96 * inches) for inches in fig.get_size_inches())
     data = base64.b64encode(png(fig)).decode("ascii")
     return {"src": f"data:image/png;base64,{data}", "alt": alt, "caption": caption, "width": width, "height": height}
+
+
+def error_map(table: pd.DataFrame, title: str, label: str = "equal error rate (%)") -> Figure:
+    """Error rates as a map: what is asked about from the top down, who answers from left to right.
+
+    Parameters
+    ----------
+    table : DataFrame of fractions; NaN stays empty. 50 % is white: what is worse than guessing has another colour.
+    label : of the colours, with the unit.
+    """
+    with rc_context(STYLE | {"axes.grid": False}):
+        fig, (ax,) = _figure(2.4 + 0.12 * table.index.str.len().max() + 0.55 * table.shape[1], 2.2 + 0.28 * len(table))
+        sns.heatmap(
+            100 * table, annot=True, fmt=".0f", cmap="PuOr_r", vmin=0, vmax=100, linewidths=0.5, linecolor="#eeeeee",
+            ax=ax, annot_kws={"fontsize": 8}, cbar_kws={"label": label},
+        )  # fmt: skip
+        ax.set_xticklabels(table.columns, rotation=40, ha="right", fontsize=9)
+        ax.set_yticklabels(table.index, rotation=0, fontsize=9)
+        ax.tick_params(length=0)
+        ax.set(xlabel="", ylabel="", title=title)
+    return fig

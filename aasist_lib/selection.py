@@ -78,6 +78,15 @@ def folds(table: pd.DataFrame, count: int) -> list[list[holdout.Item]]:
     return dealt
 
 
+def read(path: Path) -> tuple[dict[str, str], list[dict]]:
+    """What `make select` wrote: a few words on each candidate, and the results; UserError where there are none."""
+    try:
+        found = json.loads(Path(path).read_text("utf-8"))
+        return found["about"], found["results"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{path.parent.name}/{path.name} is missing or broken: `make select` writes it") from None
+
+
 def run(
     systems: Sequence[System], store: Path, folder: Path, *, folds: int = 3, draws: int | None = None,
     kept: Sequence[Mapping] = (), save: Callable[[list[dict]], None] | None = None, workers: int = 1,
@@ -248,6 +257,50 @@ def table(results: Sequence[Mapping], *, against: str = "", replicates: int = 10
         row["pairs"] = float(np.mean([value for result in group for value in result["pairs"].values()]))
         rows.append(row)
     return pd.DataFrame(rows).sort_values("eer", ignore_index=True)
+
+
+def matrix(results: Sequence[Mapping], what: str) -> pd.DataFrame:
+    """What became of each kind or source, by candidate: means over seeds.
+
+    Parameters
+    ----------
+    results : sequence of mapping
+        What `run` gave.
+    what : {"left_out", "pairs", "sources"}
+
+    Returns
+    -------
+    DataFrame
+        A row a kind of attack or a source, a column a candidate; fractions, the hardest first.
+    """
+    columns = {name: pd.DataFrame([row[what] for row in group]).mean() for name, group in _by_system(results).items()}
+    found = pd.DataFrame(columns)
+    return found.loc[found.mean(axis=1).sort_values(ascending=False).index]
+
+
+def readable(found: pd.DataFrame, about: Mapping[str, str]) -> pd.DataFrame:
+    """The table for people: text, in percent, with intervals.
+
+    Parameters
+    ----------
+    found : DataFrame
+        What `table` gave.
+    about : mapping
+        Candidate -> a few words on it.
+    """
+    columns = {
+        "Left out (EER, %)": ("eer", "eer_low", "eer_high"),
+        "More than the default": ("worse", "worse_low", "worse_high"),
+        "Learnt (EER, %)": ("known",),
+        "Copies against their originals (EER, %)": ("pairs",),
+        "Real voices of other sources called fake (%)": ("alarms",),
+    }
+    rows = {"Candidate": found["system"], "": found["system"].map(about)}
+    for words, of in columns.items():
+        rows[words] = [evaluation.interval(*values) for values in found[list(of)].to_numpy(dtype=float)]
+    rows["Kinds above 50 %"] = found["inverted"].astype(str)
+    rows["Minutes"] = found["minutes"].map("{:.1f}".format)
+    return pd.DataFrame(rows)
 
 
 def sentence(results: Sequence[Mapping], default: str = "default") -> str:
