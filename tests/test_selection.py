@@ -6,6 +6,7 @@
 | a training never reads what its fold leaves out, nor eval, nor more copies than asked | test_never_read |
 | results of every kind and source, resumed from disk or from elsewhere, none trained twice | test_resumed |
 | the table's means, differences and intervals, by hand | test_table |
+| tables and maps for people; a file that is missing | test_shown |
 | how the default stands, in words | test_sentence |
 """
 
@@ -17,7 +18,8 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-from aasist_lib import copies, selection, store, training
+from aasist_lib import copies, plots, selection, store, training
+from aasist_lib.errors import UserError
 from aasist_lib.pipeline import params
 from aasist_lib.systems import System
 
@@ -154,6 +156,23 @@ def test_table():
     assert found.loc["other", "worse"] == pytest.approx(0.1) and found.loc["other", "inverted"] == 6
     assert found.loc["other", "worse_low"] < 0.1 < found.loc["other", "worse_high"]
     assert found.loc["other", "kinds"] == 12 and found.loc["other", "alarms"] == pytest.approx(0.2)
+
+
+def test_shown(tmp_path):
+    rows = [result("default", {"k0": 0.2, "k1": 0.6}), result("other", {"k0": 0.3})]
+    matrix = selection.matrix(rows, "left_out")
+    assert matrix.index.tolist() == ["k1", "k0"] and matrix.columns.tolist() == ["default", "other"]
+    assert np.isnan(matrix.loc["k1", "other"]) and matrix.loc["k0", "other"] == 0.3
+    found = selection.table(rows, against="default")
+    shown = selection.readable(found, {"default": "as it is", "other": "another"})
+    assert shown["Candidate"].tolist() == ["other", "default"] and shown.iloc[1, 2].startswith("40.0 (")
+    fig = plots.error_map(matrix, "A title")
+    assert [text.get_text() for text in fig.axes[0].texts] == ["60", "20", "30"]
+    path = tmp_path / "selection.json"
+    path.write_text(json.dumps({"about": {"default": ""}, "results": rows}))
+    assert selection.read(path) == ({"default": ""}, rows)
+    with pytest.raises(UserError, match="absent.json is missing or broken: `make select` writes it"):
+        selection.read(tmp_path / "absent.json")
 
 
 def test_sentence():
