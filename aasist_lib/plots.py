@@ -10,7 +10,7 @@ import html
 import io
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -368,7 +368,10 @@ def counts(table: pd.DataFrame, column: str = "attack", title: str = "Utterances
     return fig
 
 
-def mfcc(features: np.ndarray, frame_rate: float, channels: int = 1, title: str = "MFCC") -> Figure:
+def mfcc(
+    features: np.ndarray, frame_rate: float, channels: int = 1, title: str = "MFCC",
+    names: Sequence[str] = ("coefficients", "slopes (delta)", "slopes of slopes (delta-delta)"),
+) -> Figure:  # fmt: skip
     """Features of an utterance as pictures, one a channel.
 
     Parameters
@@ -376,6 +379,7 @@ def mfcc(features: np.ndarray, frame_rate: float, channels: int = 1, title: str 
     features : (coefficients, frames), the channels (static, slopes, slopes of slopes) one after another.
     frame_rate : frames a second.
     channels : of how many equal parts the coefficients are.
+    names : of the channels, such as `features.channel_names` gives.
 
     Raises
     ------
@@ -385,7 +389,6 @@ def mfcc(features: np.ndarray, frame_rate: float, channels: int = 1, title: str 
     features = np.asarray(features)
     if features.ndim != 2 or features.shape[0] % channels:
         raise UserError(f"features of shape {features.shape} do not hold {channels} channels of coefficients")
-    names = ["coefficients", "slopes (delta)", "slopes of slopes (delta-delta)"]
     seconds = features.shape[1] / frame_rate
     with rc_context(STYLE | {"axes.grid": False}):
         fig, axes = _figure(7.2, 0.5 + 1.7 * channels, rows=channels)

@@ -38,12 +38,13 @@ OWN = {
     "lfcc": dict(n_lfcc=20, n_filters=40),
     "logmel": dict(n_mels=64),
     "logspec": dict(n_bands=80),
+    "logspec2": dict(n_bands=80, times=4),
     "cqt": dict(f_min=62.5, bins_per_octave=12, n_bins=83),
     "wavelet": dict(wavelet="sym8", level=5),
     "mfcc+wavelet": dict(n_mfcc=20, n_mels=40, wavelet="sym8", level=5),
     "waveform": {},
 }
-ROWS = dict(zip(OWN, (20, 20, 64, 80, 83, 32, 52, 1), strict=True))
+ROWS = dict(zip(OWN, (20, 20, 64, 80, 80, 83, 32, 52, 1), strict=True))
 every_kind = pytest.mark.parametrize("kind", OWN)
 
 
@@ -135,6 +136,11 @@ def by_logspec(wave, rate, n_fft, hop_length, n_bands):
     return decibels(np.diff(at_edges, axis=0) / (edges[1] - edges[0]))
 
 
+def by_logspec2(wave, rate, n_fft, hop_length, n_bands, times):
+    parts = [by_logspec(wave, rate, size, hop_length, n_bands) for size in (n_fft, times * n_fft)]
+    return np.concatenate(parts)
+
+
 def by_cqt(wave, rate, n_fft, hop_length, f_min, bins_per_octave, n_bins):
     frequencies = f_min * 2 ** (np.arange(n_bins) / bins_per_octave)
     bank, lengths = librosa.filters.wavelet(freqs=frequencies, sr=rate, window="hann", norm=1, dtype=complex)
@@ -154,11 +160,14 @@ def by_wavelet(wave, rate, n_fft, hop_length, wavelet, level):
     return decibels(np.array(found).T)
 
 
-REFERENCES = dict(logmel=by_logmel, lfcc=by_lfcc, logspec=by_logspec, cqt=by_cqt, wavelet=by_wavelet)
+REFERENCES = dict(
+    logmel=by_logmel, lfcc=by_lfcc, logspec=by_logspec, logspec2=by_logspec2, cqt=by_cqt, wavelet=by_wavelet
+)
 OTHERS = [  # than those of params.yaml: other rates, frames that are no power of 2, more bands than bins
     ("logmel", 8000, 400, 100, dict(n_mels=32)),
     ("lfcc", 24000, 600, 200, dict(n_lfcc=30, n_filters=30)),
     ("logspec", 8000, 256, 80, dict(n_bands=200)),
+    ("logspec2", 8000, 200, 80, dict(n_bands=40, times=3)),
     ("cqt", 24000, 512, 100, dict(f_min=110.0, bins_per_octave=24, n_bins=60)),
     ("wavelet", 8000, 320, 160, dict(wavelet="db4", level=6)),
 ]
@@ -200,6 +209,16 @@ def test_stack(waves):
     parts = [values(settings_of(kind, deltas=1), waves[0]) for kind in ("mfcc", "wavelet")]
     by_channel = np.concatenate([part.reshape(2, -1, found.shape[1]) for part in parts], 1)
     np.testing.assert_array_equal(found.reshape(by_channel.shape), by_channel)
+
+
+def test_two_spectra(waves):
+    """Short windows are one channel and long ones the next, slopes after both."""
+    front_end = features.build(settings_of("logspec2", deltas=1))
+    assert (front_end.channels, front_end.coefficients) == (4, 320)
+    found = front_end(torch.from_numpy(waves[0])[None])[0].numpy().reshape(4, 80, -1)
+    for size, channel in ((256, 0), (1024, 1)):
+        alone = values(settings_of("logspec", n_fft=size, deltas=1), waves[0]).reshape(2, 80, -1)
+        np.testing.assert_array_equal(found[[channel, channel + 2]], alone)
 
 
 def test_waveform(waves):

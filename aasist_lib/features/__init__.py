@@ -109,6 +109,35 @@ class Stack(nn.Module):
         return torch.cat([transform.dense(waveforms) for transform in self.transforms], -1)
 
 
+class TwoSpectra(Stack):
+    """Log spectra in short windows and in long ones around the same moments, as two channels.
+
+    In the short ones the single pulses of a voice show, in the long ones its harmonics; vocoders blur both, and no one
+    window shows both.
+
+    Parameters
+    ----------
+    sample_rate, n_fft, hop_length, n_bands : int
+        As in LogSpectrum; `n_fft` is the short window.
+    times : int
+        How many times as long the long window is.
+
+    Examples
+    --------
+    >>> TwoSpectra(n_fft=256, n_bands=80)(torch.zeros(2, 16000)).shape
+    torch.Size([2, 160, 101])
+    """
+
+    channels = 2
+
+    def __init__(
+        self, sample_rate: int = 16000, n_fft: int = 256, hop_length: int = 160, n_bands: int = 80, times: int = 4
+    ):
+        check_counts(times=times)
+        windows = (n_fft, times * n_fft)
+        super().__init__([LogSpectrum(sample_rate, size, hop_length, n_bands) for size in windows])
+
+
 class FrontEnd(nn.Module):
     """A transform, normalised, and its deltas: what params.yaml calls `features`. Made by `build`.
 
@@ -172,6 +201,7 @@ KINDS = {
     "lfcc": [LFCC],
     "logmel": [LogMel],
     "logspec": [LogSpectrum],
+    "logspec2": [TwoSpectra],
     "cqt": [CQT],
     "wavelet": [WaveletPackets],
     "mfcc+wavelet": [MFCC, WaveletPackets],
@@ -228,6 +258,22 @@ def build(features: dict) -> FrontEnd:
     if kind in AS_THEY_ARE:
         return FrontEnd(transforms[0])
     return FrontEnd(transforms[0] if len(transforms) == 1 else Stack(transforms), deltas, normalise)
+
+
+def channel_names(features: dict) -> list[str]:
+    """What the channels of a feature map are, in words for a figure.
+
+    >>> channel_names({"kind": "logspec2", "sample_rate": 16000, "n_fft": 256, "times": 4, "deltas": 0})
+    ['windows of 16 ms', 'windows of 64 ms']
+    """
+    if features["kind"] == "wav2vec2":
+        return [f"state {number}" for number in range(build(features).channels)]
+    own = [""]
+    if features["kind"] == "logspec2":
+        sizes = features["n_fft"], features["times"] * features["n_fft"]
+        own = [f"windows of {1000 * size / features['sample_rate']:.0f} ms" for size in sizes]
+    slopes = ("", "slopes (delta)", "slopes of slopes (delta-delta)")[: features.get("deltas", 0) + 1]
+    return [", ".join(filter(None, (part, words))) or "coefficients" for words in slopes for part in own]
 
 
 def sources() -> list[Path]:

@@ -100,6 +100,11 @@ class Logspec(Section):
     n_bands: Count
 
 
+class Logspec2(Section):
+    n_bands: Count
+    times: Count
+
+
 class Cqt(Section):
     f_min: Positive
     bins_per_octave: Count
@@ -126,7 +131,9 @@ class States(Section):
 
 
 class Features(Section):
-    kind: Literal["mfcc", "lfcc", "logmel", "logspec", "cqt", "wavelet", "mfcc+wavelet", "waveform", "wav2vec2"]
+    kind: Literal[
+        "mfcc", "lfcc", "logmel", "logspec", "logspec2", "cqt", "wavelet", "mfcc+wavelet", "waveform", "wav2vec2"
+    ]
     sample_rate: Annotated[int, Field(ge=4000, le=192000)]
     n_fft: Annotated[int, Field(ge=16)]
     hop_length: Count
@@ -136,6 +143,7 @@ class Features(Section):
     lfcc: Lfcc
     logmel: Logmel
     logspec: Logspec
+    logspec2: Logspec2
     cqt: Cqt
     wavelet: Wavelet
     wav2vec2: States
