@@ -21,6 +21,7 @@ SIZES = (256, 512, 1024, 2048)  # samples of a window; at 16 kHz 16 to 128 ms
 OVERLAPS = (2, 4, 8)  # windows that lie over a moment
 MAX_ITERATIONS = 24  # of Griffin and Lim's
 F0 = (60.0, 400.0)  # Hz
+BANDS, MOST = 80, 10.0  # in which a copy gets the recording's colour, and the largest gain
 QUIETEST = 1e-5  # of a magnitude: -100 dB
 
 
@@ -54,8 +55,26 @@ def copied(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
         found = np.array(x, dtype=float)
     if way == 3 or rng.random() < 0.4:
         found = upsampled(found, rng)
+    found = _coloured_like(found, x) + _background(x, rate, rng)
     found = found * (rms(x) / max(rms(found), 1e-12))
     return np.ascontiguousarray(found, dtype=np.float32)
+
+
+def _coloured_like(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """With the average spectrum of the recording: bands that only one of the two has would tell them apart at once."""
+    ours, theirs = fft.rfft(y), fft.rfft(x)
+    edges = np.linspace(0, len(ours), min(BANDS, len(ours)) + 1).astype(int)[:-1]
+    power = [np.add.reduceat(np.abs(z) ** 2, edges) for z in (theirs, ours)]
+    gain = np.sqrt(power[0] / np.maximum(power[1], 1e-12 * max(power[1].max(), 1e-30)))
+    gain = np.interp(np.arange(len(ours)), edges, np.minimum(gain, MOST))
+    return fft.irfft(ours * gain, len(y))
+
+
+def _background(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
+    """Noise about as loud as the recording's softest moments: vocoders leave none, recordings have some."""
+    size = min(len(x), rate // 50)
+    level = np.sqrt(np.mean(x[: len(x) // size * size].reshape(-1, size).astype(float) ** 2, axis=1))
+    return rng.standard_normal(len(x)) * np.quantile(level, 0.05) * rng.uniform(0.0, 1.0)
 
 
 def rebuilt(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
