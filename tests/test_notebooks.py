@@ -176,6 +176,7 @@ SHOWN = {
     "00_overview": ["<audio", "griffin_lim"],
     "10_extract": ["broken.wav", "not audio", ">True<"],
     "90_compare_runs": ["HEAD has no scores", "Settings that differ: none"],
+    "92_what_generalises": ["Left out (EER, %)", "called fake"],
     "91_inspect_utterance": ["<audio", "Rank correlation", "drawn at random by", "fake by"],
 }
 SPLIT = {"asterisk": "train", "festvox": "dev", "fillets": "dev", "tuxpaint": "eval"}
