@@ -54,7 +54,7 @@ SMALL = {
 
 
 def system(name, seeds=(1,), baseline="", **changes) -> System:
-    settings = params.overlaid(params._merged(SMALL, changes), COMMITTED)
+    settings = params.overlaid(params.merged(SMALL, changes), COMMITTED)
     return System(name, f"the {name}", settings, seeds, baseline)
 
 
@@ -365,7 +365,7 @@ def test_the_committed_file(tmp_path):
         with pytest.raises(UserError, match=said):
             read(path, COMMITTED)
     path.write_text("seeds: [1]\nutterance: 5\nsystems: {}\n")
-    with pytest.raises(UserError, match="systems.yaml: utterance is none of draws, folds, seeds, systems, utterances"):
+    with pytest.raises(UserError, match="systems.yaml: utterance is none of all, draws, folds, seeds, systems"):
         read(path, COMMITTED)
     path.write_text("systems: {}\n")
     with pytest.raises(UserError, match="systems.yaml: seeds is missing"):

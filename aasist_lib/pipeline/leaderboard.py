@@ -14,7 +14,7 @@ from aasist_lib.systems import System
 
 SYSTEMS = Path("experiments/leaderboard.yaml")
 WORK = Path("build/leaderboard")
-FILE_KEYS = {"seeds", "utterances", "systems", "folds", "draws"}  # the last two: of `make select`
+FILE_KEYS = {"seeds", "utterances", "systems", "all", "folds", "draws"}  # the last three: of `make select`
 SYSTEM_KEYS = {"about", "baseline", "change", "claimed", "file", "published", "seeds"}
 
 
@@ -71,9 +71,10 @@ def read(path: Path, base: Path | None = None) -> list[System]:
     ----------
     path : pathlib.Path
         YAML: `seeds`, a list; `utterances`, a number, of dev and of eval each, that published weights are scored on;
-        and `systems`, by name: `about`; `change`, laid over params.yaml, or `file`, beside this one, that holds it;
-        `baseline`, if it is one; `published`, if it is that, its weights from the project's folder; `seeds`, if
-        others than everybody's; `claimed`, by measure, in percent, what others say of it, `of` which data, a `note`.
+        `all`, laid over params.yaml for every system; and `systems`, by name: `about`; `change`, laid over that, or
+        `file`, beside this one, that holds it; `baseline`, if it is one; `published`, if it is that, its weights from
+        the project's folder; `seeds`, if others than everybody's; `claimed`, by measure, in percent, what others say
+        of it, `of` which data, a `note`.
     base : pathlib.Path, optional
         params.yaml, in the project's folder.
 
@@ -97,7 +98,7 @@ def read(path: Path, base: Path | None = None) -> list[System]:
             if change:
                 raise UserError(f"{of}: change and file both say what is changed: keep one")
             change, of = _yaml(path.parent / entry["file"]), f"{entry['file']} ({of})"
-        settings = params.overlaid(change, base, of)
+        settings = params.overlaid(params.merged(content.get("all") or {}, change), base, of)
         sections = ("features", "model", "augment", "train", "calibrate", "evaluate")
         weights = (base.parent if base else paths.root()) / entry["published"] if "published" in entry else None
         # nothing in published weights or their scores is drawn

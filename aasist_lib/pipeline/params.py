@@ -382,16 +382,21 @@ def overlaid(changes: dict, path: Path | None = None, name: str = "changes") -> 
     >>> overlaid({"features": {"kind": "logspec", "logspec": {"n_bands": 40}}})["features"]["n_bands"]
     40
     """
-    settings = _checked(Params, _merged(_raw(path), changes), (), name)
+    settings = _checked(Params, merged(_raw(path), changes), (), name)
     return {section: _chosen(section, value) for section, value in settings.items()}
 
 
-def _merged(settings: dict, changes: dict) -> dict:
-    merged = dict(settings)
+def merged(settings: dict, changes: dict) -> dict:
+    """Settings with changes laid over them, at any depth.
+
+    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    found = dict(settings)
     for key, value in changes.items():
         inner = settings.get(key)
-        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return merged
+        found[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return found
 
 
 def _chosen(section: str, value: Any) -> Any:
