@@ -30,6 +30,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from aasist_lib import augment, effects, features, losses, models, provenance, rawboost, training
+from aasist_lib.copies import beyond
 from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
 from aasist_lib.robustness import one_thread
@@ -257,12 +258,14 @@ def _work(job: Job) -> None:
         if row["epoch"] < settings["train"]["max_epochs"] and trial.should_prune():
             raise optuna.TrialPruned
 
+    held = Store(search.store, settings["features"])
+    out = beyond(held.table, settings["extract"]["copies"])
     try:
         with one_thread():
             history = training.fit(
-                Store(search.store, settings["features"]), folder / "network", model=settings["model"],
-                train=settings["train"], augment=settings["augment"], seed=settings["seed"], threads=1,
-                checkpoints=folder / "checkpoints", draws=search.draws, on_epoch=judge,
+                held, folder / "network", model=settings["model"], train=settings["train"],
+                augment=settings["augment"], seed=settings["seed"], threads=1, checkpoints=folder / "checkpoints",
+                leave_out=out, draws=search.draws, on_epoch=judge,
             )  # fmt: skip
     except (optuna.TrialPruned, training.Diverged):  # a loss that is no number is as bad as can be, and no mistake
         study.tell(trial, state=TrialState.PRUNED)

@@ -393,6 +393,27 @@ def test_the_seeds_report():
     assert ours.settings["features"]["kind"] == "mfcc" and len(ours.seeds) > 1
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_copies_left_out(waveforms, tmp_path, monkeypatch, number):
+    """A system trains with as many copies of each recording as it asks for, whatever the store has."""
+    table = pd.read_csv(waveforms["waveforms"].parent / "protocol.csv", dtype=str, keep_default_na=False)
+    settings = system("mine").settings
+    root = waveforms["waveforms"].parent
+    store.extract(table, root, tmp_path / "store", settings["features"], holds="waveforms", copies=2)
+    found, fit = {}, systems.training.fit
+
+    def seen(*given, **options):
+        found["out"] = options["leave_out"]
+        return fit(*given, **options)
+
+    monkeypatch.setattr(systems.training, "fit", seen)
+    asked = System("mine", "", settings | {"extract": {"copies": number}})
+    _, scores = systems.scored(asked, 1, tmp_path / "store", tmp_path / "mine", utterances=4, key="k")
+    names = store.Store(tmp_path / "store").table["utt_id"][found["out"]]
+    assert set(names.str[-2:]) == {f"~{n}" for n in range(number + 1, 3)} and len(names) == 6 * (2 - number)
+    assert not scores["utt_id"].str.contains("~").any()
+
+
 def test_command(waveforms, begun, tmp_path, monkeypatch):
     """On a small corpus in a folder of its own; called again, the waveforms and the runs are there."""
     (tmp_path / "data").symlink_to(waveforms["waveforms"].parent)
@@ -410,6 +431,9 @@ def test_command(waveforms, begun, tmp_path, monkeypatch):
     assert board["results"][0]["seed"] == 1 and board["data"] == "0123.dir"
     assert board["systems"] == {"plain": {"about": "regression", "claimed": {"f1": 99}}}
     assert board["counts"]["eval"] == {"bonafide": 6, "spoof": 6}
+    assert board["counts"]["train"] == {"bonafide": 6, "spoof": 6}  # of the corpus; the store has copies beside
+    held = store.Store(tmp_path / "build/leaderboard/waveforms").table
+    assert held["utt_id"].str.endswith("~2").sum() == 6 and not held["utt_id"].str.endswith("~3").any()
     extract = store.extract
     monkeypatch.setattr(store, "extract", None)
     command(tmp_path, 1)

@@ -44,8 +44,15 @@ from aasist_lib.store import Store
 ROOT = Path(__file__).parents[1]
 SPEECH = sorted((ROOT / "tests/speech").glob("*.flac"))
 SMALL = {
-    "extract": {"holds": "waveforms"},
-    "features": {"kind": "logspec", "n_fft": 512, "hop_length": 256, "deltas": 0, "logspec": {"n_bands": 16}},
+    "extract": {"holds": "waveforms", "copies": 0},
+    "features": {
+        "kind": "logspec",
+        "n_fft": 512,
+        "hop_length": 256,
+        "deltas": 0,
+        "normalise": "none",
+        "logspec": {"n_bands": 16},
+    },
     "model": {"cnn_attention": {"width": 8, "heads": 2, "spectrum": False}},
     "train": {"batch_size": 4, "crop_seconds": 0.5, "averaging": 0.5, "warmup_fraction": 0.0},
 }
@@ -122,6 +129,21 @@ def found(project, tmp_path_factory):
         study = tuning.run(asked, FILE["trials"])
     assert sorted(path.name for path in (work / "build").iterdir()) == ["lock", "study.db"]
     return tuning.table(study, asked), study
+
+
+def test_copies(project, tmp_path, monkeypatch):
+    """A trial trains with as many copies as its settings say; the store has more."""
+    opened, seen = Store(project / "waveforms"), []
+    assert opened.table["utt_id"].str.endswith("~2").any()
+    fit = training.fit
+
+    def watched(*given, **options):
+        seen.append(options["leave_out"])
+        return fit(*given, **options)
+
+    monkeypatch.setattr(training, "fit", watched)
+    tuning.run(search(project, tmp_path, trials=1), 1)
+    assert {name[-2:] for name in opened.table["utt_id"][seen[0]]} == {"~1", "~2"}
 
 
 def test_search(found):
@@ -372,7 +394,10 @@ def test_the_committed_file():
         ({"space": {"corpus.profile": {"choices": ["tiny"]}}}, "corpus.profile: trials have it from params.yaml"),
         ({"space": {"train.max_epochs": {"low": 1, "high": 9}}}, "train.max_epochs: a trial has as many as `epochs`"),
         ({"space": {"train.batch_size": {"choices": [4]}}}, "train.batch_size is in change and in space"),
-        ({"change": {}, "space": {"augment.room": {"low": 0.0, "high": 0.5}}}, "(augment.room), which needs waveforms"),
+        (
+            {"change": {"extract": {"holds": "features"}}, "space": {"augment.room": {"low": 0.0, "high": 0.5}}},
+            "(augment.room), which needs waveforms",
+        ),
     ],
 )
 def test_mistakes(tmp_path, change, said):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from aasist_lib.systems import System
 
 SYSTEMS = Path("experiments/leaderboard.yaml")
 WORK = Path("build/leaderboard")
+COPIES = 2  # of each recording in the store, for whoever asks for them
 FILE_KEYS = {"seeds", "utterances", "systems", "all", "folds", "draws"}  # the last three: of `make select`
 SYSTEM_KEYS = {"about", "baseline", "change", "claimed", "file", "published", "seeds"}
 
@@ -48,10 +50,10 @@ def run(root: Path, workers: int = 2, systems_file: Path | None = None, again: b
     path = systems_file or root / SYSTEMS
     content = content_of(path)
     systems = read(path, root / "params.yaml")
-    held = waveforms(root, workers, most_copies(systems))
+    held = waveforms(root, workers, systems)
     board = root / f"metrics/{path.stem}.json"
     about = {"systems": {name: _about(entry) for name, entry in content["systems"].items()}, "data": _data(root)}
-    about["counts"] = _counts(store.Store(held).table)
+    about["counts"] = _counts(store.Store(held).recordings)
 
     def save(results: list[dict]) -> None:
         evaluation.save_json(board, about | {"results": results})
@@ -109,21 +111,18 @@ def read(path: Path, base: Path | None = None) -> list[System]:
     return found
 
 
-def most_copies(systems: list[System]) -> int:
-    """How many copies of a recording a store must have for all of them; each leaves out what it is not to have."""
-    return max(system.settings["extract"]["copies"] for system in systems)
-
-
-def waveforms(root: Path, workers: int, copies: int | None = None) -> Path:
+def waveforms(root: Path, workers: int, systems: Sequence[System] = ()) -> Path:
     """A store of the corpus's waveforms; written again only where the corpus or its settings are others than before.
 
-    `copies` takes the place of extract.copies.
+    It has `COPIES` copies of each recording, or as many as one of the systems asks for. Whoever trains from it leaves
+    out what is not to be there (`copies.beyond`): so one store serves them all.
     """
     settings = params.load(root / "params.yaml")
     corpus, folder = settings["corpus"], root / WORK / "waveforms"
     table, _ = corpora.from_settings(root / "data", corpus)
     features, limits = settings["features"], settings["extract"] | {"holds": "waveforms", "workers": workers}
-    limits["copies"] = limits["copies"] if copies is None else copies
+    wanted = [limits["copies"], *(system.settings["extract"]["copies"] for system in systems)]
+    limits["copies"] = max(COPIES, *wanted)
     asked = [features["sample_rate"], {name: value for name, value in limits.items() if name != "workers"}]
     key = hashlib.sha256(table.to_csv(index=False).encode() + json.dumps(asked, sort_keys=True).encode())
     for name in table["path"]:

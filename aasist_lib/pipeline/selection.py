@@ -36,7 +36,7 @@ def run(root: Path, workers: int = 2, candidates: Path | None = None) -> Path:
     path = candidates or root / CANDIDATES
     content = leaderboard.content_of(path)
     systems = leaderboard.read(path, root / "params.yaml")
-    held = leaderboard.waveforms(root, workers, leaderboard.most_copies(systems))
+    held = leaderboard.waveforms(root, workers, systems)
     board = root / f"metrics/{path.stem}.json"
     about = {name: entry["about"] for name, entry in content["systems"].items()}
 

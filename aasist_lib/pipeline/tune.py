@@ -17,11 +17,11 @@ from typing import Any
 from optuna.trial import TrialState
 from ruamel.yaml import YAML, YAMLError
 
-from aasist_lib import evaluation, tuning
+from aasist_lib import tuning
 from aasist_lib.augment import Augment
 from aasist_lib.errors import UserError
 from aasist_lib.pipeline import params
-from aasist_lib.pipeline.leaderboard import waveforms
+from aasist_lib.pipeline.leaderboard import COPIES, waveforms
 
 SPACE = Path("experiments/tune.yaml")
 BEST = Path("experiments/tuned.yaml")
@@ -29,6 +29,7 @@ WORK = Path("build/tune")
 LEAST = {"trials": 1, "seed": 0, "epochs": 1, "draws": 2}  # whole numbers of the file, and how small they may be
 PRUNE_LEAST = {"trials": 1, "epochs": 1}
 SECTIONS = ("features", "model", "augment", "train")  # that a trial's result depends on
+EXTRACT = ("extract.holds", "extract.copies")  # and of extract these
 
 
 def run(root: Path, workers: int = 2, space_file: Path | None = None, trials: int | None = None) -> str:
@@ -68,7 +69,9 @@ def run(root: Path, workers: int = 2, space_file: Path | None = None, trials: in
     kept.write_bytes(now)
     search = plan.search(held, work, kept)
     study = tuning.run(search, trials or plan.trials, workers)
-    evaluation.save_csv(work / "trials.csv", tuning.table(study, search))
+    # digits, not decimals: rates are small
+    trials_csv = tuning.table(study, search).to_csv(index=False, float_format="%.6g")
+    (work / "trials.csv").write_text(trials_csv, encoding="utf-8")
     best = tuning.best(study)
     if best is None:
         raise UserError(f"{path.name}: no trial went to its end: lower train.lr in it, or ask for more trials")
@@ -165,7 +168,7 @@ class Plan:
         section = key.split(".")[0]
         if key in self.fixed and key in self.space:
             raise UserError(f"{self.path.name}: {key} is in change and in space: take one of them away")
-        if key == "features.sample_rate" or (section not in SECTIONS and key != "extract.holds"):
+        if key == "features.sample_rate" or (section not in SECTIONS and key not in EXTRACT):
             raise UserError(f"{self.path.name}: {key}: trials have it from params.yaml: set it there")
         if key == "train.max_epochs":
             raise UserError(f"{self.path.name}: {key}: a trial has as many as `epochs` says: take this away")
@@ -180,6 +183,10 @@ class Plan:
         for case in cases:
             settings = self.settings(self.base, case)
             changes = Augment(settings["augment"], settings["features"]["sample_rate"])
+            if settings["extract"]["copies"] > COPIES:
+                raise UserError(
+                    f"{self.path.name}: extract.copies: trials share a store that has {COPIES}: ask for fewer"
+                )
             if (changes or settings["train"]["adversarial"]) and settings["extract"]["holds"] != "waveforms":
                 raise UserError(
                     f"{self.path.name}: sound is to be changed ({', '.join(case)}), which needs waveforms: add "
