@@ -214,6 +214,8 @@ def project(speech_files, tmp_path_factory):
         for group, samples in (made | {f"bonafide/{speaker}": wave}).items():
             (split / group).mkdir(parents=True, exist_ok=True)
             soundfile.write(split / group / f"{path.stem}.wav", samples, 16000)
+    (folder / "metrics").mkdir()
+    shutil.copy(ROOT / "metrics/selection.json", folder / "metrics")  # of hours of training
     (folder / "data/train/bonafide/en/broken.wav").write_bytes(b"RIFF and no more")
     # a last commit to compare with, in which nothing was evaluated yet
     for command in ("git init", "git config user.name A", "git config user.email a@example.org", "git add params.yaml"):
