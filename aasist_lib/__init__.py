@@ -4,12 +4,15 @@
 """
 
 import os
+import warnings
 
 # Threads that wait are to sleep, not to spin: where anything else wants a core, training is several times quicker.
 # It counts when torch is loaded, so it stands here, before any module that needs torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # onnxruntime, which Lightning imports, else reports to its maker and keeps a device id in the home directory.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# A library behind Lightning looks for widgets that draw other progress bars in notebooks than this project's.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 __all__ = ["Detector"]
 
