@@ -78,7 +78,21 @@ def _background(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarra
 
 
 def rebuilt(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """The magnitudes alone, at times through bands, with phases made up and made to agree."""
+    """The magnitudes alone, at times through bands, with phases made up and made to agree.
+
+    Parameters
+    ----------
+    x : np.ndarray
+        (samples,), full scale at 1.
+    rate : int
+        Hz.
+    rng : np.random.Generator
+
+    Returns
+    -------
+    np.ndarray
+        (samples,), float64.
+    """
     size = int(rng.choice(SIZES[:-1] if rng.random() < 0.7 else SIZES))
     hop = size // int(rng.choice(OVERLAPS[1:]))
     spectrum = stft(x, size, hop)
@@ -99,7 +113,21 @@ def rebuilt(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def blurred(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Phases more or less as they were, magnitudes through bands: what a good neural vocoder is given and makes."""
+    """Phases more or less as they were, magnitudes through bands: what a good neural vocoder is given and makes.
+
+    Parameters
+    ----------
+    x : np.ndarray
+        (samples,), full scale at 1.
+    rate : int
+        Hz.
+    rng : np.random.Generator
+
+    Returns
+    -------
+    np.ndarray
+        (samples,), float64.
+    """
     size = int(rng.choice(SIZES[1:3]))
     spectrum = stft(x, size, size // 4)
     magnitude, rise = _through_bands(np.abs(spectrum), rate, rng), np.linspace(0, 1, spectrum.shape[1])
@@ -112,7 +140,21 @@ def blurred(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def source_filter(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Pulses and noise through the envelope of the spectrum, as vocoders did before there were neural ones."""
+    """Pulses and noise through the envelope of the spectrum, as vocoders did before there were neural ones.
+
+    Parameters
+    ----------
+    x : np.ndarray
+        (samples,), full scale at 1.
+    rate : int
+        Hz.
+    rng : np.random.Generator
+
+    Returns
+    -------
+    np.ndarray
+        (samples,), float64.
+    """
     size = int(rng.choice(SIZES[1:3]))
     hop = size // int(rng.choice(OVERLAPS[1:]))
     excitation = _excitation(x, rate, rng)
@@ -127,7 +169,19 @@ def source_filter(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndar
 
 
 def upsampled(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What layers that raise the rate leave: images of the low bands in the high ones, and a ripple of their period."""
+    """What layers that raise the rate leave: images of the low bands in the high ones, and a ripple of their period.
+
+    Parameters
+    ----------
+    x : np.ndarray
+        (samples,), full scale at 1.
+    rng : np.random.Generator
+
+    Returns
+    -------
+    np.ndarray
+        (samples,), float64.
+    """
     found = np.array(x, dtype=float)
     if rng.random() < 0.6:
         factor = int(rng.choice([2, 4]))
@@ -152,12 +206,40 @@ def upsampled(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def stft(x: np.ndarray, size: int, hop: int) -> np.ndarray:
+    """Short-time spectra under a Hann window, from before the first sample to after the last.
+
+    Parameters
+    ----------
+    x : np.ndarray
+        (samples,).
+    size, hop : int
+        Of a window, and from one to the next, in samples; the second divides the first.
+
+    Returns
+    -------
+    np.ndarray
+        (frames, size // 2 + 1), complex.
+    """
     padded = np.pad(np.asarray(x, np.float32), (size, size + hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
     return fft.rfft(frames * _window(size), axis=1)
 
 
 def istft(spectrum: np.ndarray, hop: int, length: int) -> np.ndarray:
+    """The signal whose short-time spectra are nearest to these (Griffin and Lim, 1984, equation 6).
+
+    Parameters
+    ----------
+    spectrum : np.ndarray
+        (frames, bins), as `stft` gives it.
+    hop, length : int
+        In samples; the second of the signal.
+
+    Returns
+    -------
+    np.ndarray
+        (length,), float64.
+    """
     size = 2 * (spectrum.shape[1] - 1)
     window, count = _window(size), len(spectrum)
     frames = fft.irfft(spectrum, size, axis=1) * window
@@ -173,7 +255,23 @@ def istft(spectrum: np.ndarray, hop: int, length: int) -> np.ndarray:
 def griffin_lim(
     magnitude: np.ndarray, phases: np.ndarray, hop: int, length: int, iterations: int, momentum: float = 0.0
 ) -> np.ndarray:
-    """A signal whose short-time magnitudes are nearly these: phases are taken from it and tried again."""
+    """A signal whose short-time magnitudes are nearly these: phases are taken from it and tried again.
+
+    Parameters
+    ----------
+    magnitude, phases : np.ndarray
+        (frames, bins): what to come near, and in radians where to start.
+    hop, length : int
+        In samples; the second of the signal.
+    iterations : int
+    momentum : float
+        From 0 to below 1: how much further each step goes (Perraudin and others, 2013).
+
+    Returns
+    -------
+    np.ndarray
+        (length,), float64.
+    """
     size = 2 * (magnitude.shape[1] - 1)
     angles, before = np.exp(1j * phases), 0.0
     for _ in range(iterations):
