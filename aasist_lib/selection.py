@@ -116,6 +116,11 @@ def run(
     -------
     list of dict
         See `measured`.
+
+    Raises
+    ------
+    UserError
+        There is no store, it holds features, or a training goes wrong.
     """
     if Store(store).holds != "waveforms":
         raise UserError(f"{store} holds features, and candidates differ in theirs: extract.holds must be waveforms")
