@@ -10,7 +10,20 @@ COPY, RESYNTHESIS = "~", "resynthesis"  # what tells the utt_id of such a copy, 
 
 
 def with_copies(table: pd.DataFrame, copies: int) -> pd.DataFrame:
-    """The table with so many rows more after every real recording of train, one for each copy to be made of it."""
+    """The table with so many rows more after every real recording of train, one for each copy to be made of it.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of utterances, with utt_id, label, split.
+    copies : int
+        Of each recording.
+
+    Returns
+    -------
+    DataFrame
+        A copy's utt_id is the recording's, "~" and a number from 1; its pair_id is the recording.
+    """
     if not copies:
         return table
     real = table[(table["label"] == "bonafide") & (table["split"] == "train")]
