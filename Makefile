@@ -15,7 +15,7 @@ export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro quick select leaderboard tune test lint lab strip readme compare lock clean
+.PHONY: help install repro quick select leaderboard tune test faults lint lab strip readme compare lock clean
 
 help:                ## list of targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -40,6 +40,9 @@ tune: $(READY)       ## searches for better settings as experiments/tune.yaml sa
 
 test: $(READY)       ## all tests
 	python -m pytest
+
+faults: $(READY)     ## kills stages at random moments, 20 times each (FAULTS=3: so often), and looks at what comes of it
+	python -m pytest -s -m faults tests/test_faults.py
 
 lint: $(READY)       ## style of the code
 	ruff check .

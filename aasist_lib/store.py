@@ -34,7 +34,7 @@ import torch
 
 from aasist_lib import audio, corpora, effects, features, resynthesis
 from aasist_lib.copies import made_here, with_copies
-from aasist_lib.errors import UserError
+from aasist_lib.errors import UserError, tells_of_full_disk
 from aasist_lib.workers import in_processes
 
 VERSION = 1  # of the layout on disk
@@ -77,6 +77,7 @@ class Summary:
         }  # fmt: skip
 
 
+@tells_of_full_disk("folder")
 def extract(
     table: pd.DataFrame,
     audio_root,

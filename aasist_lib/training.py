@@ -40,7 +40,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aasist_lib import augment as augmenting
 from aasist_lib import effects, losses, metrics, models, paths, provenance, rawboost
-from aasist_lib.errors import UserError
+from aasist_lib.errors import UserError, tells_of_full_disk
 from aasist_lib.progress import progress
 from aasist_lib.store import Store
 
@@ -81,6 +81,7 @@ class Settings:
     freeze_cnn_epochs: int
 
 
+@tells_of_full_disk("output")
 def fit(
     store: Store | Path | str, output, *, model: dict, train: dict, augment: dict | None = None, seed: int,
     threads: int, checkpoints, leave_out: np.ndarray | None = None, draws: int | None = None,

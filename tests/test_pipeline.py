@@ -149,6 +149,23 @@ def test_dead_kernel(project, command):
     assert "its process died" in err and "`import os`" in err and "Traceback" not in err
 
 
+def test_one_at_a_time(project, command):
+    """A stage whose `dvc repro` was killed may go on; another must not write beside it."""
+    write = "import time\nfrom pathlib import Path\nPath('here').touch()\ntime.sleep(100)"
+    first = command(stage=notebook(write), start_new_session=True)
+    while not (project / "here").exists():
+        assert first.poll() is None
+        time.sleep(0.1)
+    second = command()
+    out, err = second.communicate()
+    assert second.returncode == 2 and out == ""
+    assert err == (
+        f"20_train is being run already, by process {first.pid}: wait until it is done, or stop it (kill {first.pid})\n"
+    )
+    os.killpg(first.pid, signal.SIGINT)
+    assert first.wait() == 130
+
+
 def test_interrupted(project, command):
     write = "import os, time\nfrom pathlib import Path\nPath('pid').write_text(str(os.getpid()))\ntime.sleep(100)"
     process = command(stage=notebook(write), start_new_session=True)

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from aasist_lib import paths
 from aasist_lib.errors import UserError
 
 
@@ -16,10 +17,12 @@ def main() -> int:
     try:
         from aasist_lib.pipeline import params
 
-        from .build import build
+        from .build import WORK, build
 
         settings = params.read("corpus")
-        build(arguments.folder, settings["profile"], settings["workers"])
+        WORK.mkdir(parents=True, exist_ok=True)
+        with paths.alone(WORK / "corpus.lock"):
+            build(arguments.folder, settings["profile"], settings["workers"])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -48,7 +48,8 @@ def run(stage: str) -> int:
     Raises
     ------
     UserError
-        When params.yaml is not valid, the notebook does not exist, or its parameters cell is not understood.
+        When params.yaml is not valid, the notebook does not exist, its parameters cell is not understood, or another
+        process runs it.
     KeyboardInterrupt
         When the person stops it, or SIGTERM does; the kernel is gone then.
     """
@@ -75,11 +76,12 @@ def run(stage: str) -> int:
     unfinished, executed = UNFINISHED / source.name, EXECUTED / source.name
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    print(f"{stage}: started", flush=True)
     try:
-        papermill.execute_notebook(
-            source, unfinished, values, engine_name="aasist", kernel_name="python3", progress_bar=False
-        )
+        with paths.alone(unfinished.with_suffix(".lock")):
+            print(f"{stage}: started", flush=True)
+            papermill.execute_notebook(
+                source, unfinished, values, engine_name="aasist", kernel_name="python3", progress_bar=False
+            )
     except papermill.PapermillExecutionError as error:
         trace = "\n".join(error.traceback) or f"{error.ename}: {error.evalue}"
         print(_plain(trace), file=sys.stderr)
