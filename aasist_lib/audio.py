@@ -3,14 +3,20 @@
 Everything that libsndfile reads (WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, AU, CAF, W64 and more), any number of
 channels, any rate. Blocks are decoded, mixed down and resampled one after the other, so that an hour takes no
 more memory than its result.
+
+A source is a path, or a binary file object that can seek, such as an upload held in memory; it is read from its
+beginning and stays open.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -21,6 +27,7 @@ from aasist_lib.errors import UserError
 BLOCK = 2**18  # frames decoded at a time: 6 s at 44.1 kHz
 OGG_TAIL = 2**17  # bytes that surely hold the last page of an Ogg file (a page has 65,307 at most)
 UNKNOWN_SIZE = 2**31 - 2**16  # header sizes from here on are what a program writes that cannot seek back
+UNKNOWN_FRAMES = 2**62  # libsndfile's largest number, above this, stands for "not said"
 MP3_SLACK = 2 * 1152  # frames: without a Xing header, libsndfile goes by the file's size and is off by this much
 # "data : 420000 (should be 209978)": libsndfile's log says so of a WAV, AIFF, AU or W64 file cut short.
 SIZE_TOO_LARGE = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -32,9 +39,9 @@ class BadAudio(UserError):
     Attributes
     ----------
     path : Path
-        The file.
+        The file; "recording" for a file object without a name.
     reason : str
-        One of "missing", "unreadable", "not audio", "empty", "truncated", "not finite", "too short".
+        One of "missing", "unreadable", "not audio", "empty", "truncated", "not finite", "too short", "too long".
     detail : str
         What exactly was found; may be empty.
     """
@@ -75,15 +82,21 @@ def read(path, sample_rate: int) -> np.ndarray:
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def read_windows(path, sample_rate: int, window_seconds: float) -> Iterator[np.ndarray]:
+def read_windows(
+    source, sample_rate: int, window_seconds: float, *, max_seconds: float | None = None
+) -> Iterator[np.ndarray]:
     """The file in windows, for recordings too long to hold in memory.
 
     Parameters
     ----------
-    path, sample_rate
-        As for `read`.
+    source : path or binary file object
+        Anything that libsndfile reads.
+    sample_rate : int
+        In Hz.
     window_seconds : float
         Length of a window.
+    max_seconds : float, optional
+        A longer recording is refused: at once where its header tells, else where the reading gets there.
 
     Yields
     ------
@@ -94,11 +107,11 @@ def read_windows(path, sample_rate: int, window_seconds: float) -> Iterator[np.n
     Raises
     ------
     BadAudio
-        As `read`; a fault in the middle of a file shows when the reading gets there.
+        As `read`, and if it is too long; a fault in the middle of a file shows when the reading gets there.
     """
     size = round(window_seconds * sample_rate)
     held, count = [], 0
-    for block in _blocks(path, sample_rate):
+    for block in _blocks(source, sample_rate, max_seconds):
         held.append(block)
         count += len(block)
         if count >= size:
@@ -132,7 +145,7 @@ def info(path) -> float:
         return file.frames / file.samplerate
 
 
-def cut_short(path, file: soundfile.SoundFile) -> str:
+def cut_short(source, file: soundfile.SoundFile) -> str:
     """How an open file shows that its end is missing, or "" if it does not.
 
     Seen here: WAV, AIFF, AU and W64 whose header promises more bytes than there are (unless it was written by
@@ -143,7 +156,7 @@ def cut_short(path, file: soundfile.SoundFile) -> str:
 
     Parameters
     ----------
-    path : str or Path
+    source : path or binary file object
         The file.
     file : soundfile.SoundFile
         The same, open.
@@ -158,9 +171,11 @@ def cut_short(path, file: soundfile.SoundFile) -> str:
         If the file cannot be read any more.
     """
     if file.format == "OGG":
-        with _readable(path), open(path, "rb") as raw:
-            raw.seek(max(0, Path(path).stat().st_size - OGG_TAIL))
+        with _raw(source) as raw:
+            position = raw.tell()  # of a file object libsndfile goes on reading here
+            raw.seek(max(0, raw.seek(0, os.SEEK_END) - OGG_TAIL))
             tail = raw.read()
+            raw.seek(position)
         page = tail[tail.rfind(b"OggS") :]
         # A page's header has 27 bytes, the last of them the number of segments, then the segments' sizes.
         if len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
@@ -172,36 +187,53 @@ def cut_short(path, file: soundfile.SoundFile) -> str:
     return ""
 
 
+def name(source) -> str:
+    """What messages call a source: its path, or that of a file object that has one, or "recording"."""
+    found = getattr(source, "name", None) if hasattr(source, "read") else source
+    return str(found) if isinstance(found, str | os.PathLike) else "recording"
+
+
 @contextmanager
-def _readable(path) -> Iterator[None]:
-    """What the system refuses (no permission, a name too long, a broken disk) is a fault of this file alone."""
+def _raw(source) -> Iterator[BinaryIO]:
+    """The bytes. What the system refuses (no permission, a broken disk) is a fault of this file alone."""
     try:
-        yield
-    except OSError as error:
-        raise BadAudio(path, "unreadable", error.strerror or "") from None
+        with nullcontext(source) if hasattr(source, "read") else open(source, "rb") as raw:
+            yield raw
+    except OSError as error:  # of which io.UnsupportedOperation, of a file object that cannot seek, is one
+        raise BadAudio(name(source), "unreadable", error.strerror or str(error)) from None
 
 
-def _open(path) -> soundfile.SoundFile:
-    path = Path(path)
-    with _readable(path):
-        if not path.is_file():
-            raise BadAudio(path, "missing")
-        with open(path, "rb") as raw:  # libsndfile would not say why it cannot
-            if not raw.read(1):
-                raise BadAudio(path, "empty", "0 bytes")
+def _open(source) -> soundfile.SoundFile:
+    if not hasattr(source, "read"):
+        source = Path(source)
+        try:
+            there = source.is_file()
+        except OSError as error:  # a name too long
+            raise BadAudio(source, "unreadable", error.strerror or "") from None
+        if not there:
+            raise BadAudio(source, "missing")
+    with _raw(source) as raw:  # libsndfile would not say why it cannot
+        raw.seek(0)
+        if not raw.read(1):
+            raise BadAudio(name(source), "empty", "0 bytes")
+        raw.seek(0)
     try:
-        return soundfile.SoundFile(path)
+        return soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
-        raise BadAudio(path, "not audio", error.error_string.strip().rstrip(".")) from None
+        raise BadAudio(name(source), "not audio", error.error_string.strip().rstrip(".")) from None
     except TypeError:  # soundfile takes the name *.raw for headerless samples and asks for their rate
-        raise BadAudio(path, "not audio", "headerless samples") from None
+        raise BadAudio(name(source), "not audio", "headerless samples") from None
 
 
-def _blocks(path, sample_rate: int) -> Iterator[np.ndarray]:
-    """Mono float32 blocks at `sample_rate`, at least one of them; raises BadAudio as `read` says."""
-    with _open(path) as file:
-        if problem := cut_short(path, file):
+def _blocks(source, sample_rate: int, max_seconds: float | None = None) -> Iterator[np.ndarray]:
+    """Mono float32 blocks at `sample_rate`, at least one of them; raises BadAudio as `read_windows` says."""
+    path = name(source)
+    with _open(source) as file:
+        if problem := cut_short(source, file):
             raise BadAudio(path, "truncated", problem)
+        most = math.inf if max_seconds is None else max_seconds * file.samplerate
+        if most < file.frames < UNKNOWN_FRAMES:
+            raise _too_long(path, file.frames / file.samplerate, max_seconds)
         # Or soundfile seeks after every block, which fails at the end of a FLAC that does not tell its length.
         file.seekable = lambda: False
         stream = None
@@ -216,6 +248,8 @@ def _blocks(path, sample_rate: int) -> Iterator[np.ndarray]:
                 raise BadAudio(path, "truncated", f"after {decoded} frames: {detail}") from None
             ended = len(block) < BLOCK
             decoded += len(block)
+            if decoded > most:  # the header did not tell
+                raise _too_long(path, decoded / file.samplerate, max_seconds)
             mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
             if not np.isfinite(mono).all():
                 raise BadAudio(path, "not finite", "NaN or infinite samples")
@@ -227,7 +261,11 @@ def _blocks(path, sample_rate: int) -> Iterator[np.ndarray]:
             if ended:
                 break
         slack = MP3_SLACK if file.format in ("MP3", "MPEG") else 0
-        if decoded + slack < file.frames < 2**62:  # libsndfile's largest number stands for "not said"
+        if decoded + slack < file.frames < UNKNOWN_FRAMES:
             raise BadAudio(path, "truncated", f"{decoded} of {file.frames} frames")
         if not given:
             raise BadAudio(path, "empty", "no samples")
+
+
+def _too_long(path: str, seconds: float, most: float) -> BadAudio:
+    return BadAudio(path, "too long", f"{seconds:.0f} s or more, and {most:g} s are allowed")

@@ -7,6 +7,8 @@ turns it into a decision: spoof if and only if llr < threshold.
 
 Dev has few kinds of attack, and mostly those of training, so a fit to it promises too much elsewhere. `cautious`
 therefore fits with every attack held out in turn, and shrinks the LLRs as far as what was held out asks for.
+
+Scoring needs `load`, `Affine` and `Isotonic` alone, and these nothing but numpy: scipy is imported where it fits.
 """
 
 import json
@@ -15,11 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import isotonic_regression, minimize
-from scipy.special import expit
 
 from aasist_lib.errors import UserError
-from aasist_lib.metrics import _checked, det
 
 POLICIES = ("equal_error", "min_cost", "few_false_alarms", "few_misses")
 METHODS = ("affine", "isotonic")
@@ -213,6 +212,11 @@ def fit_affine(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Affin
     the scale finite where the classes do not overlap, and hardly matters where they do: n trials without an
     error cannot show odds much beyond n to 1.
     """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    from aasist_lib.metrics import _checked
+
     bonafide, spoof = _checked(bonafide, spoof)
     weight = _weights(bonafide, spoof, attacks, prior_spoof)
     scores = np.concatenate([bonafide, spoof])
@@ -257,6 +261,10 @@ def fit_isotonic(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Iso
     UserError
         As `fit_affine`.
     """
+    from scipy.optimize import isotonic_regression
+
+    from aasist_lib.metrics import _checked
+
     bonafide, spoof = _checked(bonafide, spoof)
     weight = _weights(bonafide, spoof, attacks, prior_spoof)
     scores = np.concatenate([bonafide, spoof])
@@ -354,6 +362,8 @@ def cautious(
     """
     if method not in METHODS:
         raise UserError(f"calibrate.method: {method!r} is not one of {', '.join(METHODS)}")
+    from aasist_lib.metrics import _checked
+
     bonafide, spoof = _checked(bonafide, spoof)
     attacks = np.asarray(attacks, dtype=str)
     fit = {"affine": fit_affine, "isotonic": fit_isotonic}[method]
@@ -441,6 +451,8 @@ def thresholds(
     >>> policy["equal_error"], policy["few_false_alarms"], policy["few_misses"]
     (0.75, 0.75, 0.25)
     """
+    from aasist_lib.metrics import det
+
     curve = det(bonafide_llr, spoof_llr)
     if not 0 <= max_bonafide_rejected < 1:
         raise UserError(f"max_bonafide_rejected: {max_bonafide_rejected} is not a share from 0 to below 1")

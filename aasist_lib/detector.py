@@ -1,21 +1,26 @@
 """A trained detector: recordings to log-likelihood ratios to decisions.
 
 A detector is a folder that holds all that scoring needs: network.safetensors, network.json (how to build the
-network and its features) and calibration.json (from logits to log-likelihood ratios to decisions).
+network and its features) and calibration.json (from logits to log-likelihood ratios to decisions). Its network runs in
+torch, which this module does not import until such a folder is loaded.
 """
+
+from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import torch
 
-from aasist_lib import audio, calibration, features, models
+from aasist_lib import audio, backends, calibration
 from aasist_lib.errors import UserError
-from aasist_lib.progress import progress
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What a folder is searched for. libsndfile reads not all of these; those it cannot get a row that says so.
 SUFFIXES = set(
@@ -25,24 +30,57 @@ MIN_SECONDS = 0.25
 COLUMNS = ["path", "seconds", "llr", "decision", "error"]
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What a detector says of one recording.
+
+    Attributes
+    ----------
+    seconds : float
+        How long it is.
+    llr : float
+        Natural-log likelihood ratio of bona fide speech to fakes: of the mean of the windows' logits.
+    decision : str
+        "bonafide" or "spoof".
+    windows : tuple of (float, float, float)
+        Start and end in seconds and the ratio of each part that was scored by itself.
+    """
+
+    seconds: float
+    llr: float
+    decision: str
+    windows: tuple[tuple[float, float, float], ...]
+
+
 class Detector:
     """Scores recordings; make one with `Detector.load`.
+
+    Parameters
+    ----------
+    backend : callable
+        One waveform, (samples,) float32, to a logit; has `sample_rate` and `window_seconds`. See `backends`.
+    calibrated : calibration.Affine or calibration.Isotonic
+        Logits to log-likelihood ratios.
+    thresholds : dict
+        Of each policy, in natural-log units.
+    policy : str
+        The one that decides: one of `calibration.POLICIES`.
 
     Attributes
     ----------
     threshold : float
-        Decision "spoof" if and only if llr is below it (natural-log units).
-    policy : str
-        How the threshold was chosen: one of `calibration.POLICIES`.
+        Decision "spoof" if and only if llr is below it.
+    sample_rate : int
+        In Hz, at which recordings are scored.
     """
 
-    def __init__(self, network, about: dict, calibrated, threshold: float, policy: str):
-        self.network, self.about, self.calibrated = network, about, calibrated
-        self.threshold, self.policy = threshold, policy
-        self.front_end = features.build(about["features"]).eval()
+    def __init__(self, backend, calibrated, thresholds: dict[str, float], policy: str):
+        self.backend, self.calibrated = backend, calibrated
+        self.thresholds, self.policy, self.threshold = dict(thresholds), policy, thresholds[policy]
+        self.sample_rate = backend.sample_rate
 
     @classmethod
-    def load(cls, folder) -> "Detector":
+    def load(cls, folder) -> Detector:
         """Read a detector's folder.
 
         Parameters
@@ -60,17 +98,88 @@ class Detector:
             A file is missing, broken, or does not belong to the others; one line that names it.
         """
         folder = Path(folder)
-        network, about = models.load(folder)
-        calibrated, threshold, content = calibration.load(folder)
-        if "features" not in about:
-            raise UserError(f"{folder / 'network.json'} names no features: train again")
-        detector = cls(network, about, calibrated, threshold, content["policy"])
-        if detector.front_end.coefficients != about["coefficients"]:
-            raise UserError(
-                f"{folder / 'network.json'}: these features have {detector.front_end.coefficients} coefficients, "
-                f"and the network takes {about['coefficients']}: train again"
-            )
-        return detector
+        backend = backends.Torch.load(folder)
+        calibrated, _, content = calibration.load(folder)
+        return cls(backend, calibrated, content["thresholds"], content["policy"])
+
+    def __getattr__(self, name: str):
+        # what looks into the network (explain, robustness, adversarial) finds it here
+        if name in ("network", "front_end", "about"):
+            return getattr(self.backend, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def decide(self, llr: float, policy: str | None = None) -> str:
+        """What a log-likelihood ratio is called.
+
+        Parameters
+        ----------
+        llr : float
+        policy : str, optional
+            One of `thresholds`; without it the detector's own.
+
+        Returns
+        -------
+        str
+            "spoof" if and only if llr is below the policy's threshold, else "bonafide".
+
+        Raises
+        ------
+        UserError
+            There is no such policy.
+        """
+        if policy is not None and policy not in self.thresholds:
+            raise UserError(f"policy: there is no {policy!r}; use {', '.join(self.thresholds)}")
+        return "spoof" if llr < self.thresholds[policy or self.policy] else "bonafide"
+
+    def examine(
+        self,
+        source,
+        *,
+        max_seconds: float | None = None,
+        on_window: Callable[[tuple[float, float, float]], None] | None = None,
+    ) -> Examined:
+        """Score one recording, however long, and each window of it.
+
+        Holds a few windows of sound at a time and no more.
+
+        Parameters
+        ----------
+        source : path or binary file object
+            Any recording that libsndfile reads.
+        max_seconds : float, optional
+            A longer one is refused before all of it is decoded.
+        on_window : callable, optional
+            Gets (start, end, llr) of each window as soon as it is scored; what it raises ends the scoring.
+
+        Returns
+        -------
+        Examined
+
+        Raises
+        ------
+        audio.BadAudio
+            The recording cannot be used; its `reason` is "too long" beyond `max_seconds`.
+        UserError
+            The path is a folder, the recording is shorter than `MIN_SECONDS`, or the network gives no number for it.
+        """
+        if not hasattr(source, "read") and os.path.isdir(source):
+            raise UserError("no audio files in this folder")
+        rate = self.sample_rate
+        logits, samples, found = [], [], []
+        for window in windows(source, rate, self.backend.window_seconds, max_seconds):
+            if len(window) < MIN_SECONDS * rate:  # only ever the first: later ones have half the length
+                raise UserError(f"too short: {len(window) / rate:.2f} s, and {MIN_SECONDS} s are needed")
+            logit = self.backend(window)
+            if not math.isfinite(logit):
+                raise UserError("the network gave no number for it")
+            start = sum(samples)
+            logits.append(logit)
+            samples.append(len(window))
+            found.append((start / rate, (start + len(window)) / rate, float(self.calibrated(logit))))
+            if on_window:
+                on_window(found[-1])
+        llr = float(self.calibrated(np.average(logits, weights=samples)))
+        return Examined(sum(samples) / rate, llr, self.decide(llr), tuple(found))
 
     def score(self, paths, *, show_progress: bool = False) -> pd.DataFrame:
         """Score files, and all audio files below folders.
@@ -87,8 +196,12 @@ class Detector:
             One row a file, in order: path; seconds; llr, the natural-log likelihood ratio of bona fide speech to
             fakes, NaN if there is none; decision, "bonafide", "spoof" or ""; error, "" or why it has no score.
         """
+        import pandas as pd  # takes a moment, and `examine` does without
+
         found = find(paths)
         if show_progress and len(found) > 1:
+            from aasist_lib.progress import progress
+
             found = progress(found, desc="score", unit="file")
         return pd.DataFrame([self.score_file(path) for path in found], columns=COLUMNS)
 
@@ -106,41 +219,26 @@ class Detector:
         """
         row = {"path": str(path), "seconds": math.nan, "llr": math.nan, "decision": "", "error": ""}
         try:
-            row["seconds"], logit = self._logit(Path(path))
+            found = self.examine(path)
         except audio.BadAudio as error:  # its message names the file, and so does the row
             return {**row, "error": f"{error.reason} ({error.detail})" if error.detail else error.reason}
         except UserError as error:
             return {**row, "error": str(error)}
-        row["llr"] = float(self.calibrated(logit))
-        row["decision"] = "spoof" if row["llr"] < self.threshold else "bonafide"
-        return row
-
-    def _logit(self, path: Path) -> tuple[float, float]:
-        """Seconds, and the mean of the windows' logits weighted by their length."""
-        if os.path.isdir(path):
-            raise UserError("no audio files in this folder")
-        rate = self.front_end.sample_rate
-        logits, samples = [], []
-        with torch.inference_mode():
-            for window in windows(path, rate):
-                if len(window) < MIN_SECONDS * rate:  # only ever the first: later ones have half the length
-                    raise UserError(f"too short: {len(window) / rate:.2f} s, and {MIN_SECONDS} s are needed")
-                found = self.network(self.front_end(torch.from_numpy(window)[None])).item()
-                if not math.isfinite(found):
-                    raise UserError("the network gave no number for it")
-                logits.append(found)
-                samples.append(len(window))
-        return sum(samples) / rate, float(np.average(logits, weights=samples))
+        return {**row, "seconds": found.seconds, "llr": found.llr, "decision": found.decision}
 
 
-def windows(path, rate: int) -> Iterator[np.ndarray]:
+def windows(source, rate: int, seconds: float, max_seconds: float | None = None) -> Iterator[np.ndarray]:
     """A recording in windows to score, cut as `models.windows` says; holds no more than three of them.
 
     Parameters
     ----------
-    path : path
+    source : path or binary file object
     rate : int
         Samples a second that the windows shall have.
+    seconds : float
+        Length of a window; a rest shorter than half of it goes with the one before.
+    max_seconds : float, optional
+        As in `audio.read_windows`.
 
     Yields
     ------
@@ -150,13 +248,13 @@ def windows(path, rate: int) -> Iterator[np.ndarray]:
     Raises
     ------
     audio.BadAudio
-        As `audio.read`.
+        As `audio.read_windows`.
     """
     waiting = None
-    for window in audio.read_windows(path, rate, models.WINDOW_SECONDS):
+    for window in audio.read_windows(source, rate, seconds, max_seconds=max_seconds):
         if waiting is None:
             waiting = window
-        elif len(window) < round(models.WINDOW_SECONDS * rate) // 2:
+        elif len(window) < round(seconds * rate) // 2:
             waiting = np.concatenate([waiting, window])
         else:
             yield waiting

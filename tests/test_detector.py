@@ -4,15 +4,18 @@
 |---|---|
 | real speech | every recording of tests/speech, whatever its format and rate, gets a finite llr |
 | one pipeline | the same llr as by way of the store and `training.scores`, within 1e-4 |
-| decision | spoof if and only if llr is below the threshold of the policy; llr is the calibrated logit |
+| decision | spoof if and only if llr is below the threshold of the policy; llr is the calibrated mean logit |
 | long files | mean of windows weighted by length, cut alike for files and for the store |
+| one recording | `examine` gives what `score` does and each window; file objects too; too long ones are refused |
 | an hour | needs hardly more memory than a minute |
 | unusable files | a row with the reason; the rest go on |
 | folders | searched in order, hidden files left out |
-| loading | one line that names the file that is missing or broken; no Lightning, no training |
+| loading | one line that names the file that is missing or broken; no Lightning, no training; importing it, no torch |
 """
 
+import io
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,10 +129,90 @@ def test_long_files(detector, folder, speech_files, tmp_path, seconds, cuts):
         assert max(logits) - min(logits) > 1e-3  # else any mixture would do
 
 
+def test_examine(detector, speech_files, tmp_path):
+    samples = np.resize(speech_at_16k(speech_files), 20 * 16000)
+    soundfile.write(tmp_path / "long.wav", samples, 16000)
+    told = []
+    found = detector.examine(tmp_path / "long.wav", on_window=told.append)
+    row = detector.score_file(tmp_path / "long.wav")
+    assert (found.seconds, found.llr, found.decision) == (row["seconds"], row["llr"], row["decision"])
+    assert found.windows == tuple(told) and [(a, b) for a, b, _ in told] == [(0, 8), (8, 16), (16, 20)]
+    llrs = [llr for _, _, llr in told]
+    assert np.average(llrs, weights=[8, 8, 4]) == pytest.approx(found.llr) and np.ptp(llrs) > 1e-3
+    with open(tmp_path / "long.wav", "rb") as opened:
+        assert detector.examine(opened) == found and not opened.closed
+        assert detector.examine(io.BytesIO(opened.seek(0) or opened.read())) == found
+
+
+def test_what_on_window_raises_ends_the_scoring(detector, speech_files):
+    def stop(window):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        detector.examine(speech_files[0], on_window=stop)
+
+
+def test_the_mean_is_calibrated_and_not_the_mean_of_what_is(detector, folder, speech_files, tmp_path):
+    """Where the calibration bends, these differ."""
+    soundfile.write(tmp_path / "long.wav", np.resize(speech_at_16k(speech_files), 16 * 16000), 16000, subtype="FLOAT")
+    first, second = ((llr - 0.25) / 2 for *_, llr in detector.examine(tmp_path / "long.wav").windows)
+    low, high = sorted((first, second))
+    bent = calibration.Isotonic((low, (low + high) / 2, high + 1e-9), (-1.0, 2.0, 2.0))
+    calibration.save_detector(tmp_path / "bent", folder, bent, {"min_cost": 0.0}, policy="min_cost")
+    found = Detector.load(tmp_path / "bent").examine(tmp_path / "long.wav")
+    assert found.llr == pytest.approx(2.0, abs=1e-6)
+    assert np.mean([llr for *_, llr in found.windows]) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_too_long(detector, speech_files, tmp_path):
+    seconds = soundfile.info(speech_files[0]).duration
+    assert detector.examine(speech_files[0], max_seconds=seconds).seconds == pytest.approx(seconds, abs=0.01)
+    soundfile.write(tmp_path / "long.wav", np.resize(speech_at_16k(speech_files), 20 * 16000), 16000)
+    told = []
+    with pytest.raises(audio.BadAudio, match="too long.*19.5 s") as error:
+        detector.examine(tmp_path / "long.wav", max_seconds=19.5, on_window=told.append)
+    assert error.value.reason == "too long" and not told  # by its header
+    # a FLAC that was written to a pipe does not say how long it is: 36 bits of its first block
+    soundfile.write(tmp_path / "long.flac", np.resize(speech_at_16k(speech_files), 40 * 16000), 16000)
+    data = bytearray((tmp_path / "long.flac").read_bytes())
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    with pytest.raises(audio.BadAudio, match="too long"):
+        detector.examine(io.BytesIO(data), max_seconds=39, on_window=told.append)
+    assert told and told[-1][1] < 39
+    assert detector.examine(io.BytesIO(data), max_seconds=41).seconds == pytest.approx(40)
+
+
+def test_file_objects_that_cannot_be_scored(detector, speech_files, tmp_path):
+    (tmp_path / "a.wav").write_bytes(speech_files[0].read_bytes())
+    whole = (tmp_path / "a.wav").read_bytes()
+    for content, reason in ((b"", "empty"), (b"no audio", "not audio"), (whole[: len(whole) // 2], "truncated")):
+        with pytest.raises(audio.BadAudio) as error:
+            detector.examine(io.BytesIO(content))
+        assert error.value.reason == reason and str(error.value).startswith(f"recording: {reason}")
+    ogg = next(path for path in speech_files if path.suffix == ".ogg").read_bytes()
+    assert detector.examine(io.BytesIO(ogg)).seconds > 0.25
+    with pytest.raises(audio.BadAudio) as error:
+        detector.examine(io.BytesIO(ogg[:-100]))
+    assert error.value.reason == "truncated"
+    read, write = os.pipe()
+    with open(read, "rb") as pipe, open(write, "wb"), pytest.raises(audio.BadAudio, match="unreadable"):
+        detector.examine(pipe)
+
+
+def test_decide(detector):
+    assert detector.thresholds == {"equal_error": 0.3, "min_cost": -0.4, "few_false_alarms": -1.0}
+    assert (detector.threshold, detector.policy) == (0.3, "equal_error")
+    assert [detector.decide(llr) for llr in (0.29, 0.3)] == ["spoof", "bonafide"]
+    assert [detector.decide(llr, "min_cost") for llr in (-0.41, -0.4)] == ["spoof", "bonafide"]
+    with pytest.raises(UserError, match="no 'cheapest'; use equal_error, few_false_alarms"):
+        detector.decide(0.0, "cheapest")
+
+
 @pytest.mark.parametrize("samples", [3, 79, 80, 119, 120, 121, 160, 199, 200, 240, 399])
 def test_windows_of_a_file_and_of_the_store_agree(tmp_path, samples):
     soundfile.write(tmp_path / "a.wav", np.zeros(samples), 10)
-    from_file = [len(window) for window in windows(tmp_path / "a.wav", 10)]
+    from_file = [len(window) for window in windows(tmp_path / "a.wav", 10, models.WINDOW_SECONDS)]
     assert from_file == [b - a for a, b in models.windows(samples, 10)]
 
 
@@ -221,12 +304,13 @@ def test_loading_says_what_is_missing_or_broken(folder, tmp_path, name):
         assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_loads_neither_lightning_nor_anything_before_it_is_asked():
+def test_loads_neither_lightning_nor_anything_before_it_is_asked(folder):
     code = (
-        "import sys, aasist_lib; assert 'torch' not in sys.modules; from aasist_lib import Detector;"
-        "assert 'torch' in sys.modules and 'pytorch_lightning' not in sys.modules and Detector.load"
+        "import sys; from aasist_lib import Detector, calibration, detector;"
+        "heavy = {'torch', 'scipy', 'pandas', 'librosa', 'onnxruntime'} & set(sys.modules); assert not heavy, heavy;"
+        "Detector.load(sys.argv[1]); assert 'torch' in sys.modules and 'pytorch_lightning' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=Path(__file__).parents[1])
 
 
 @pytest.mark.parametrize(

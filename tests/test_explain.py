@@ -28,7 +28,7 @@ import torch
 from nbclient import NotebookClient
 from torch import nn
 
-from aasist_lib import Detector, audio, calibration, explain, models, plots, store
+from aasist_lib import Detector, audio, backends, calibration, explain, models, plots, store
 from aasist_lib.errors import UserError
 from aasist_lib.features import build
 from aasist_lib.pipeline import run
@@ -58,7 +58,8 @@ class Afraid(nn.Module):
 
 def make(network, features, about=None) -> Detector:
     about = {"features": features} | (about or {})
-    return Detector(network.eval(), about, calibration.Affine(2.0, 0.5), 0.1, "equal_error")
+    backend = backends.Torch(network.eval(), about)
+    return Detector(backend, calibration.Affine(2.0, 0.5), {"equal_error": 0.1}, "equal_error")
 
 
 def untrained(name: str, features: dict) -> Detector:
