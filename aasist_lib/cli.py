@@ -37,17 +37,26 @@ def main(arguments: list[str] | None = None) -> int:
     )
     score.add_argument("paths", nargs="+", metavar="PATH", help="audio files, or folders to search for them")
     score.add_argument(
-        "--detector", metavar="DIR", help="folder of a trained detector (default: models/detector of the project)"
+        "--detector",
+        metavar="DIR",
+        help="folder of a trained detector, or its ONNX file (default: models/detector of the project)",
     )
     score.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
     score.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
     score.set_defaults(run=_score)
+    _add_export(commands)
     _add_metrics(commands)
     given = parser.parse_args(arguments)
     try:
         return given.run(given)
     except UserError as error:
         print(f"aasist: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("aasist_lib"):
+            raise
+        needs = f'needs {error.name}, which is not installed: pip install "aasist[research]"'
+        print(f"aasist: {given.command} {needs}", file=sys.stderr)
         return WRONG_USAGE
     except BrokenPipeError:  # `aasist score ... | head`: whoever read has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,6 +79,39 @@ def _score(given: argparse.Namespace) -> int:
     for row in failed.itertuples():
         print(f"aasist: {row.path}: {row.error}", file=sys.stderr)
     return SOME_NOT_SCORED if len(failed) else ALL_SCORED
+
+
+def _add_export(commands) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a detector as one ONNX file",
+        description="Write a detector as one ONNX file, from waveform to log-likelihood ratio: front-end, network and "
+        "calibration. aasist score takes it as --detector, without torch.",
+    )
+    export.add_argument(
+        "--detector", metavar="DIR", help="folder of a trained detector (default: models/detector of the project)"
+    )
+    export.add_argument("--output", metavar="FILE", default="detector.onnx", help="default: detector.onnx")
+    export.add_argument(
+        "--int8",
+        action="store_true",
+        help="the network in 8-bit numbers, whose ranges are those of recordings of dev in the project's data/",
+    )
+    export.set_defaults(run=_export)
+
+
+def _export(given: argparse.Namespace) -> int:
+    output = _output(given)
+    folder = Path(given.detector or _default_detector())
+
+    from aasist_lib import export
+    from aasist_lib.detector import Detector
+
+    detector = Detector.load(folder)
+    clips = export.project_clips() if given.int8 else None
+    export.export(detector, output, about=export.provenance(folder), clips=clips)
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, scores at {detector.sample_rate} Hz")
+    return ALL_SCORED
 
 
 def _default_detector() -> Path:

@@ -2,7 +2,8 @@
 
 A detector is a folder that holds all that scoring needs: network.safetensors, network.json (how to build the
 network and its features) and calibration.json (from logits to log-likelihood ratios to decisions). Its network runs in
-torch, which this module does not import until such a folder is loaded.
+torch, which this module does not import until such a folder is loaded. Or it is one ONNX file, which `export` made of
+such a folder and which onnxruntime runs.
 """
 
 from __future__ import annotations
@@ -80,13 +81,13 @@ class Detector:
         self.sample_rate = backend.sample_rate
 
     @classmethod
-    def load(cls, folder) -> Detector:
-        """Read a detector's folder.
+    def load(cls, path) -> Detector:
+        """Read a detector's folder, or its ONNX file.
 
         Parameters
         ----------
-        folder : path
-            What the stage calibrate or `calibration.save_detector` wrote.
+        path : path
+            What the stage calibrate or `calibration.save_detector` wrote, or `aasist export`.
 
         Returns
         -------
@@ -97,16 +98,19 @@ class Detector:
         UserError
             A file is missing, broken, or does not belong to the others; one line that names it.
         """
-        folder = Path(folder)
-        backend = backends.Torch.load(folder)
-        calibrated, _, content = calibration.load(folder)
+        path = Path(path)
+        if path.is_file() or path.suffix == ".onnx":
+            backend = backends.Onnx(path)
+            return cls(backend, calibration.from_dict(backend.calibration), backend.thresholds, backend.policy)
+        backend = backends.Torch.load(path)
+        calibrated, _, content = calibration.load(path)
         return cls(backend, calibrated, content["thresholds"], content["policy"])
 
     def __getattr__(self, name: str):
         # what looks into the network (explain, robustness, adversarial) finds it here
-        if name in ("network", "front_end", "about"):
+        if name in ("network", "front_end", "about") and hasattr(self.backend, name):
             return getattr(self.backend, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise AttributeError(f"a detector on {type(self.backend).__name__} has no {name!r}")
 
     def decide(self, llr: float, policy: str | None = None) -> str:
         """What a log-likelihood ratio is called.
