@@ -1,11 +1,11 @@
 """How quick and how right an exported detector is, in float32 and in int8, beside the same one in torch.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/exported.py [--detector DIR] [--clips 400] [--rounds 30]
+    taskset -c 0 python benchmarks/exported.py [--detector DIR] [--clips 400] [--rounds 30]
 
-Prints milliseconds for 4 s of waveform to a log-likelihood ratio on one thread, all three in turns so that other work
-on the machine meets them alike: the least and the median, and ratios of the medians within a turn. Then, on clips of
-eval, evenly drawn, as many of each class: the equal error rate of each, how far the log-likelihood ratios lie from
-torch's, and how many decisions differ.
+Prints milliseconds for 4 s of waveform to a log-likelihood ratio: the least, the median, and the median of the ratios
+within a turn, since all three take turns. They are of processor time of one thread, so that other work on the machine
+matters little. Then, on clips of eval, evenly drawn, as many of each class: the equal error rate of each, how far the
+log-likelihood ratios lie from torch's, and how many decisions differ.
 """
 
 import argparse
@@ -54,11 +54,11 @@ def speed(sides: dict[str, Detector], rounds: int) -> None:
     taken = {name: [] for name in sides}
     for turn in range(rounds + 3):
         for name, detector in sides.items():
-            began = time.perf_counter()
+            began = time.process_time()
             for _ in range(10):
                 detector.calibrated(detector.backend(waveform))
             if turn >= 3:  # the first ones make buffers
-                taken[name].append((time.perf_counter() - began) * 100)
+                taken[name].append((time.process_time() - began) * 100)
     print(f"\n{SECONDS:g} s to an LLR, ms{'least':>10}{'median':>10}{'to torch':>10}{'to float32':>12}")
     for name, times in taken.items():
         ratios = [np.median(np.divide(times, taken[other])) for other in ("torch", "float32")]
