@@ -117,7 +117,7 @@ class Onnx:
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
         try:
             outside = refers_outside(memoryview(data))
-        except ValueError:
+        except (ValueError, RecursionError):  # no protocol buffer, or graphs within graphs without end
             raise UserError(f"{path} is no ONNX model: make it with aasist export") from None
         if outside:
             raise UserError(f"{path} keeps weights in other files, which are not read: make it with aasist export")
@@ -167,6 +167,8 @@ def refers_outside(model: memoryview, kind: str = "model") -> bool:
     ------
     ValueError
         It is not encoded as a protocol buffer.
+    RecursionError
+        Hundreds of graphs lie within one another, which no exporter makes.
 
     >>> tensor = bytes([14 << 3, 1])  # data_location: EXTERNAL
     >>> graph = bytes([5 << 3 | 2, len(tensor)]) + tensor

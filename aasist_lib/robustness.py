@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from aasist_lib import audio, calibration, detector, effects, evaluation, features, metrics, models
+from aasist_lib import audio, backends, calibration, detector, effects, evaluation, features, metrics, models
 from aasist_lib.detector import MIN_SECONDS, Detector
 from aasist_lib.effects import Silences
 from aasist_lib.errors import UserError
@@ -412,7 +412,7 @@ def fingerprint(code: Sequence, detector_folder, recordings: Sequence[Path], res
     rest : anything whose `repr` says all.
     """
     key = hashlib.sha256(repr(rest).encode())
-    modules = [module.__file__ for module in (audio, calibration, detector, effects, models)]
+    modules = [module.__file__ for module in (audio, backends, calibration, detector, effects, models)]
     networks = sorted(Path(models.__file__).parent.glob("*.py"))
     for path in [*code, *modules, *features.sources(), *networks, *sorted(Path(detector_folder).iterdir())]:
         key.update(Path(path).read_bytes())
