@@ -11,6 +11,7 @@ from aasist_lib.errors import UserError
 
 ALL_SCORED, WRONG_USAGE, SOME_NOT_SCORED = 0, 2, 3
 MARK = "!! ALARM:"
+MANY_FILES = 200  # so many and more are scored by several processes, where they go into a csv
 MANY_TRIALS = 50_000  # from so many on the bootstrap takes minutes
 
 
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Score recordings: a log-likelihood ratio and a decision for each file.",
         epilog="Exit code: 0 all files scored, 3 some could not be, 2 wrong usage.",
     )
-    score.add_argument("paths", nargs="+", metavar="PATH", help="audio files, or folders to search for them")
+    score.add_argument("paths", nargs="*", metavar="PATH", help="audio files, or folders to search for them")
     score.add_argument(
         "--detector",
         metavar="DIR",
@@ -43,7 +44,19 @@ def main(arguments: list[str] | None = None) -> int:
     )
     score.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
     score.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
-    score.set_defaults(run=_score)
+    score.add_argument(
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="score into --output (csv or parquet) with so many processes, 0: one for each core; started again after "
+        "a stop, it goes on (default: 0 for hundreds of files)",
+    )
+    score.add_argument(
+        "--follow",
+        action="store_true",
+        help="score sound that arrives on standard input (raw, 16 bits, one channel, 16 kHz), a line every second",
+    )
+    score.set_defaults(run=_score, wrong=score.error)
     _add_export(commands)
     _add_metrics(commands)
     given = parser.parse_args(arguments)
@@ -65,52 +78,43 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _score(given: argparse.Namespace) -> int:
     output = _output(given)
+    if given.follow == bool(given.paths):
+        given.wrong("name recordings or folders, or give --follow and sound on standard input")
 
-    from aasist_lib.detector import Detector
+    from aasist_lib.detector import Detector, find
 
-    detector = Detector.load(given.detector or _default_detector())
-    rows = detector.score(given.paths, show_progress=True)
-    text = {"table": _table, "csv": _csv, "json": _json}[given.format](rows, detector)
-    if output:
-        _write(output, text)
+    folder = given.detector or _default_detector()
+    if given.follow:
+        return _follow(Detector.load(folder))
+    as_table = output is not None and (output.suffix == ".parquet" or given.format == "csv")
+    if given.jobs is not None and not as_table:
+        raise UserError("--jobs: goes with --output and --format csv, or an --output that ends with .parquet")
+    if as_table and (output.suffix == ".parquet" or given.jobs is not None or len(find(given.paths)) >= MANY_FILES):
+        from aasist_lib import bulk
+
+        rows = bulk.score(given.paths, folder, output, jobs=given.jobs or 0)
     else:
-        print(text, end="", flush=True)
+        detector = Detector.load(folder)
+        rows = detector.score(given.paths, show_progress=True)
+        text = {"table": _table, "csv": _csv, "json": _json}[given.format](rows, detector)
+        if output:
+            _write(output, text)
+        else:
+            print(text, end="", flush=True)
     failed = rows[rows["error"] != ""]
     for row in failed.itertuples():
         print(f"aasist: {row.path}: {row.error}", file=sys.stderr)
     return SOME_NOT_SCORED if len(failed) else ALL_SCORED
 
 
-def _add_export(commands) -> None:
-    export = commands.add_parser(
-        "export",
-        help="write a detector as one ONNX file",
-        description="Write a detector as one ONNX file, from waveform to log-likelihood ratio: front-end, network and "
-        "calibration. aasist score takes it as --detector, without torch.",
-    )
-    export.add_argument(
-        "--detector", metavar="DIR", help="folder of a trained detector (default: models/detector of the project)"
-    )
-    export.add_argument("--output", metavar="FILE", default="detector.onnx", help="default: detector.onnx")
-    export.add_argument(
-        "--int8",
-        action="store_true",
-        help="the network in 8-bit numbers, whose ranges are those of recordings of dev in the project's data/",
-    )
-    export.set_defaults(run=_export)
+def _follow(detector) -> int:
+    from aasist_lib.follow import follow
 
-
-def _export(given: argparse.Namespace) -> int:
-    output = _output(given)
-    folder = Path(given.detector or _default_detector())
-
-    from aasist_lib import export
-    from aasist_lib.detector import Detector
-
-    detector = Detector.load(folder)
-    clips = export.project_clips() if given.int8 else None
-    export.export(detector, output, about=export.provenance(folder), clips=clips)
-    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, scores at {detector.sample_rate} Hz")
+    print("start,end,llr,decision,delay_ms", flush=True)
+    for heard in follow(detector, sys.stdin.buffer):
+        llr = "" if math.isnan(heard.llr) else f"{heard.llr:.3f}"
+        print(f"{heard.start:.1f},{heard.end:.1f},{llr},{heard.decision},{1000 * heard.delay:.1f}", flush=True)
+    _add_export(commands)
     return ALL_SCORED
 
 
