@@ -712,16 +712,20 @@ def _run(trainer: pl.Trainer, module: Training, latest: str | None) -> None:
 def _reproducible(threads: int, seed: int | None = None):
     """Fixed threads, order and random numbers inside; the caller's own again after it."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[]):
         try:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(True)
+            # nothing is read before it is written, and filling it first takes a tenth of a step
+            torch.utils.deterministic.fill_uninitialized_memory = False
             if seed is not None:
                 torch.manual_seed(seed)
             yield
         finally:
             torch.set_num_threads(before[0])
             torch.use_deterministic_algorithms(before[1])
+            torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 @contextmanager
