@@ -20,6 +20,8 @@ And of one alone, or of the module:
 | cosine | the head gives the cosine with its direction |
 | spectrum | undoes the DCT |
 | attention | weights are shares, and are those behind the logit; order of distant moments hardly matters |
+| attention in training | without dropout the same as torch's own, and so are the gradients |
+| dropout | by its share, scaled up, drawn from torch's generator; none in evaluation |
 | squeeze and excitation | weighs whole maps by shares |
 | AASIST | published weights give the published logits; short utterances repeat, of long ones the start counts |
 | published weights | a file that is something else is refused in one line |
@@ -50,7 +52,7 @@ from torch.nn import functional
 
 from aasist_lib import models
 from aasist_lib.errors import UserError
-from aasist_lib.models import aasist, resnet, wav2vec2
+from aasist_lib.models import aasist, layers, resnet, wav2vec2
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "aasist"
 MAPS = {"coefficients": 60, "channels": 3}
@@ -300,6 +302,33 @@ def test_transformer_knows_the_order_of_neighbours():
     # the same neighbours give the same, wherever they are: nothing depends on the place in the utterance
     torch.testing.assert_close(there[:, 7:8], moved[:, 12:13], atol=1e-5, rtol=1e-4)
     assert (net.positions(tokens.flip(1)).flip(1) - there).abs().max() > 0.01
+
+
+def test_attention_in_training_is_torchs_own():
+    torch.manual_seed(3)
+    layer, x = layers.Attention(24, 4, dropout=0.0).train(), torch.randn(3, 17, 24)
+    found, expected = (layer(x, need_weights=need)[0] for need in (False, True))
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(y.square().sum(), list(layer.parameters())) for y in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+    layer.dropout.p = 0.5
+    assert not torch.allclose(layer(x)[0], layer(x)[0])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_dropout(share):
+    dropout, x = layers.Dropout(share), torch.full((100, 7, 33), 2.0)
+    torch.manual_seed(3)
+    found = dropout(x)
+    assert (found == 0).float().mean().item() == pytest.approx(share, abs=0.01)
+    assert (found.max().item() == pytest.approx(2 / (1 - share), rel=1e-4)) if share < 1 else not found.any()
+    if 0 < share < 1:
+        assert not torch.equal(found, dropout(x)) and dropout(x.bfloat16()).dtype is torch.bfloat16
+        torch.manual_seed(3)
+        assert torch.equal(found, dropout(x))
+        alike = (found[1:] == found[:-1]).float().mean().item()  # of neighbours, as often as by chance
+        assert alike == pytest.approx(share**2 + (1 - share) ** 2, abs=0.01)
+    assert torch.equal(dropout.eval()(x), x)
 
 
 def test_squeeze_and_excitation_weighs_whole_maps():
