@@ -22,6 +22,7 @@ import csv
 import hashlib
 import json
 import math
+import mmap
 import os
 import shutil
 import zlib
@@ -269,7 +270,9 @@ class Store:
         shard, first, count = (int(column[row]) for column in self._places)
         start = min(max(start, 0), count)
         stop = count if frames is None else min(start + frames, count)
-        held = np.array(self._shard(shard)[first + start : first + stop].T, np.float32, order="C")
+        mapped = self._shard(shard)
+        held = np.array(mapped[first + start : first + stop].T, np.float32, order="C")
+        mapped._mmap.madvise(mmap.MADV_DONTNEED)  # else all that was ever read would count as this process's memory
         return held if self.holds == "features" else held / FULL_SCALE
 
     def maps(self, held: torch.Tensor) -> torch.Tensor:
