@@ -114,7 +114,39 @@ def _follow(detector) -> int:
     for heard in follow(detector, sys.stdin.buffer):
         llr = "" if math.isnan(heard.llr) else f"{heard.llr:.3f}"
         print(f"{heard.start:.1f},{heard.end:.1f},{llr},{heard.decision},{1000 * heard.delay:.1f}", flush=True)
-    _add_export(commands)
+    return ALL_SCORED
+
+
+def _add_export(commands) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a detector as one ONNX file",
+        description="Write a detector as one ONNX file, from waveform to log-likelihood ratio: front-end, network and "
+        "calibration. aasist score takes it as --detector, without torch.",
+    )
+    export.add_argument(
+        "--detector", metavar="DIR", help="folder of a trained detector (default: models/detector of the project)"
+    )
+    export.add_argument("--output", metavar="FILE", default="detector.onnx", help="default: detector.onnx")
+    export.add_argument(
+        "--int8",
+        action="store_true",
+        help="the network in 8-bit numbers, whose ranges are those of recordings of dev in the project's data/",
+    )
+    export.set_defaults(run=_export)
+
+
+def _export(given: argparse.Namespace) -> int:
+    output = _output(given)
+    folder = Path(given.detector or _default_detector())
+
+    from aasist_lib import export
+    from aasist_lib.detector import Detector
+
+    detector = Detector.load(folder)
+    clips = export.project_clips() if given.int8 else None
+    export.export(detector, output, about=export.provenance(folder), clips=clips)
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, scores at {detector.sample_rate} Hz")
     return ALL_SCORED
 
 

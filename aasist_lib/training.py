@@ -33,13 +33,12 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aasist_lib import augment as augmenting
-from aasist_lib import effects, losses, metrics, models, paths, provenance, rawboost
+from aasist_lib import distributed, effects, losses, metrics, models, paths, provenance, rawboost
 from aasist_lib.errors import UserError, tells_of_full_disk
 from aasist_lib.progress import progress
 from aasist_lib.store import Store
@@ -85,7 +84,7 @@ class Settings:
 def fit(
     store: Store | Path | str, output, *, model: dict, train: dict, augment: dict | None = None, seed: int,
     threads: int, checkpoints, leave_out: np.ndarray | None = None, draws: int | None = None,
-    on_epoch: Callable[[dict], None] | None = None,
+    on_epoch: Callable[[dict], None] | None = None, compute: dict | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Train a network on the split `train`, choose its best epoch on `dev`; `eval` is never read.
 
@@ -93,8 +92,9 @@ def fit(
     ----------
     store : Store or path
         What `store.extract` made.
-    output : path
-        Gets `network.safetensors` and `network.json`.
+    output : path or None
+        Gets `network.safetensors` and `network.json`. None: nothing is written, and the checkpoint of the last epoch
+        stays, from which a call with a path writes them at once.
     model, train : dict
         The params sections of these names.
     augment : dict, optional
@@ -111,6 +111,13 @@ def fit(
     on_epoch : callable, optional
         Is given each epoch's row when the epoch is over; where the run goes on from a checkpoint, the rows before it
         first. What it raises ends the run for good: no checkpoint stays.
+    compute : dict, optional
+        The params section of that name, of which `accelerator` (cpu, where nothing is said) and `devices` (1) count.
+        On a GPU, and in several processes, the bytes are not those of one process on the processor.
+
+    Under `torchrun` the processes that it started, on one host or several, train together (`distributed`): the curve
+    is that of one process, to rounding, and but for what dropout drops. They need one folder of checkpoints, in which
+    that of the last epoch stays.
 
     Returns
     -------
@@ -125,36 +132,47 @@ def fit(
         an `init_from` that does not fit, a loss that is no longer a number (`Diverged`).
     """
     settings, store = _settings(train), store if isinstance(store, Store) else Store(store)
-    with _reproducible(threads, seed), _quiet():
+    accelerator = distributed.chosen((compute or {}).get("accelerator", "cpu"))
+    rank, processes = distributed.world()
+    with _reproducible(threads, seed, accelerator == "cpu"), _quiet():
         name, options = model.get("name", ""), {k: v for k, v in model.items() if k != "name"}
         if settings.loss in losses.HEADS:
             options["head"] = losses.HEADS[settings.loss]
         network = models.build(name, **options, coefficients=store.coefficients, channels=store.channels)
         if settings.init_from:
             start = (paths.root() / settings.init_from).resolve()
-            if start == Path(output).resolve():
+            if output is not None and start == Path(output).resolve():
                 raise UserError(
                     f"train.init_from: {settings.init_from} is what this run replaces: copy it first, and name the copy"
                 )
             _start_from(network, start)
         # where a convolution's channels lie side by side, a step takes a sixth less time
         network.to(memory_format=torch.channels_last)
+        distributed.share_batch_norm(network)
         changes = augmenting.Augment(augment or {}, store.features["sample_rate"])
         module = Training(network, store, settings, changes, seed, leave_out, draws, background=threads > 1)
         key = _key(store, network, settings, augment, seed, threads, leave_out, draws)
         checkpoint = Checkpoint(checkpoints, key)
         module.history = checkpoint.history()
-        tell = Tell(on_epoch, checkpoint)
+        devices = (compute or {}).get("devices", 1)
+        if devices > 1 and processes == 1 and not module.finished():
+            call = {
+                "store": str(store.folder), "model": model, "train": train, "augment": augment, "seed": seed,
+                "threads": threads, "checkpoints": str(checkpoints), "compute": compute, "draws": draws,
+                "leave_out": None if leave_out is None else np.asarray(leave_out, bool).tolist(),
+            }  # fmt: skip
+            distributed.launch(call, devices, checkpoint.folder)
+            module.history = checkpoint.history()
+        tell = Tell(on_epoch if rank == 0 else None, checkpoint)
         for row in module.history:
             tell(row)
         if not module.finished():
             bar = Progress(settings, module)
             trainer = pl.Trainer(
-                accelerator="cpu",  # a network this small gains little elsewhere and would lose its bytes
+                **distributed.trainer(accelerator, settings.freeze_cnn_epochs > 0),
                 max_epochs=settings.max_epochs,
                 gradient_clip_val=GRADIENT_NORM,
-                callbacks=[checkpoint, bar, tell],
-                plugins=[LightningEnvironment()],  # else it looks for a cluster to join
+                callbacks=[checkpoint, tell, *([bar] if rank == 0 else [])],
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,
                 logger=False,
@@ -165,6 +183,8 @@ def fit(
             _run(trainer, module, checkpoint.latest())
         else:
             module.on_load_checkpoint(checkpoint.load())
+        if output is None or rank > 0:
+            return pd.DataFrame(module.history)
         network.load_state_dict(module.best)
         best = module.history[module.best_epoch()]
         about = {
@@ -184,7 +204,8 @@ def fit(
             "parameters": models.parameters(network)["total"],
         }
         models.save(network, output, about)
-        checkpoint.remove()
+        if processes == 1:  # of several, one may yet have to read it
+            checkpoint.remove()
     return pd.DataFrame(module.history)
 
 
@@ -224,7 +245,8 @@ def _logit(network: nn.Module, store: Store, row: int) -> float:
     """The logit of one utterance: one by one, since padding would change the values of the shorter ones."""
     spans = models.windows(int(store.table["frames"].iloc[row]), store.rate)
     parts = (torch.from_numpy(store.read(row, start, end - start))[None] for start, end in spans)
-    logits = [network(store.maps(part)).item() for part in parts]
+    device = next(network.parameters()).device
+    logits = [network(store.maps(part).to(device)).item() for part in parts]
     return float(np.average(logits, weights=[end - start for start, end in spans]))
 
 
@@ -241,7 +263,7 @@ class Draws(Sampler):
     Parameters
     ----------
     table : DataFrame
-        Columns utt_id, label, speaker, attack, pair_id; its index holds the row numbers of the store.
+        Columns utt_id, label, speaker, attack, pair_id; its index holds the row numbers of the store, ascending.
     count : int
         Draws in an epoch, rounded down to whole couples.
     seed : int
@@ -254,7 +276,7 @@ class Draws(Sampler):
         bonafide, spoof = (table[table["label"] == label] for label in ("bonafide", "spoof"))
         recordings = pd.Series(bonafide.index, index=bonafide["utt_id"])
         copies = spoof[spoof["pair_id"].isin(recordings.index)]
-        self.recording_of = dict(zip(copies.index, recordings[copies["pair_id"]], strict=True))
+        self.copied, self.recorded = copies.index.to_numpy(), recordings[copies["pair_id"]].to_numpy(dtype=int)
         self.pairs = round(pair_fraction * self.couples) if len(copies) else 0
         self.bonafide, self.spoof = self._weighted(bonafide["speaker"]), self._weighted(spoof["attack"])
         self.copies = self._weighted(copies["attack"])
@@ -278,7 +300,7 @@ class Draws(Sampler):
         singles = [self._drawn(rng, of, self.couples - self.pairs) for of in (self.bonafide, self.spoof)]
         moments = rng.random((self.couples, 2))
         moments[: self.pairs, 1] = moments[: self.pairs, 0]
-        bonafide = np.concatenate([np.array([self.recording_of[row] for row in copies], dtype=int), singles[0]])
+        bonafide = np.concatenate([self.recorded[np.searchsorted(self.copied, copies)], singles[0]])
         rows = np.stack([bonafide, np.concatenate([copies, singles[1]])], axis=1)
         order = rng.permutation(self.couples)
         drawn = zip(rows[order].ravel().tolist(), moments[order].ravel().tolist(), strict=True)
@@ -418,35 +440,46 @@ class Training(pl.LightningModule):
         # whole batches only: batch normalisation of a last batch of one or two would be noise
         draws = len(self.rows["train"]) if draws is None else draws
         self.steps = max(1, round(draws / settings.batch_size))
+        self.share, (self.rank, self.processes) = distributed.share(settings.batch_size), distributed.world()
         self.history, self.best, self.losses, self.logits = [], {}, [], []
         if settings.freeze_cnn_epochs and not hasattr(network, "cnn"):
             raise UserError("train.freeze_cnn_epochs: this network has no convolutional part to freeze: set it to 0")
 
     # data
 
+    def draws(self) -> Draws:
+        table = self.store.table[["utt_id", "label", "speaker", "attack", "pair_id"]].iloc[self.rows["train"]]
+        return Draws(table, self.steps * self.settings.batch_size, self.seed, self.settings.pair_fraction)
+
     def train_dataloader(self) -> DataLoader:
-        table = self.store.table.iloc[self.rows["train"]].set_axis(self.rows["train"])
-        draws = Draws(table, self.steps * self.settings.batch_size, self.seed, self.settings.pair_fraction)
+        draws = distributed.Share(self.draws(), self.share)
         crops = Crops(self.store, self.settings, self.changes, self.seed)
         # A crop takes a tenth of a millisecond from the memory map, so that another process is worth it for changes
         # of waveforms alone.
         return DataLoader(
-            crops, sampler=draws, batch_size=self.settings.batch_size, generator=torch.Generator(),
+            crops, sampler=draws, batch_size=self.share, generator=torch.Generator(),
             num_workers=1 if self.changes and self.background else 0,
         )  # fmt: skip
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.rows["dev"].tolist(), batch_size=None, generator=torch.Generator())
+        rows = self.rows["dev"][self.rank :: self.processes].tolist()
+        return DataLoader(rows, batch_size=None, generator=torch.Generator())
+
+    def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int):
+        return batch  # features are made and masked on the processor
 
     # one epoch
 
     def prior_spoof(self) -> float:
         """Share of spoofs among the draws of an epoch, as weighted: what the network's log odds have built in."""
-        rows = [row for _, _, row, _ in self.train_dataloader().sampler]
+        rows = [row for _, _, row, _ in self.draws()]
         return float(np.average(~self.targets[rows], weights=self._weights(self.targets[rows])))
 
     def _weights(self, bonafide: np.ndarray) -> np.ndarray:
         return np.where(bonafide, self.settings.bonafide_weight, 1.0)
+
+    def on_fit_start(self) -> None:
+        distributed.agree(len(self.history), self.device)
 
     def on_train_epoch_start(self) -> None:
         self.losses = []
@@ -456,7 +489,7 @@ class Training(pl.LightningModule):
             self.network.cnn.requires_grad_(not frozen).train(not frozen)  # running means stay too
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        torch.manual_seed(_number(self.seed, self.global_step))  # dropout
+        torch.manual_seed(_number(self.seed, self.global_step, self.rank))  # dropout; rank 0 is as if there were none
         held, targets, draws = batch
         rng = np.random.default_rng((self.seed, self.global_step, 2))
         if rng.random() < self.settings.adversarial:
@@ -465,7 +498,8 @@ class Training(pl.LightningModule):
             features = self.masks(self.store.maps(held), draws)
             if self.settings.mixup:
                 features, targets = _mixed(features, targets, self.settings.mixup, rng)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+        features, targets = features.to(self.device), targets.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             outputs = self.network(features)
         loss = losses.weighted(self.loss(outputs.float(), targets), targets, self.settings.bonafide_weight)
         self.losses.append(loss.item())
@@ -480,12 +514,14 @@ class Training(pl.LightningModule):
     def _against(self, held: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
         """Waveforms moved so that the loss grows: one step is FGSM, several are PGD (as in `adversarial`)."""
         self.network.eval()  # the running means are not to learn from what is on the way
-        steps, db = self.settings.adversarial_steps, rng.uniform(*self.settings.adversarial_db, size=(len(held), 1, 1))
+        steps, size = self.settings.adversarial_steps, (self.processes, len(held), 1, 1)
+        db = rng.uniform(*self.settings.adversarial_db, size=size)[self.rank]
         bound = held.square().mean(dim=2, keepdim=True).sqrt() * torch.from_numpy(10 ** (-db / 20)).float()
         moved = held
         for _ in range(steps):
             leaf = moved.detach().requires_grad_()
-            loss = self.loss(self.network(self.store.maps(leaf)), targets).sum()
+            outputs = self.network(self.store.maps(leaf).to(self.device))
+            loss = self.loss(outputs, targets.to(self.device)).sum()
             (gradient,) = torch.autograd.grad(loss, leaf)
             step = bound * (1.0 if steps == 1 else 2.5 / steps) * gradient.nan_to_num().sign()
             moved = torch.minimum(torch.maximum(moved + step, held - bound), held + bound)
@@ -504,18 +540,23 @@ class Training(pl.LightningModule):
         self.logits.append(_logit(self.average.module, self.store, row))
 
     def on_validation_epoch_end(self) -> None:
-        logits, bonafide = np.array(self.logits), self.targets[self.rows["dev"]]
+        bonafide = self.targets[self.rows["dev"]]
+        logits = np.zeros(len(bonafide))
+        logits[self.rank :: self.processes] = self.logits
+        logits = distributed.of_all(logits, self.device)
+        train_loss = distributed.of_all(np.mean(self.losses), self.device) / self.processes
         per_utterance = self.loss(torch.from_numpy(logits), torch.from_numpy(bonafide).double()).numpy()
         row = {
             "epoch": self.current_epoch + 1,
             "lr": float(f"{self.lr:.6g}"),
-            "train_loss": round(float(np.mean(self.losses)), 6),
+            "train_loss": round(float(train_loss), 6),
             "dev_loss": round(float(per_utterance[bonafide].mean() + per_utterance[~bonafide].mean()) / 2, 6),
             "dev_eer": round(float(metrics.eer(logits[bonafide], logits[~bonafide]).value), 6),
         }
         self.history.append(row)
         if self.best_epoch() == len(self.history) - 1:
-            self.best = {name: tensor.detach().clone() for name, tensor in self.average.module.state_dict().items()}
+            weights = self.average.module.state_dict()
+            self.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
 
     # when to stop, what to keep
 
@@ -583,7 +624,7 @@ class Checkpoint(pl.Callback):
         except FileNotFoundError:
             return None
         except Exception:  # torch has no one error for a broken file, and starting afresh mends all of them
-            self.file.unlink()
+            self.file.unlink(missing_ok=True)
             return None
 
     def history(self) -> list[dict]:
@@ -603,10 +644,11 @@ class Checkpoint(pl.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         beside = self.file.with_suffix(".part")
         trainer.save_checkpoint(beside)
-        os.replace(beside, self.file)  # a kill leaves the former state or this one, never half
-        for other in self.folder.glob("*.ckpt"):
-            if other != self.file:
-                other.unlink()  # of a run with other settings
+        if trainer.is_global_zero:
+            os.replace(beside, self.file)  # a kill leaves the former state or this one, never half
+            for other in self.folder.glob("*.ckpt"):
+                if other != self.file:
+                    other.unlink()  # of a run with other settings
         trainer.should_stop = module.finished()
 
 
@@ -684,9 +726,10 @@ def _key(
     options = [dataclasses.asdict(network.options), dataclasses.asdict(settings), augment]
     about = [*options, store.features, store.holds, seed, threads, draws]
     key = hashlib.sha256(json.dumps([*about, torch.__version__, pl.__version__], sort_keys=True).encode())
-    key.update(store.table.to_csv(index=False).encode())
+    for start in range(0, len(store), 10_000):  # all of a large table as one text would take as much memory again
+        key.update(store.table.iloc[start : start + 10_000].to_csv(index=False, header=not start).encode())
     key.update(b"" if leave_out is None else np.asarray(leave_out, bool).tobytes())
-    code = [__file__, *(module.__file__ for module in (losses, augmenting, effects, rawboost))]
+    code = [__file__, *(module.__file__ for module in (losses, augmenting, effects, rawboost, distributed))]
     # a run is not finished by other code than began it
     key.update(provenance.code_key([*code, *Path(models.__file__).parent.glob("*.py")]))
     for name, tensor in network.state_dict().items():  # tells one init_from from another
@@ -709,14 +752,14 @@ def _run(trainer: pl.Trainer, module: Training, latest: str | None) -> None:
 
 
 @contextmanager
-def _reproducible(threads: int, seed: int | None = None):
+def _reproducible(threads: int, seed: int | None = None, strictly: bool = True):
     """Fixed threads, order and random numbers inside; the caller's own again after it."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[]):
         try:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(True)
+            torch.use_deterministic_algorithms(strictly)  # some of a GPU's are not
             # nothing is read before it is written, and filling it first takes a tenth of a step
             torch.utils.deterministic.fill_uninitialized_memory = False
             if seed is not None:

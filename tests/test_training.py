@@ -5,6 +5,7 @@
 | learns | a difference between the classes that is there is found; weights, json and history are written |
 | same bytes | twice the same run: the same safetensors and json, nothing left behind, nothing printed |
 | killed | SIGKILL after an epoch, started again: goes on, and the same bytes as without the kill |
+| killed at any step | the same, of kills amid epochs, one after another |
 | interrupted | Ctrl-C, or the kernel's stop button: a KeyboardInterrupt, gone on from |
 | afresh | a checkpoint of other settings, or a broken one, is not gone on from |
 | eval unread | eval shards full of NaN change nothing; dev gives no gradients |
@@ -197,6 +198,33 @@ def test_killed_and_started_again(store, trained, tmp_path):
     assert steps == (6 - done) * 6  # what was done is not done again
     assert bytes_of(tmp_path / "network") == bytes_of(trained[0])
     assert not (tmp_path / "checkpoints").exists()
+
+
+KILLED = """
+import os, signal
+from aasist_lib import training
+original = training.Training.training_step
+def step(self, *given):
+    if self.global_step == {at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, *given)
+training.Training.training_step = step
+"""
+
+
+def test_killed_at_any_step(store, trained, tmp_path):
+    """Twice, each time at a step by chance inside an epoch that is not the first."""
+    epochs = sorted(np.random.default_rng().choice(np.arange(1, 6), 2, replace=False).tolist())
+    kills = [6 * epoch + int(np.random.default_rng().integers(1, 6)) for epoch in epochs]
+    child = CHILD.format(tests=str(Path(__file__).parent), store=str(store), work=str(tmp_path))
+    for at in kills:
+        code = KILLED.format(at=at) + child
+        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+        assert done.returncode == -signal.SIGKILL, kills
+        (kept,) = tmp_path.glob("checkpoints/*.ckpt")
+        assert len(torch.load(kept, weights_only=True)["history"]) == at // 6, kills
+    assert count_steps(lambda: fit(store, tmp_path)) == 36 - 6 * (kills[-1] // 6)
+    assert bytes_of(tmp_path / "network") == bytes_of(trained[0]), kills
 
 
 def count_steps(run) -> int:

@@ -287,6 +287,13 @@ class Audit(Section):
     held_out_trials: Annotated[int, Field(ge=2)]
 
 
+class Compute(Section):
+    """What computes; it decides no result but for its last digits, and no stage depends on it."""
+
+    accelerator: Literal["cpu", "gpu", "auto"]
+    devices: Count
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -301,6 +308,7 @@ class Params(Section):
     calibrate: Calibrate
     evaluate: Evaluate
     audit: Audit
+    compute: Compute
 
 
 def load(path: Path | None = None) -> dict[str, Any]:
