@@ -40,8 +40,10 @@ def made_here(table: pd.DataFrame) -> np.ndarray:
     """Which rows are copies that `with_copies` added: (len(table),) bool."""
     if "pair_id" not in table or "attack" not in table:
         return np.zeros(len(table), bool)
-    named = [name.startswith(pair + COPY) for name, pair in zip(table["utt_id"], table["pair_id"], strict=True)]
-    return (table["attack"] == RESYNTHESIS).to_numpy() & np.array(named)
+    made = (table["attack"] == RESYNTHESIS).to_numpy(copy=True)
+    rows = table.loc[made, ["utt_id", "pair_id"]]
+    made[made] = [name.startswith(pair + COPY) for name, pair in rows.itertuples(index=False)]
+    return made
 
 
 def beyond(table: pd.DataFrame, copies: int) -> np.ndarray:

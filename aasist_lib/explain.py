@@ -30,7 +30,7 @@ from scipy.ndimage import median_filter
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from aasist_lib import audio, models
+from aasist_lib import audio, indexes, models
 from aasist_lib.calibration import Affine
 from aasist_lib.detector import MIN_SECONDS, Detector, in_words
 from aasist_lib.errors import UserError
@@ -654,8 +654,8 @@ def _key(detector: Detector, store: Store, splits) -> str:
     found = hashlib.sha256(json.dumps([detector.about, list(splits)], sort_keys=True).encode())
     for name, tensor in sorted(detector.network.state_dict().items()):
         found.update(name.encode() + tensor.numpy().tobytes())
-    for name in ("meta.json", "index.csv"):
-        found.update((store.folder / name).read_bytes())
+    for path in (store.folder / "meta.json", indexes.file_of(store.folder)):
+        found.update(path.read_bytes())
     return found.hexdigest()
 
 

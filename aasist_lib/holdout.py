@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from aasist_lib import evaluation, metrics, models, provenance, training
+from aasist_lib import evaluation, indexes, metrics, models, provenance, training
 from aasist_lib.copies import made_here
 from aasist_lib.robustness import done, in_proportion, one_thread, write
 from aasist_lib.store import Store
@@ -252,8 +252,8 @@ def _key(store: Store, jobs: list[Job]) -> str:
     """What decides the scores, for `robustness.done`."""
     key = hashlib.sha256(repr(jobs).encode())
     key.update(provenance.code_key([__file__, training.__file__, *Path(models.__file__).parent.glob("*.py")]))
-    for name in ("index.csv", "meta.json"):
-        key.update((store.folder / name).read_bytes())
+    for path in (indexes.file_of(store.folder), store.folder / "meta.json"):
+        key.update(path.read_bytes())
     for path in sorted(store.folder.glob("shard-*.npy")):
         key.update(b"%d %d\n" % (path.stat().st_size, path.stat().st_mtime_ns))
     return key.hexdigest()

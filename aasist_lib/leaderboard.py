@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from aasist_lib import calibration, evaluation, metrics, provenance
+from aasist_lib import calibration, evaluation, indexes, metrics, provenance
 from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
 from aasist_lib.robustness import one_thread
@@ -181,7 +181,9 @@ def of_store(store: Path) -> str:
     ----------
     store : path
     """
-    key = hashlib.sha256((Path(store) / "index.csv").read_bytes())
+    key = hashlib.sha256()
+    for piece in indexes.content(Path(store)):
+        key.update(piece)
     for path in sorted(Path(store).glob("shard-*.npy")):
         with open(path, "rb") as file:
             key.update(hashlib.file_digest(file, "sha256").digest())

@@ -1,13 +1,14 @@
 """Features on disk, or the waveforms to make them from: written by several processes, memory-mapped when read.
 
-A store is a folder of
+A store is a folder, here or at a URL that fsspec serves, of
 
 - `shard-00000.npy` and so on, utterances one after another: float32, or float16 where the front-end says
   so, (frames, coefficients), of features; int16, (samples, 1), of waveforms, each with full scale at 32,768;
-- `index.csv`: a row for each utterance, with the columns of the table of utterances, then `shard`, `start` and
-  `frames` (where its frames lie) and `seconds`;
+- `index.arrow`: a row for each utterance, with the columns of the table of utterances, then `shard`, `start` and
+  `frames` (where its frames lie) and `seconds`; see `aasist_lib.indexes`;
 - `rejected.csv`: `utt_id, path, reason, detail` of the recordings that could not be used;
-- `meta.json`: what it `holds`, the settings of the features, `coefficients`, `channels` and the version of this layout.
+- `meta.json`: what it `holds`, the settings of the features, `coefficients`, `channels`, the `checksums` of the index
+  and of every shard, and the version of this layout.
 
 Features are quick to train from, again and again. Waveforms take half the room of the default features or less, and can
 be changed at random in training before features are made of them.
@@ -18,14 +19,14 @@ and started again any number of times, writes the same store.
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import io
 import json
 import math
 import mmap
 import os
-import shutil
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,17 +34,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aasist_lib import audio, corpora, effects, features, resynthesis
+from aasist_lib import audio, corpora, effects, features, indexes, resynthesis
 from aasist_lib.copies import made_here, with_copies
 from aasist_lib.errors import UserError, tells_of_full_disk
-from aasist_lib.workers import in_processes
+from aasist_lib.folders import Folder
+from aasist_lib.indexes import PLACE
+from aasist_lib.workers import in_processes, on_a_cluster
 
-VERSION = 1  # of the layout on disk
+VERSION = 2  # of the layout on disk; 1 had its index as text, and no checksums
 NEEDED = ["utt_id", "path", "label", "split"]
 HOLDS = ("features", "waveforms")
 FULL_SCALE = 2**15  # of waveforms
 NUMBERS = {"float32": "<f4", "float16": "<f2"}
-PLACE = ["shard", "start", "frames", "seconds"]  # what the index adds to the table; of waveforms, frames are samples
+HEADER = 256  # bytes in which the header of a shard surely ends
 REJECTED = ["utt_id", "path", "reason", "detail"]
 BATCH_SECONDS = 80  # of audio that go through the front-end together; a longer recording goes alone
 
@@ -90,20 +93,24 @@ def extract(
     workers: int = 1,
     min_seconds: float = 0.25,
     max_bad_fraction: float = 0.01,
+    compute: dict | None = None,
 ) -> Summary:
     """Compute the features of a corpus into the store `folder`, or put its waveforms there.
 
     The work goes on in `<folder>.partial`, which replaces `folder` when it is complete. Killed and called again, it
     goes on from the last complete shard, unless the table, the settings, a recording (size or time of change) or
-    this code are others than before: then it starts afresh. Memory does not grow with the corpus; a process holds
-    a few minutes of audio, or the longest recording.
+    this code are others than before: then it starts afresh. A shard whose checksum is not that of what was written is
+    written again. Of the corpus, memory holds the table alone; a process holds a few minutes of audio, or the longest
+    recording.
 
     Parameters
     ----------
     table : DataFrame
         The table of utterances; `path` is relative to `audio_root`.
-    audio_root, folder : path
-        Where the recordings are, and where the store shall be.
+    audio_root : path
+        Where the recordings are.
+    folder : path or str
+        Where the store shall be; with a URL that fsspec serves, elsewhere than on this machine.
     features : dict
         The section `features` of params.yaml, see `aasist_lib.features.build`.
     holds : {"features", "waveforms"}
@@ -117,6 +124,8 @@ def extract(
         Shorter recordings are set aside.
     max_bad_fraction : float
         Share of the recordings that may be unusable.
+    compute : dict, optional
+        The section `compute` of params.yaml: where the processes are, by default here.
 
     Returns
     -------
@@ -134,37 +143,40 @@ def extract(
     if holds not in HOLDS:
         raise UserError(f"extract.holds: '{holds}' is none of {', '.join(HOLDS)}")
     holds = "waveforms" if features.get("kind") == "waveform" else holds
-    audio_root, folder = Path(audio_root), Path(folder)
+    audio_root, folder = Path(audio_root), Folder(folder)
     front_end = build(features)
     _check(table, audio_root)
     table = with_copies(table, copies)
-    partial = folder.with_name(folder.name + ".partial")
-    done = partial / "done"
+    partial = folder.beside(".partial")
     states = _states(table, audio_root)
     _check_missing(table, states, max_bad_fraction)
-    _start_or_go_on(done, _key(table, states, [features, holds], min_seconds))
-    runs = _runs(table.assign(made=made_here(table)))
-    jobs = [
-        Job(
-            number, rows["utt_id"].tolist(), rows["path"].tolist(), rows["made"].tolist(), audio_root, partial,
-            features, min_seconds, holds,
-        )
-        for number, rows in enumerate(runs)
-    ]  # fmt: skip
-    waiting = [job for job in jobs if not job.record.exists()]
-    with progress(total=len(table), desc="extract", unit="utt") as bar:
-        bar.update(len(table) - sum(len(job.paths) for job in waiting))
-        for job in _in_processes(waiting, min(workers, len(waiting))):
-            bar.update(len(job.paths))
+    _start_or_go_on(partial, _key(table, states, [features, holds], min_seconds))
+    made, size = made_here(table), rows_per_shard(len(table))
 
-    places = pd.concat([_read_csv(job.record) for job in jobs], ignore_index=True)
-    bad = (places["reason"] != "").to_numpy()
-    rejected = pd.concat([table[["utt_id", "path"]].reset_index(drop=True), places[["reason", "detail"]]], axis=1)[bad]
-    _write(partial / "rejected.csv", rejected[REJECTED].to_csv(index=False))
+    def job(number: int) -> Job:
+        rows = slice(number * size, (number + 1) * size)
+        names = (table[name].iloc[rows].tolist() for name in ("utt_id", "path"))
+        return Job(number, *names, made[rows].tolist(), audio_root, partial, features, min_seconds, holds)
+
+    numbers = range(math.ceil(len(table) / size))
+    waiting = [number for number in numbers if not _is_done(partial, number)]
+    with progress(total=len(table), desc="extract", unit="utt") as bar:
+        bar.update(len(table) - sum(len(made[number * size : (number + 1) * size]) for number in waiting))
+        for done in _in_processes(map(job, waiting), min(workers, len(waiting)), compute if waiting else None):
+            bar.update(len(done.paths))
+
+    records = [_record(partial, number) for number in numbers]
+    sums = {shard_name(number): record.pop("checksum").iloc[0] for number, record in zip(numbers, records, strict=True)}
+    places = pd.concat(records, ignore_index=True)
+    del records
+    bad, table = (places["reason"] != "").to_numpy(), table.reset_index(drop=True)
+    rejected = pd.concat([table.loc[bad, ["utt_id", "path"]], places.loc[bad, ["reason", "detail"]]], axis=1)
+    partial.write("rejected.csv", rejected[REJECTED].to_csv(index=False))
     if len(rejected) > max_bad_fraction * len(table) or len(rejected) == len(table):
-        raise UserError(_too_many(rejected, len(table), max_bad_fraction, partial / "rejected.csv"))
-    index = pd.concat([table.reset_index(drop=True), places[PLACE]], axis=1)[~bad]
-    _write(partial / "index.csv", index.to_csv(index=False))
+        raise UserError(_too_many(rejected, len(table), max_bad_fraction, f"{partial}/rejected.csv"))
+    index = pd.concat([table, places[PLACE]], axis=1)
+    index = index[~bad] if bad.any() else index
+    indexes.write(partial, index)
     meta = {
         "version": VERSION,
         "holds": holds,
@@ -172,10 +184,11 @@ def extract(
         "coefficients": front_end.coefficients,
         "channels": front_end.channels,
         "frame_rate": front_end.sample_rate / front_end.hop_length,
+        "checksums": {indexes.NAME: partial.checksum(indexes.NAME), **sums},
     }
-    _write(partial / "meta.json", json.dumps(meta, indent=2, sort_keys=True) + "\n")
-    shutil.rmtree(done)
-    _replace_folder(partial, folder)
+    partial.write("meta.json", json.dumps(meta, indent=2, sort_keys=True) + "\n")
+    partial.remove("done")
+    partial.replace(folder)
     return _summary(index, len(rejected))
 
 
@@ -184,15 +197,16 @@ class Store:
 
     Parameters
     ----------
-    folder : path
-        What `extract` wrote.
+    folder : path or str
+        What `extract` wrote, here or at a URL that fsspec serves; from there, what is read is fetched when it is read.
     features : dict, optional
         Of a store of waveforms, other features to make of them than it was written for.
 
     Attributes
     ----------
+    folder : Path, or str of a URL
     table : DataFrame
-        index.csv; row numbers are positions in it.
+        The index; row numbers are positions in it. It is mapped from its file: to change it, copy it.
     holds : {"features", "waveforms"}
     features : dict
         The settings that the features were made with, or are to be made with.
@@ -206,20 +220,24 @@ class Store:
     Raises
     ------
     UserError
-        If there is no store, or one of another version, or of features where others are asked for.
+        If there is no store, or one of another version, or of features where others are asked for; when a shard is
+        read for the first time, if its bytes are not those that were written.
     """
 
     def __init__(self, folder, features: dict | None = None):
-        self.folder = Path(folder)
+        self._given, self._files = (folder, features), Folder(folder)
+        self.folder = self._files.path or self._files.url
         try:
-            meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
-            self.table = _read_csv(self.folder / "index.csv")
-        except FileNotFoundError as error:
-            raise UserError(f"{error.filename}: missing, so this is no store; `dvc repro extract` makes one") from None
-        if meta.get("version") != VERSION:
+            meta = json.loads(self._files.read("meta.json"))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.folder}/meta.json: missing, so this is no store; `dvc repro extract` makes one"
+            ) from None
+        if meta.get("version") not in (1, VERSION):
             raise UserError(
                 f"{self.folder}: layout {meta.get('version')} of a store, this code reads {VERSION}; extract again"
             )
+        self.table, self.checksums = indexes.read(self._files), meta.get("checksums", {})
         self.holds, self.features = meta.get("holds", "features"), features or meta["features"]
         if self.holds == "features":
             if self.features != meta["features"]:
@@ -241,14 +259,13 @@ class Store:
             self.frame_rate = self.front_end.sample_rate / self.front_end.hop_length
             self.rate = float(self.front_end.sample_rate)
         self._places = [self.table[name].to_numpy() for name in ("shard", "start", "frames")]
-        self._splits = self.table["split"].to_numpy()
         self._shards = {}
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getstate__(self):  # a process of its own maps the files itself: a pickled map is a copy of it
-        return self.__dict__ | {"_shards": {}}
+    def __reduce__(self):  # a process of its own maps the files itself: a pickled map is a copy of it
+        return Store, self._given
 
     @property
     def recordings(self) -> pd.DataFrame:
@@ -257,7 +274,7 @@ class Store:
 
     def select(self, split: str) -> np.ndarray:
         """Row numbers of a split, ascending; empty if there are none."""
-        return np.flatnonzero(self._splits == split)
+        return np.flatnonzero((self.table["split"] == split).to_numpy())
 
     def read(self, row: int, start: int = 0, frames: int | None = None) -> np.ndarray:
         """What is held of an utterance, or `frames` frames of it from `start` on; of waveforms, so many samples.
@@ -294,14 +311,54 @@ class Store:
         """Feature map of an utterance: (coefficients, frames), float32."""
         return self.maps(torch.from_numpy(self.read(row))[None])[0].numpy()
 
-    def _shard(self, number: int) -> np.ndarray:
+    def verify(self) -> None:
+        """Compare the index and every shard with their checksums. A shard is compared when it is first read, too.
+
+        Raises
+        ------
+        UserError
+            For the first file whose bytes are not those that were written.
+        """
+        for name in self.checksums:
+            self._verify(name)
+
+    def _verify(self, name: str) -> None:
+        wanted = self.checksums.get(name)  # older stores have none
+        try:
+            if wanted is None or self._files.checksum(name) == wanted:
+                return
+            wrong = "its bytes are not those that were written"
+        except OSError as error:
+            wrong = f"cannot be read ({error})"
+        raise UserError(f"{self.folder}/{name}: {wrong}; extract again")
+
+    def _shard(self, number: int):
         if number not in self._shards:
-            path = self.folder / shard_name(number)
+            name = shard_name(number)
             try:
-                self._shards[number] = np.load(path, mmap_mode="r", allow_pickle=False)
+                if self._files.path:
+                    self._verify(name)
+                    self._shards[number] = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+                else:
+                    self._shards[number] = _Fetched(self._files, name)
             except (OSError, EOFError, ValueError) as error:
-                raise UserError(f"{path}: cannot be read ({error}); extract again") from None
+                raise UserError(f"{self.folder}/{name}: cannot be read ({error}); extract again") from None
         return self._shards[number]
+
+
+class _Fetched:
+    """A shard of another machine: the frames of a slice are fetched when it is asked for."""
+
+    def __init__(self, files: Folder, name: str):
+        self.files, self.name = files, name
+        head = io.BytesIO(files.read(name, 0, HEADER))
+        np.lib.format.read_magic(head)
+        (_, self.width), _, self.kind = np.lib.format.read_array_header_1_0(head)
+        self.first, self.size = head.tell(), self.width * self.kind.itemsize
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop = (self.first + row * self.size for row in (rows.start, rows.stop))
+        return np.frombuffer(self.files.read(self.name, start, stop), self.kind).reshape(-1, self.width)
 
 
 def shard_name(number: int) -> str:
@@ -310,6 +367,11 @@ def shard_name(number: int) -> str:
     'shard-00007.npy'
     """
     return f"shard-{number:05d}.npy"
+
+
+def record_name(number: int) -> str:
+    """Of what tells, while a store is written, that a shard is done."""
+    return f"done/{shard_name(number)}.csv"
 
 
 def rows_per_shard(utterances: int) -> int:
@@ -346,22 +408,21 @@ def _check(table: pd.DataFrame, audio_root: Path) -> None:
     corpora.check_paths(table, audio_root)
 
 
-def _states(table: pd.DataFrame, audio_root: Path) -> list[tuple[int, int] | None]:
-    """Size and time of change of each recording; None where it is missing."""
-
-    def state(path: str):
+def _states(table: pd.DataFrame, audio_root: Path) -> np.ndarray:
+    """Size and time of change of each recording, (len(table), 2); -1 where it is missing."""
+    states = np.full((len(table), 2), -1)
+    for row, path in enumerate(table["path"]):
         try:
             stat = os.stat(audio_root / path)
         except OSError:
-            return None
-        return stat.st_size, stat.st_mtime_ns
+            continue
+        states[row] = stat.st_size, stat.st_mtime_ns
+    return states
 
-    return [state(path) for path in table["path"]]
 
-
-def _check_missing(table: pd.DataFrame, states: list, allowed: float) -> None:
+def _check_missing(table: pd.DataFrame, states: np.ndarray, allowed: float) -> None:
     """Refuse at the start what would be refused after hours."""
-    missing = [path for path, state in zip(table["path"], states, strict=True) if state is None]
+    missing = table["path"][states[:, 0] < 0].tolist()
     if len(missing) > allowed * len(table) or len(missing) == len(table):
         raise UserError(
             f"{len(missing)} of {len(table)} recordings are missing, more than extract.max_bad_fraction allows "
@@ -369,33 +430,40 @@ def _check_missing(table: pd.DataFrame, states: list, allowed: float) -> None:
         )
 
 
-def _key(table: pd.DataFrame, states: list, settings: dict, min_seconds: float) -> str:
+def _key(table: pd.DataFrame, states: np.ndarray, settings: list, min_seconds: float) -> str:
     """What a partial store belongs to: another key means another content."""
     key = hashlib.sha256(json.dumps([VERSION, settings, min_seconds], sort_keys=True).encode())
-    for path in (__file__, audio.__file__, effects.__file__, resynthesis.__file__, *features.sources()):
+    code = (module.__file__ for module in (audio, effects, indexes, resynthesis))
+    for path in (__file__, *code, *features.sources()):
         key.update(Path(path).read_bytes())
-    key.update(table.to_csv(index=False).encode())
-    for state in states:
-        key.update(b"%d %d\n" % state if state else b"missing\n")
+    for piece in indexes.text(table):
+        key.update(piece)
+    key.update(states.tobytes())
     return key.hexdigest()
 
 
-def _start_or_go_on(done: Path, key: str) -> None:
+def _start_or_go_on(partial: Folder, key: str) -> None:
     """Keep a partial store that belongs to `key`, remove any other."""
-    mark = done / "key"
-    if mark.is_file() and mark.read_text() == key:
+    if partial.has("done/key") and partial.read("done/key").decode() == key:
         return
-    shutil.rmtree(done.parent, ignore_errors=True)
-    done.mkdir(parents=True)
-    _write(mark, key)
+    partial.remove()
+    partial.write("done/key", key)
 
 
-def _runs(table: pd.DataFrame):
-    size = rows_per_shard(len(table))
-    return (table.iloc[start : start + size] for start in range(0, len(table), size))
+def _record(partial: Folder, number: int) -> pd.DataFrame:
+    """Where a shard has its utterances, why it has not some of them, and its checksum, the same in every row."""
+    return indexes.from_csv(partial.read(record_name(number)))
 
 
-def _too_many(rejected: pd.DataFrame, total: int, allowed: float, listed: Path) -> str:
+def _is_done(partial: Folder, number: int) -> bool:
+    """Whether a shard is there, with the bytes that were written."""
+    name = shard_name(number)
+    if not (partial.has(record_name(number)) and partial.has(name)):
+        return False
+    return partial.checksum(name) == _record(partial, number)["checksum"].iloc[0]
+
+
+def _too_many(rejected: pd.DataFrame, total: int, allowed: float, listed: str) -> str:
     first = "; ".join(
         f"{row.path}: {row.reason}" + (f" ({row.detail})" if row.detail else "")
         for row in rejected.head(5).itertuples()
@@ -410,35 +478,11 @@ def _too_many(rejected: pd.DataFrame, total: int, allowed: float, listed: Path) 
 def _summary(index: pd.DataFrame, rejected: int) -> Summary:
     splits: dict = {}
     copies = made_here(index)
-    index = index[~copies]
+    index = index.loc[~copies, ["split", "label", "seconds"]]
     for (split, label), rows in index.groupby(["split", "label"]):
         counted = {"utterances": len(rows), "seconds": round(float(rows["seconds"].sum()), 6)}
         splits.setdefault(split, {})[label] = counted
     return Summary(len(index), rejected, round(float(index["seconds"].sum()), 6), splits, int(copies.sum()))
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; whoever is killed in between finds the old one beside."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8", newline="")
-    os.replace(beside, path)
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Numbers for what the store adds, text for the rest; empty fields stay empty text."""
-    with open(path, encoding="utf-8", newline="") as file:
-        names = next(csv.reader(file))
-    numbers = {"shard": "int64", "start": "int64", "frames": "int64", "seconds": "float64"}
-    return pd.read_csv(path, dtype={name: numbers.get(name, "str") for name in names}, keep_default_na=False)
 
 
 # The work itself.
@@ -453,25 +497,21 @@ class Job:
     paths: list[str]
     made: list[bool]  # whether a copy is to be made of what is there
     audio_root: Path
-    partial: Path
+    partial: Folder
     features: dict
     min_seconds: float
     holds: str = "features"
 
-    @property
-    def record(self) -> Path:
-        return self.partial / "done" / f"{shard_name(self.number)}.csv"
 
-
-def _in_processes(jobs: list[Job], workers: int):
+def _in_processes(jobs: Iterable[Job], workers: int, compute: dict | None):
     """Do the jobs in so many processes, yield each when it is done."""
-    if workers <= 1:
+    if workers <= 1 and not on_a_cluster(compute):
         yield from _here(jobs)
         return
-    yield from in_processes(_work_with_one_thread, jobs, workers, "extract.workers")
+    yield from in_processes(_work_with_one_thread, jobs, workers, "extract.workers", compute)
 
 
-def _here(jobs: list[Job]):
+def _here(jobs: Iterable[Job]):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a process of its own: more threads, other bytes
     try:
@@ -500,10 +540,8 @@ def _work(job: Job) -> None:
     """Write a shard, then its record: of each utterance, where it lies or why it does not."""
     keep_memory()
     front_end = build(job.features)
-    path = job.partial / shard_name(job.number)
-    beside = path.with_name(path.name + ".new")
-    records: list[dict] = []
-    with open(beside, "wb") as file, torch.inference_mode():
+    name, records = shard_name(job.number), []
+    with job.partial.writing(name) as file, torch.inference_mode():
         shape = (NUMBERS[front_end.number], front_end.coefficients) if job.holds == "features" else ("<i2", 1)
         _write_header(file, 0, *shape)
         start = 0
@@ -525,8 +563,8 @@ def _work(job: Job) -> None:
                 start += place["frames"]
         file.seek(0)
         _write_header(file, start, *shape)
-    os.replace(beside, path)
-    _write(job.record, pd.DataFrame(records).to_csv(index=False))
+    record = pd.DataFrame(records).assign(checksum=job.partial.checksum(name))
+    job.partial.write(record_name(job.number), record.to_csv(index=False))
 
 
 def _write_header(file, frames: int, kind: str, width: int) -> None:

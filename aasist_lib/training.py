@@ -38,7 +38,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aasist_lib import augment as augmenting
-from aasist_lib import distributed, effects, losses, metrics, models, paths, provenance, rawboost
+from aasist_lib import distributed, effects, indexes, losses, metrics, models, paths, provenance, rawboost
 from aasist_lib.errors import UserError, tells_of_full_disk
 from aasist_lib.progress import progress
 from aasist_lib.store import Store
@@ -726,8 +726,8 @@ def _key(
     options = [dataclasses.asdict(network.options), dataclasses.asdict(settings), augment]
     about = [*options, store.features, store.holds, seed, threads, draws]
     key = hashlib.sha256(json.dumps([*about, torch.__version__, pl.__version__], sort_keys=True).encode())
-    for start in range(0, len(store), 10_000):  # all of a large table as one text would take as much memory again
-        key.update(store.table.iloc[start : start + 10_000].to_csv(index=False, header=not start).encode())
+    for piece in indexes.text(store.table):
+        key.update(piece)
     key.update(b"" if leave_out is None else np.asarray(leave_out, bool).tobytes())
     code = [__file__, *(module.__file__ for module in (losses, augmenting, effects, rawboost, distributed))]
     # a run is not finished by other code than began it

@@ -29,7 +29,7 @@ import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from aasist_lib import augment, effects, features, losses, models, provenance, rawboost, training
+from aasist_lib import augment, effects, features, indexes, losses, models, provenance, rawboost, training
 from aasist_lib.copies import beyond
 from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
@@ -140,7 +140,7 @@ class Search:
         space = {key: str(part) for key, part in self.space.items()}
         about = [space, self.seed, self.draws, self.prune_trials, self.prune_epochs, self.about]
         key = hashlib.sha256(json.dumps([*about, torch.__version__, pl.__version__], sort_keys=True).encode())
-        key.update((self.store / "index.csv").read_bytes())
+        key.update(indexes.file_of(self.store).read_bytes())
         for shard in sorted(self.store.glob("shard-*.npy")):
             key.update(b"%d %d\n" % (shard.stat().st_size, shard.stat().st_mtime_ns))
         code = [module.__file__ for module in (training, losses, augment, effects, rawboost)]

@@ -1,20 +1,29 @@
 """Processes that do a part of the work each, and end, with the programs they started, when this one does."""
 
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from aasist_lib.errors import UserError
 
+AHEAD = 2  # jobs a process that are handed out at a time: one to do, one to go on with
 
-def in_processes(work: Callable, jobs: Iterable, workers: int, setting: str) -> Iterator:
+
+def on_a_cluster(compute: dict | None) -> bool:
+    """Whether these settings (section `compute` of params.yaml) ask for processes of Dask."""
+    return bool(compute) and compute["backend"] == "dask"
+
+
+def in_processes(work: Callable, jobs: Iterable, workers: int, setting: str, compute: dict | None = None) -> Iterator:
     """Does the jobs in so many processes, one each at a time.
 
-    An error in one of them, Ctrl-C, or a loop over the results that is left early ends all the others at once.
+    Jobs are taken from `jobs` when a process is about to need one. An error in one of them, Ctrl-C, or a loop over the
+    results that is left early ends all the others at once.
 
     Parameters
     ----------
@@ -23,9 +32,12 @@ def in_processes(work: Callable, jobs: Iterable, workers: int, setting: str) -> 
     jobs : iterable
         Started in this order.
     workers : int
-        Processes.
+        Processes; of a cluster that runs already, as many as it has.
     setting : str
         Where the person sets how many, for the message.
+    compute : dict, optional
+        The section `compute` of params.yaml: `backend`, of which `dask` asks for a cluster, and the `address` of its
+        scheduler, where it is not to be one of this machine. By default, processes of this machine without Dask.
 
     Yields
     ------
@@ -35,16 +47,25 @@ def in_processes(work: Callable, jobs: Iterable, workers: int, setting: str) -> 
     Raises
     ------
     UserError
-        If a process was killed.
+        If a process was killed; on a cluster, if all that tried the same job were, or if there is none.
     """
+    if on_a_cluster(compute):
+        from aasist_lib.cluster import in_cluster
+
+        yield from in_cluster(work, jobs, workers, setting, compute["address"])
+        return
     context = multiprocessing.get_context("spawn")  # a forked copy of torch's or a notebook's threads may hang
     others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(max(1, workers), context, initializer=_prepare)
+    jobs, workers = iter(jobs), max(1, workers)
+    pool = ProcessPoolExecutor(workers, context, initializer=_prepare)
     try:
-        futures = {pool.submit(work, job): job for job in jobs}
-        for future in as_completed(futures):
-            future.result()
-            yield futures[future]
+        futures = {pool.submit(work, job): job for job in itertools.islice(jobs, AHEAD * workers)}
+        while futures:
+            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                future.result()
+                done = futures.pop(future)
+                futures |= {pool.submit(work, job): job for job in itertools.islice(jobs, 1)}
+                yield done
     except BaseException as error:
         for process in multiprocessing.active_children():
             if process not in others:

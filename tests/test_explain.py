@@ -28,9 +28,10 @@ import torch
 from nbclient import NotebookClient
 from torch import nn
 
-from aasist_lib import Detector, audio, backends, calibration, explain, models, plots, store
+from aasist_lib import Detector, audio, backends, calibration, explain, indexes, models, plots, store
 from aasist_lib.errors import UserError
 from aasist_lib.features import build
+from aasist_lib.folders import Folder
 from aasist_lib.pipeline import run
 
 ROOT = Path(__file__).parents[1]
@@ -377,11 +378,11 @@ def test_a_store_of_other_features_is_refused(project):
 
 def test_fakes_without_a_file_are_not_offered(project, loaded, tmp_path):
     shutil.copytree(project / "features", tmp_path / "features")
-    index = pd.read_csv(tmp_path / "features/index.csv", dtype=str, keep_default_na=False)
+    index = store.Store(tmp_path / "features").table.copy()
     fake = index.index[(index["label"] == "spoof") & (index["split"] == "train")][0]
     real = index.index[(index["label"] == "bonafide") & (index["split"] == "train")][0]
     index.loc[fake, "path"] = index.loc[real, "path"]
-    index.to_csv(tmp_path / "features/index.csv", index=False)
+    indexes.write(Folder(tmp_path / "features"), index)
     found = explain.embeddings(loaded, tmp_path / "features")[0]["utt_id"].tolist()
     assert index.loc[fake, "utt_id"] not in found and index.loc[real, "utt_id"] in found
 

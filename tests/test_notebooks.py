@@ -43,7 +43,8 @@ STAGE_OF = {
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # say where things are, what went wrong and how far it is, and share work out: no result depends on them
 DECIDE_NOTHING = {
-    f"aasist_lib/{name}.py" for name in ("__init__", "errors", "paths", "progress", "workers", "pipeline/params")
+    f"aasist_lib/{name}.py"
+    for name in ("__init__", "cluster", "errors", "folders", "paths", "progress", "workers", "pipeline/params")
 }
 # reading a store decodes nothing: what store.py needs to write one matters to the stages that decode
 DECODING = {"aasist_lib/audio.py", "aasist_lib/corpora.py", "aasist_lib/resynthesis.py"}

@@ -32,9 +32,10 @@ import pytest
 import soundfile as sf
 from ruamel.yaml import YAML
 
-from aasist_lib import corpora, training, tuning
+from aasist_lib import corpora, indexes, training, tuning
 from aasist_lib import store as storing
 from aasist_lib.errors import UserError
+from aasist_lib.folders import Folder
 from aasist_lib.pipeline import params
 from aasist_lib.pipeline.__main__ import main
 from aasist_lib.pipeline.leaderboard import waveforms
@@ -218,9 +219,9 @@ def test_another_search(project, tmp_path, monkeypatch):
 
 def test_eval_unread(project, found, tmp_path):
     shutil.copytree(project / "waveforms", tmp_path / "waveforms")
-    index = pd.read_csv(tmp_path / "waveforms/index.csv", keep_default_na=False)
+    index = Store(tmp_path / "waveforms").table.copy()
     index.loc[index["split"] == "eval", "shard"] = 99
-    index.to_csv(tmp_path / "waveforms/index.csv", index=False)
+    indexes.write(Folder(tmp_path / "waveforms"), index)
     broken = Store(tmp_path / "waveforms", Store(project / "waveforms").features)
     with pytest.raises(UserError, match="shard-00099.npy: cannot be read"):
         broken.read(int(broken.select("eval")[0]))

@@ -1,6 +1,6 @@
 """The datasheet of the corpus, after Gebru et al. (2021), "Datasheets for Datasets": what it is made of, how, and why.
 
-Counts come from what was really used (features/index.csv), words about sources and licences from
+Counts come from what was really used (the index of features/), words about sources and licences from
 aasist_lib/corpus/sources.yaml, figures of the treatment from aasist_lib/corpus/treat.py, so that the page cannot claim
 what the builder does not do. Of a corpus that this project did not build it shows the composition alone.
 """
@@ -50,7 +50,7 @@ def values(used: pd.DataFrame, corpus: dict, acoustics: Path, rejected: int = 0)
     Parameters
     ----------
     used : DataFrame
-        features/index.csv: the columns of a table of utterances, as text, and `seconds`.
+        The index of features/: the columns of a table of utterances, as text, and `seconds`.
     corpus : dict
         The section `corpus` of params.yaml.
     acoustics : path

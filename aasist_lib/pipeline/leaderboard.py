@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from ruamel.yaml import YAML, YAMLError
 
-from aasist_lib import baselines, corpora, evaluation, leaderboard, paths, store
+from aasist_lib import baselines, corpora, evaluation, indexes, leaderboard, paths, store
 from aasist_lib.errors import UserError
 from aasist_lib.pipeline import params, standings
 from aasist_lib.systems import System
@@ -124,7 +124,9 @@ def waveforms(root: Path, workers: int, systems: Sequence[System] = ()) -> Path:
     wanted = [limits["copies"], *(system.settings["extract"]["copies"] for system in systems)]
     limits["copies"] = max(COPIES, *wanted)
     asked = [features["sample_rate"], {name: value for name, value in limits.items() if name != "workers"}]
-    key = hashlib.sha256(table.to_csv(index=False).encode() + json.dumps(asked, sort_keys=True).encode())
+    key = hashlib.sha256()
+    for piece in (*indexes.text(table), json.dumps(asked, sort_keys=True).encode()):
+        key.update(piece)
     for name in table["path"]:
         state = (root / "data" / name).stat() if (root / "data" / name).is_file() else None
         key.update(b"%d %d\n" % (state.st_size, state.st_mtime_ns) if state else b"missing\n")

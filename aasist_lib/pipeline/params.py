@@ -163,6 +163,17 @@ class Extract(Section):
     max_bad_fraction: Share
 
 
+class Compute(Section):
+    backend: Literal["local", "dask"]
+    address: str
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.address and self.backend != "dask":
+            raise ValueError(f"address {self.address} is of a Dask cluster: set backend: dask, or address: ''")
+        return self
+
+
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -302,6 +313,7 @@ class Params(Section):
     corpus: Corpus
     features: Features
     extract: Extract
+    compute: Compute
     model: Model
     augment: Augment
     train: Train

@@ -16,9 +16,10 @@ import pandas as pd
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
-from aasist_lib import evaluation, plots, provenance
+from aasist_lib import evaluation, indexes, plots, provenance
 from aasist_lib.copies import made_here
 from aasist_lib.errors import UserError
+from aasist_lib.folders import Folder
 from aasist_lib.pipeline import datasheet, params, standings
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -63,7 +64,7 @@ def write(root: Path) -> list[Path]:
         When a stage's results are missing.
     """
     notebooks = sorted((root / "runs").glob("*.ipynb"))
-    used = _index(root / "features/index.csv")
+    used = _index(root / "features")
     stages = [(f"{path.stem}.html", _title(path)) for path in notebooks]
     board = root / "metrics/leaderboard.json"
     others = [("leaderboard.html", BOARD)] if board.is_file() else []
@@ -165,7 +166,7 @@ def _board(root: Path, board: Path) -> dict:
 
 
 def _results(root: Path, used: pd.DataFrame) -> dict:
-    """What the index shows, from metrics/, features/index.csv (`used`), params.yaml and dvc.lock."""
+    """What the index shows, from metrics/, the index of features/ (`used`), params.yaml and dvc.lock."""
     metrics = root / "metrics"
     headline, narrow = evaluation.apart(_json(metrics / "eval.json"))
     meaning = {words: MEANING.get(key, "") for key, (words, _) in evaluation.MEASURES.items()}
@@ -397,14 +398,13 @@ def _json(path: Path):
         raise UserError(f"{path.parent.name}/{path.name} is missing: run `dvc repro`") from None
 
 
-def _index(path: Path) -> pd.DataFrame:
+def _index(folder: Path) -> pd.DataFrame:
     """The utterances that were used: text, and nothing where a column is lacking; `seconds` is a number."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(f"{path.parent.name}/{path.name} is missing: run `dvc repro`") from None
+    if not indexes.file_of(folder).exists():
+        raise UserError(f"{folder.name}/{indexes.NAME} is missing: run `dvc repro`")
+    table = indexes.read(Folder(folder))
     columns = "utt_id label speaker attack split condition language source codec pair_id".split()
-    found = table.reindex(columns=columns, fill_value="").assign(seconds=table["seconds"].astype(float))
+    found = table.reindex(columns=columns, fill_value="").assign(seconds=table["seconds"])
     return found[~made_here(found)]  # the corpus itself
 
 
