@@ -289,7 +289,8 @@ class Store:
         stop = count if frames is None else min(start + frames, count)
         mapped = self._shard(shard)
         held = np.array(mapped[first + start : first + stop].T, np.float32, order="C")
-        mapped._mmap.madvise(mmap.MADV_DONTNEED)  # else all that was ever read would count as this process's memory
+        if isinstance(mapped, np.memmap):  # else all that was ever read would count as this process's memory
+            mapped._mmap.madvise(mmap.MADV_DONTNEED)
         return held if self.holds == "features" else held / FULL_SCALE
 
     def maps(self, held: torch.Tensor) -> torch.Tensor:

@@ -164,8 +164,12 @@ class Extract(Section):
 
 
 class Compute(Section):
+    """What computes, and where; it decides no result but for its last digits, and no stage depends on it."""
+
     backend: Literal["local", "dask"]
     address: str
+    accelerator: Literal["cpu", "gpu", "auto"]
+    devices: Count
 
     @model_validator(mode="after")
     def _fits(self):
@@ -298,13 +302,6 @@ class Audit(Section):
     held_out_trials: Annotated[int, Field(ge=2)]
 
 
-class Compute(Section):
-    """What computes; it decides no result but for its last digits, and no stage depends on it."""
-
-    accelerator: Literal["cpu", "gpu", "auto"]
-    devices: Count
-
-
 class Params(Section):
     """All of params.yaml."""
 
@@ -320,7 +317,6 @@ class Params(Section):
     calibrate: Calibrate
     evaluate: Evaluate
     audit: Audit
-    compute: Compute
 
 
 def load(path: Path | None = None) -> dict[str, Any]:
