@@ -102,5 +102,9 @@ class Folder:
         self._files.mv(self._root, other._root, recursive=True)
         old.remove()
 
+    def move(self, name: str, other: Folder) -> None:
+        """Give a file to another folder of the same file system, in the place of one of that name."""
+        self._files.mv(self._at(name), other._at(name))
+
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root

@@ -25,6 +25,7 @@ import json
 import math
 import mmap
 import os
+import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -323,15 +324,21 @@ class Store:
         for name in self.checksums:
             self._verify(name)
 
-    def _verify(self, name: str) -> None:
+    def wrong_with(self, name: str) -> str:
+        """What is the matter with a file of the store, in words; empty where nothing is."""
         wanted = self.checksums.get(name)  # older stores have none
         try:
-            if wanted is None or self._files.checksum(name) == wanted:
-                return
-            wrong = "its bytes are not those that were written"
+            same = wanted is None or self._files.checksum(name) == wanted
         except OSError as error:
-            wrong = f"cannot be read ({error})"
-        raise UserError(f"{self.folder}/{name}: {wrong}; extract again")
+            return f"cannot be read ({error})"
+        return "" if same else "its bytes are not those that were written"
+
+    def _verify(self, name: str) -> None:
+        if wrong := self.wrong_with(name):
+            raise UserError(
+                f"{self.folder}/{name}: {wrong}; `python -m aasist_lib.pipeline mend {self.folder}` writes it again "
+                "from the recordings"
+            )
 
     def _shard(self, number: int):
         if number not in self._shards:
@@ -345,6 +352,47 @@ class Store:
             except (OSError, EOFError, ValueError) as error:
                 raise UserError(f"{self.folder}/{name}: cannot be read ({error}); extract again") from None
         return self._shards[number]
+
+
+def mend(folder, audio_root) -> list[str]:
+    """Write those shards of a store again, from the recordings, whose bytes are not those that were written.
+
+    Parameters
+    ----------
+    folder : path or str
+        What `extract` wrote.
+    audio_root : path
+        The recordings that it was written from.
+
+    Returns
+    -------
+    list of str
+        Their names.
+
+    Raises
+    ------
+    UserError
+        If a shard comes out with other bytes than it had, because recordings, the code or the processor are others
+        than then, or if it is the index that is damaged: then only extracting again helps.
+    """
+    opened, files = Store(folder), Folder(folder)
+    damaged = [name for name in opened.checksums if opened.wrong_with(name)]
+    if indexes.NAME in damaged:
+        raise UserError(f"{files}/{indexes.NAME}: {opened.wrong_with(indexes.NAME)}: extract again")
+    beside = files.beside(".mended")
+    for name in damaged:
+        rows = opened.table[opened.table["shard"] == int(re.sub(r"\D", "", name))]
+        names = (rows[column].tolist() for column in ("utt_id", "path"))
+        number, made = int(rows["shard"].iloc[0]), made_here(rows).tolist()
+        list(_here([Job(number, *names, made, Path(audio_root), beside, opened.features, 0.0, opened.holds)]))
+        if beside.checksum(name) != opened.checksums[name]:
+            beside.remove()
+            raise UserError(
+                f"{files}/{name}: {opened.wrong_with(name)}, and the recordings give other bytes now: extract again"
+            )
+        beside.move(name, files)
+    beside.remove()
+    return damaged
 
 
 class _Fetched:

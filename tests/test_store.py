@@ -10,9 +10,14 @@
 | a path that leaves the corpus is refused | test_paths |
 | every split is extracted; each is selected by itself | test_splits |
 | reading maps memory, it does not load | test_mapped |
+| the index reads as the text of older stores does, and has the same content | test_index |
+| a flipped bit is found when its shard is read, and by `verify`; no other shard is refused for it | test_flipped |
+| of what extraction had done, that shard is written again in which a bit has flipped, no other | test_flipped_before_it_ended |
+| a damaged shard of a store is written again from the recordings, and only with its own bytes | test_mended |
 | copies of the real recordings of train alone, by name the same ones again, told apart from the corpus | test_copies |
 """
 
+import pickle
 import shutil
 import signal
 import subprocess
@@ -23,10 +28,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 
-from aasist_lib import audio, copies, corpora, features, store
+from aasist_lib import audio, copies, corpora, features, indexes, leaderboard, store
 from aasist_lib.errors import UserError
+from aasist_lib.folders import Folder
+from aasist_lib.pipeline.__main__ import main
 
 SETTINGS = dict(kind="mfcc", sample_rate=16000, n_mfcc=20, n_fft=512, hop_length=160, n_mels=64, deltas=2)
 ROOT = Path(__file__).parents[1]
@@ -165,6 +173,91 @@ def test_mapped(made):
     opened = store.Store(made)
     opened.read(0)
     assert all(isinstance(shard, np.memmap) for shard in opened._shards.values())
+    assert not opened.table["start"].to_numpy().flags.writeable  # a map, as the shards are
+    again = pickle.loads(pickle.dumps(opened))
+    assert not again._shards and not again.table["start"].to_numpy().flags.writeable
+    np.testing.assert_array_equal(again.read(3), opened.read(3))
+
+
+def test_index(made, tmp_path, speech_files):
+    older = shutil.copytree(made, tmp_path / "older")
+    text = pd.concat([table_of(speech_files, 3), store.Store(made).table[store.PLACE]], axis=1).to_csv(index=False)
+    (older / "index.arrow").unlink()
+    (older / "index.csv").write_text(text)
+    pd.testing.assert_frame_equal(store.Store(older).table, store.Store(made).table)
+    assert b"".join(indexes.content(made)) == b"".join(indexes.content(older)) == text.encode()
+    assert leaderboard.of_store(older) == leaderboard.of_store(made)
+    numbers = pd.DataFrame({"utt_id": ["a", "b"], "speaker": [1, 2], "codec": [None, "mp3"]})  # as text they would be
+    indexes.write(Folder(tmp_path / "other"), numbers)
+    found = indexes.read(Folder(tmp_path / "other"))
+    assert found.to_dict("list") == {"utt_id": ["a", "b"], "speaker": ["1", "2"], "codec": ["", "mp3"]}
+
+
+def flip(path, byte):
+    """As a disk or a cable may do."""
+    with open(path, "r+b") as file:
+        file.seek(byte)
+        (old,) = file.read(1)
+        file.seek(byte)
+        file.write(bytes([old ^ 4]))
+
+
+def test_flipped(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "features")
+    store.Store(folder).verify()
+    flip(folder / "shard-00001.npy", 9000)
+    opened = store.Store(folder)
+    damaged = f"{folder}/shard-00001.npy: its bytes are not those that were written.*mend"
+    rows = np.flatnonzero(opened.table["shard"] == 1)
+    np.testing.assert_array_equal(opened.read(0), store.Store(made).read(0))
+    for read in (opened.verify, lambda: opened.read(rows[0]), lambda: opened.read(rows[-1])):
+        with pytest.raises(UserError, match=damaged) as error:
+            read()
+        assert "\n" not in str(error.value)
+    flip(folder / "shard-00001.npy", 9000)
+    flip(folder / "index.arrow", 2000)
+    with pytest.raises(UserError, match="index.arrow: its bytes"):
+        store.Store(folder).verify()
+
+
+def test_flipped_before_it_ended(made, speech, speech_files, tmp_path, monkeypatch):
+    work, again = store._work, []
+
+    def until_the_last(job):
+        if job.number == 4:
+            raise KeyboardInterrupt
+        work(job)
+
+    monkeypatch.setattr(store, "_work", until_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        store.extract(table_of(speech_files, 3), speech, tmp_path / "features", SETTINGS)
+    flip(tmp_path / "features.partial/shard-00002.npy", 7000)
+    monkeypatch.setattr(store, "_work", lambda job: (again.append(job.number), work(job)))
+    store.extract(table_of(speech_files, 3), speech, tmp_path / "features", SETTINGS)
+    assert again == [2, 4]
+    assert bytes_of(tmp_path / "features") == bytes_of(made)
+
+
+def test_mended(speech, speech_files, tmp_path, capsys):
+    corpus, folder = shutil.copytree(speech, tmp_path / "corpus"), tmp_path / "features"
+    (corpus / "broken.wav").write_bytes(b"not audio")
+    table = table_of([corpus / "broken.wav", *speech_files], 2)
+    store.extract(table, corpus, folder, SETTINGS, holds="waveforms", copies=1, max_bad_fraction=0.1)
+    whole = bytes_of(folder)
+    assert store.mend(folder, corpus) == []
+    flip(folder / "shard-00001.npy", 4000)
+    (folder / "shard-00002.npy").unlink()
+    assert main(["mend", str(folder), str(corpus)]) == 0
+    assert capsys.readouterr().out == f"{folder}: written again: shard-00001.npy, shard-00002.npy\n"
+    assert bytes_of(folder) == whole
+    # a recording has changed since: what comes out is another shard
+    flip(folder / "shard-00000.npy", 4000)
+    first = store.Store(folder).table["path"][0]
+    wave, rate = soundfile.read(corpus / first)
+    soundfile.write(corpus / first, wave * 0.5, rate)
+    with pytest.raises(UserError, match="shard-00000.npy: .* other bytes .*: extract again"):
+        store.mend(folder, corpus)
+    assert bytes_of(folder).keys() == whole.keys()
 
 
 def test_copies(speech, speech_files, tmp_path):

@@ -48,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--space", type=Path, metavar="FILE", help="another file of settings to search")
     command.add_argument("--trials", type=int, metavar="N", help="in place of what the file says")
     command.add_argument("--workers", type=int, default=2, help="processes (2)")
+    command = commands.add_parser("mend", help="write those shards of a store again whose bytes have changed")
+    command.add_argument("folder", nargs="?", default="features", help="the store (features)")
+    command.add_argument("recordings", nargs="?", type=Path, default=Path("data"), help="what it was made from (data)")
     command = commands.add_parser("compare", help="two runs side by side, as markdown for a pull request")
     command.add_argument("a", nargs="?", default="HEAD", help="commit, branch, tag or experiment (HEAD)")
     command.add_argument("b", nargs="?", default="workspace", help="the newer one; the working tree by default")
@@ -109,6 +112,11 @@ def _run(given: argparse.Namespace) -> int:
             from aasist_lib.pipeline.tune import run as run_tune
 
             print(run_tune(paths.root(), given.workers, given.space, given.trials))
+        case "mend":
+            from aasist_lib.store import mend
+
+            names = mend(given.folder, given.recordings)
+            print(f"{given.folder}: " + (f"written again: {', '.join(names)}" if names else "as it was written"))
         case "compare":
             from aasist_lib.pipeline.compare import load, markdown
 

@@ -1,0 +1,126 @@
+"""aasist_lib.cluster and aasist_lib.folders: extraction by the processes of a Dask cluster, and stores at a URL.
+
+| what | test |
+|---|---|
+| an error of a job arrives as it was raised | test_error |
+| no scheduler: one line | test_nobody |
+| a cluster writes the same bytes as one process, to a URL, and nothing is lost with a worker killed at work | test_killed |
+| without an address, a cluster of this machine; one line of a job that kills whatever does it; it ends then | test_local |
+| jobs are taken while others are done, not all at once, with Dask and without | test_few_at_a_time |
+| a store in a file system that is no folder of this machine: the same bytes, read as they are here | test_elsewhere |
+"""  # noqa: E501
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import dask
+import fsspec
+import numpy as np
+import psutil
+import pytest
+from test_store import SETTINGS, bytes_of, table_of
+
+from aasist_lib import store
+from aasist_lib.errors import UserError
+from aasist_lib.workers import in_processes
+
+ROOT = Path(__file__).parents[1]
+LOCAL = {"backend": "dask", "address": ""}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The settings of a scheduler that answers, and the processes of its two workers."""
+    folder = tmp_path_factory.mktemp("cluster")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def start(kind, *options):
+        command = [sys.executable, "-m", "distributed.cli.dask_" + kind, "--no-dashboard", *options]
+        command += ["--scheduler-file", folder / "scheduler.json"]
+        return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+
+    started = [start("scheduler", "--host", "127.0.0.1", "--port", "0")]
+    while not (folder / "scheduler.json").exists():
+        assert started[0].poll() is None
+        time.sleep(0.05)
+    address = json.loads((folder / "scheduler.json").read_text())["address"]
+    options = ["--no-nanny", "--nthreads", "1", "--local-directory", folder]
+    started += [start("worker", *options) for _ in range(2)]
+    yield {"backend": "dask", "address": address}, started[1:]
+    for process in started:
+        process.kill()
+        process.wait(20)
+
+
+def test_error(cluster):
+    with pytest.raises(ZeroDivisionError):
+        list(in_processes(exec, ["1 / 0"], 1, "extract.workers", cluster[0]))
+
+
+def test_nobody(monkeypatch):
+    monkeypatch.setattr("aasist_lib.cluster.SECONDS", 0.5)
+    for address in ("tcp://127.0.0.1:9", "nowhere"):
+        with pytest.raises(UserError, match=f"compute.address: no scheduler answers at {address}.*start one"):
+            list(in_processes(exec, ["pass"], 1, "extract.workers", {"backend": "dask", "address": address}))
+
+
+def test_killed(cluster, speech, speech_files, tmp_path):
+    compute, (first, second) = cluster
+    table, done = table_of(speech_files, 10), tmp_path / "features.partial/done"
+
+    def kill_one():
+        while len(list(done.glob("*.csv"))) < 3:
+            time.sleep(0.01)
+        first.kill()
+
+    threading.Thread(target=kill_one, daemon=True).start()
+    store.extract(table, speech, f"file://{tmp_path}/features", SETTINGS, compute=compute)
+    assert first.wait(20) == -9 and second.poll() is None
+    store.extract(table, speech, tmp_path / "alone", SETTINGS)
+    assert bytes_of(tmp_path / "features") == bytes_of(tmp_path / "alone")
+    assert len(list((tmp_path / "alone").glob("shard-*"))) == 14
+
+
+def test_local():
+    before = psutil.Process().children(recursive=True)
+    jobs = ["import os; os.kill(os.getpid(), 9)"]
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        with pytest.raises(UserError, match="killed at the same job.*set extract.workers lower"):
+            list(in_processes(exec, jobs, 1, "extract.workers", LOCAL))
+    left = [process for process in psutil.Process().children(recursive=True) if process not in before]
+    assert all("resource_tracker" in " ".join(process.cmdline()) for process in left)  # which is Python's own
+
+
+@pytest.mark.parametrize("backend", ["local", "dask"])
+def test_few_at_a_time(backend, cluster):
+    taken = []
+    jobs = (taken.append(number) or f"{number}" for number in range(30))
+    compute = cluster[0] if backend == "dask" else {"backend": "local", "address": ""}
+    for number, job in enumerate(done := in_processes(eval, jobs, 2, "extract.workers", compute)):
+        assert len(taken) <= number + 6 and int(job) in taken
+    assert number == 29 and list(done) == []
+
+
+def test_elsewhere(speech, speech_files, tmp_path):
+    table, url = table_of(speech_files, 2), "memory://elsewhere/features"
+    store.extract(table, speech, tmp_path / "features", SETTINGS)
+    store.extract(table, speech, url, SETTINGS)
+    files = fsspec.filesystem("memory")
+    held = {Path(name).name: files.cat_file(name) for name in files.ls("elsewhere/features", detail=False)}
+    assert held == bytes_of(tmp_path / "features")
+    assert [Path(name).name for name in files.ls("elsewhere", detail=False)] == ["features"]  # and nothing beside it
+    here, there = store.Store(tmp_path / "features"), store.Store(url)
+    for row in range(0, len(table), 5):
+        np.testing.assert_array_equal(there.read(row), here.read(row))
+        np.testing.assert_array_equal(there.read(row, 7, 20), here.read(row, 7, 20))
+    there.verify()
+    shard = bytearray(held["shard-00001.npy"])
+    shard[5000] ^= 1
+    files.pipe_file("elsewhere/features/shard-00001.npy", bytes(shard))
+    with pytest.raises(UserError, match=f"{url}/shard-00001.npy: its bytes are not those that were written"):
+        there.verify()
