@@ -27,11 +27,12 @@ class Job:
     """Some of the recordings. Done when its file is there."""
 
     paths: tuple[str, ...]
+    folder: str  # from which the paths start
     detector: str
     file: Path
 
 
-def score(paths, detector_path, output, *, jobs: int = 0) -> pd.DataFrame:
+def score(paths, detector_path, output, *, jobs: int = 0, cluster: str = "") -> pd.DataFrame:
     """Score recordings and folders of them into a file, which appears when all are scored.
 
     Parameters
@@ -45,6 +46,8 @@ def score(paths, detector_path, output, *, jobs: int = 0) -> pd.DataFrame:
         where the detector is the same. A recording that was replaced meanwhile keeps its score.
     jobs : int
         Processes of one thread each; 0: one for each core.
+    cluster : str
+        Address of a Dask scheduler whose workers are to do it; they see the same files by the same names.
 
     Returns
     -------
@@ -56,7 +59,8 @@ def score(paths, detector_path, output, *, jobs: int = 0) -> pd.DataFrame:
     UserError
         The detector cannot be loaded, the disk is full, or a process was killed.
     """
-    output, found = Path(output), [str(path) for path in detector.find(paths)]
+    output = Path(output).absolute()
+    found = [str(path) for path in detector.find(paths)]
     detector.Detector.load(detector_path)  # what is wrong with it is said before any process starts
     partial = output.with_name(f"{output.name}.partial")
     table = partial / f"{output.stem}.csv"
@@ -66,12 +70,14 @@ def score(paths, detector_path, output, *, jobs: int = 0) -> pd.DataFrame:
         waiting = [path for path in found if path not in there]
         pieces = [waiting[at : at + PIECE] for at in range(0, len(waiting), PIECE)]
         todo = [
-            Job(tuple(piece), str(detector_path), partial / f"piece-{at:06d}.csv") for at, piece in enumerate(pieces)
+            Job(tuple(piece), os.getcwd(), str(Path(detector_path).absolute()), partial / f"piece-{at:06d}.csv")
+            for at, piece in enumerate(pieces)
         ]
         processes = min(jobs or os.cpu_count() or 1, len(todo))
         with progress(total=len(found), desc="score", unit="file") as bar, open(table, "a", encoding="utf-8") as grown:
             bar.update(len(found) - len(waiting))
-            for job in in_processes(_work, todo, processes, "--jobs") if todo else ():
+            compute = {"backend": "dask" if cluster else "local", "address": cluster}
+            for job in in_processes(_work, todo, processes, "--jobs", compute) if todo else ():
                 grown.write(job.file.read_text("utf-8").partition("\n")[2])
                 grown.flush()
                 job.file.unlink()
@@ -86,7 +92,8 @@ def _work(job: Job) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch or onnxruntime is there: the processes are the threads
     if job.detector not in _loaded:
         _loaded[job.detector] = detector.Detector.load(job.detector)
-    rows = _loaded[job.detector].score(job.paths)
+    rows = _loaded[job.detector].score([os.path.join(job.folder, path) for path in job.paths])
+    rows["path"] = job.paths
     beside = job.file.with_suffix(".new")
     rows.to_csv(beside, index=False)
     os.replace(beside, job.file)

@@ -52,6 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
         "a stop, it goes on (default: 0 for hundreds of files)",
     )
     score.add_argument(
+        "--cluster",
+        metavar="URL",
+        help="the same by the workers of a Dask cluster, which see the same files: its scheduler",
+    )
+    score.add_argument(
         "--follow",
         action="store_true",
         help="score sound that arrives on standard input (raw, 16 bits, one channel, 16 kHz), a line every second",
@@ -87,12 +92,13 @@ def _score(given: argparse.Namespace) -> int:
     if given.follow:
         return _follow(Detector.load(folder))
     as_table = output is not None and (output.suffix == ".parquet" or given.format == "csv")
-    if given.jobs is not None and not as_table:
-        raise UserError("--jobs: goes with --output and --format csv, or an --output that ends with .parquet")
-    if as_table and (output.suffix == ".parquet" or given.jobs is not None or len(find(given.paths)) >= MANY_FILES):
+    asked = "--cluster" if given.cluster else "--jobs" if given.jobs is not None else ""
+    if asked and not as_table:
+        raise UserError(f"{asked}: goes with --output and --format csv, or an --output that ends with .parquet")
+    if as_table and (output.suffix == ".parquet" or asked or len(find(given.paths)) >= MANY_FILES):
         from aasist_lib import bulk
 
-        rows = bulk.score(given.paths, folder, output, jobs=given.jobs or 0)
+        rows = bulk.score(given.paths, folder, output, jobs=given.jobs or 0, cluster=given.cluster or "")
     else:
         detector = Detector.load(folder)
         rows = detector.score(given.paths, show_progress=True)

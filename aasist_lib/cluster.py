@@ -14,8 +14,8 @@ AHEAD = 2  # jobs a thread of the cluster that are handed out at a time
 SECONDS = 30  # in which a scheduler answers
 
 
-def in_cluster(work: Callable, jobs: Iterable, workers: int, setting: str, address: str) -> Iterator:
-    """Does the jobs on a cluster, as `workers.in_processes` does here; yields each when it is done.
+def in_cluster(work: Callable, jobs: Iterable, workers: int, setting: str, address: str) -> Iterator[tuple]:
+    """Does the jobs on a cluster, as `workers.in_processes` does here; yields each with its result, when it is done.
 
     Where a worker ends or is lost, Dask gives what it was at to another. Workers need this library, of the same
     version, and the files that the jobs name, under the same names. Whoever reaches a scheduler can have its workers
@@ -41,7 +41,7 @@ def in_cluster(work: Callable, jobs: Iterable, workers: int, setting: str, addre
         try:
             client = stack.enter_context(Client(address, timeout=SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
-            raise UserError(f"compute.address: no scheduler answers at {address} ({error}): start one") from None
+            raise UserError(f"no scheduler answers at {address} ({error}): start one, or correct the address") from None
         at_work = {}
 
         def hand_out():
@@ -54,7 +54,7 @@ def in_cluster(work: Callable, jobs: Iterable, workers: int, setting: str, addre
         done = as_completed(hand_out(), loop=client.loop)
         for future in done:
             try:
-                future.result()
+                result = future.result()
             except KilledWorker:
                 raise UserError(
                     f"several processes were killed at the same job, likely for want of memory: set {setting} lower or "
@@ -62,4 +62,4 @@ def in_cluster(work: Callable, jobs: Iterable, workers: int, setting: str, addre
                 ) from None
             job = at_work.pop(future)
             done.update(hand_out())
-            yield job
+            yield job, result

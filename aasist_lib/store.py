@@ -379,7 +379,7 @@ def mend(folder, audio_root) -> list[str]:
     damaged = [name for name in opened.checksums if opened.wrong_with(name)]
     if indexes.NAME in damaged:
         raise UserError(f"{files}/{indexes.NAME}: {opened.wrong_with(indexes.NAME)}: extract again")
-    beside = files.beside(".mended")
+    beside = files.beside(".mended.partial")
     for name in damaged:
         rows = opened.table[opened.table["shard"] == int(re.sub(r"\D", "", name))]
         names = (rows[column].tolist() for column in ("utt_id", "path"))

@@ -52,7 +52,7 @@ def in_processes(work: Callable, jobs: Iterable, workers: int, setting: str, com
     if on_a_cluster(compute):
         from aasist_lib.cluster import in_cluster
 
-        yield from in_cluster(work, jobs, workers, setting, compute["address"])
+        yield from (job for job, _ in in_cluster(work, jobs, workers, setting, compute["address"]))
         return
     context = multiprocessing.get_context("spawn")  # a forked copy of torch's or a notebook's threads may hang
     others = multiprocessing.active_children()

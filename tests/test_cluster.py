@@ -7,6 +7,7 @@
 | a cluster writes the same bytes as one process, to a URL, and nothing is lost with a worker killed at work | test_killed |
 | without an address, a cluster of this machine; one line of a job that kills whatever does it; it ends then | test_local |
 | jobs are taken while others are done, not all at once, with Dask and without | test_few_at_a_time |
+| `aasist score` on a cluster says what it says here, in the same order, of files that cannot be scored too | test_score |
 | a store in a file system that is no folder of this machine: the same bytes, read as they are here | test_elsewhere |
 """  # noqa: E501
 
@@ -21,11 +22,13 @@ from pathlib import Path
 import dask
 import fsspec
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
+from test_detector import make_detector
 from test_store import SETTINGS, bytes_of, table_of
 
-from aasist_lib import store
+from aasist_lib import cli, store
 from aasist_lib.errors import UserError
 from aasist_lib.workers import in_processes
 
@@ -65,7 +68,7 @@ def test_error(cluster):
 def test_nobody(monkeypatch):
     monkeypatch.setattr("aasist_lib.cluster.SECONDS", 0.5)
     for address in ("tcp://127.0.0.1:9", "nowhere"):
-        with pytest.raises(UserError, match=f"compute.address: no scheduler answers at {address}.*start one"):
+        with pytest.raises(UserError, match=f"no scheduler answers at {address}.*start one"):
             list(in_processes(exec, ["pass"], 1, "extract.workers", {"backend": "dask", "address": address}))
 
 
@@ -104,6 +107,20 @@ def test_few_at_a_time(backend, cluster):
     for number, job in enumerate(done := in_processes(eval, jobs, 2, "extract.workers", compute)):
         assert len(taken) <= number + 6 and int(job) in taken
     assert number == 29 and list(done) == []
+
+
+def test_score(cluster, speech, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("aasist_lib.bulk.PIECE", 5)
+    monkeypatch.chdir(speech.parent)  # the workers are elsewhere
+    folder, absent, tables = make_detector(tmp_path / "detector"), tmp_path / "absent.wav", []
+    for options in ([], ["--cluster", cluster[0]["address"]]):
+        output = tmp_path / f"scores-{len(options)}.csv"
+        asked = [speech.name, str(absent), "--detector", str(folder), "--format", "csv", "--output", str(output)]
+        assert cli.main(["score", *asked, *options]) == cli.SOME_NOT_SCORED
+        assert capsys.readouterr().err == f"aasist: {absent}: missing\n"
+        tables.append(pd.read_csv(output, keep_default_na=False, na_values={"llr": [""], "seconds": [""]}))
+    pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=1e-4, atol=1e-4)
+    assert len(tables[0]) > 20
 
 
 def test_elsewhere(speech, speech_files, tmp_path):

@@ -12,7 +12,7 @@
 | reading maps memory, it does not load | test_mapped |
 | the index reads as the text of older stores does, and has the same content | test_index |
 | a flipped bit is found when its shard is read, and by `verify`; no other shard is refused for it | test_flipped |
-| of what extraction had done, that shard is written again in which a bit has flipped, no other | test_flipped_before_it_ended |
+| extraction goes on: a shard in which a bit has flipped is written again, no other | test_flipped_before_it_ended |
 | a damaged shard of a store is written again from the recordings, and only with its own bytes | test_mended |
 | copies of the real recordings of train alone, by name the same ones again, told apart from the corpus | test_copies |
 """

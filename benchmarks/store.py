@@ -1,0 +1,204 @@
+"""What a store of millions of utterances costs to open, a batch of crops to read, and its extraction in memory.
+
+    python benchmarks/store.py [--rows 5000000] [--store features] [--utterances 2500]
+
+- Opening: an index of so many made-up rows is written to a temporary folder; a process of its own opens it, another
+  reads the same rows as index.csv, which older stores have. Memory is the peak of the whole process, its libraries
+  included, which alone come first.
+- Reading: 64 crops of 2 s from random utterances of a store, the first batches, which compare every shard with its
+  checksum, and the later ones; beside it a training step of the network of params.yaml on as many crops.
+- Extracting: the recordings of tests/speech over and over, so many utterances and ten times as many, with two
+  processes. Memory is the peak of all processes together; pages that they share count once.
+
+Needs Linux, which says what memory a process has.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+BATCH, SECONDS, BATCHES = 64, 2.0, 50
+OPENINGS = ("libraries", "index.arrow", "index.csv")
+
+
+def main() -> int:
+    """Measures all three and prints what came out, or one of them in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--store", type=Path, default=ROOT / "features")
+    parser.add_argument("--utterances", type=int, default=2500)
+    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)  # of the process that measures one
+    options = parser.parse_args()
+    if options.side:
+        what, folder = options.side
+        print(json.dumps(opened(what, folder) if what in OPENINGS else extracted(int(what), Path(folder))))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        opening(options.rows, Path(folder))
+    if options.store.is_dir():
+        reading(options.store)
+    extracting(options.utterances)
+    return 0
+
+
+def in_a_process(*side) -> subprocess.Popen:
+    command = [sys.executable, __file__, "--side", *map(str, side)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+# Opening.
+
+
+def opening(rows: int, folder: Path) -> None:
+    start = time.perf_counter()
+    make(rows, folder)
+    print(f"{rows:,} utterances; written in {time.perf_counter() - start:.1f} s, index.csv included")
+    print(f"{'':14}{'open, s':>9}{'peak, MB':>10}{'and select a split, s':>23}{'peak, MB':>10}{'size, MB':>10}")
+    for what in OPENINGS:
+        found = json.loads(in_a_process(what, folder).communicate()[0])
+        path = folder / ("csv" if what == "index.csv" else "arrow") / what
+        size = f"{path.stat().st_size / 1e6:10.0f}" if path.exists() else ""
+        print(f"{what:14}" + "".join(f"{value:{width}.{digits}f}" for value, width, digits in found) + size)
+
+
+def make(rows: int, folder: Path) -> None:
+    """A store without shards, in two layouts."""
+    import numpy as np
+    import pandas as pd
+
+    from aasist_lib import corpora, indexes
+    from aasist_lib.folders import Folder
+
+    number = np.arange(rows)
+    speaker = "s" + pd.Series(number % 4000).astype("str").str.zfill(5)
+    utt_id = speaker + "-" + pd.Series(number).astype("str").str.zfill(8)
+    table = pd.DataFrame({"utt_id": utt_id, "path": "audio/" + speaker + "/" + utt_id + ".flac", "speaker": speaker})
+    table = table.reindex(columns=corpora.COLUMNS, fill_value="")
+    fake = number % 10 > 0
+    table["label"], table["split"] = np.where(fake, "spoof", "bonafide"), np.where(number % 5, "train", "eval")
+    table["attack"], table["language"] = np.where(fake, "attack-07", ""), "en"
+    frames = 200 + number % 601
+    places = {"shard": number // 1024, "start": np.cumsum(frames) - frames, "frames": frames, "seconds": frames / 250}
+    table = table.assign(**places)
+    settings = dict(kind="waveform", sample_rate=16000)
+    meta = {"features": settings, "holds": "waveforms", "version": 2, "coefficients": 1, "channels": 1}
+    for kind in ("arrow", "csv"):
+        Folder(folder / kind).write("meta.json", json.dumps(meta))
+    indexes.write(Folder(folder / "arrow"), table)
+    with open(folder / "csv/index.csv", "wb") as file:
+        file.writelines(indexes.text(table))
+
+
+def opened(what: str, folder: str) -> list:
+    """(value, width, digits) of seconds and peak memory, after opening and after a split was selected."""
+    from aasist_lib.store import Store
+
+    start, found = time.perf_counter(), []
+    if what == "libraries":
+        return [(0, 9, 3), (peak(), 10, 0)]
+    store = Store(f"{folder}/{what.removeprefix('index.')}")
+    found += [(time.perf_counter() - start, 9, 3), (peak(), 10, 0)]
+    assert len(store.select("train")) == 4 * len(store) // 5
+    return found + [(time.perf_counter() - start, 23, 3), (peak(), 10, 0)]
+
+
+def peak() -> float:
+    """MB. Not that of getrusage, which begins with what the process had that started this one."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+# Reading.
+
+
+def reading(folder: Path) -> None:
+    import numpy as np
+    import torch
+
+    from aasist_lib import models
+    from aasist_lib.pipeline import params
+    from aasist_lib.store import Store
+
+    store, rng, times = Store(folder), np.random.default_rng(0), []
+    length = round(SECONDS * store.rate)
+    rows = np.flatnonzero(store.table["frames"] >= length)
+    for _ in range(BATCHES):
+        drawn = rng.choice(rows, BATCH)
+        starts = (rng.integers(store.table["frames"].to_numpy()[drawn] - length + 1)).tolist()
+        begun = time.perf_counter()
+        crops = np.stack([store.read(row, start, length) for row, start in zip(drawn.tolist(), starts, strict=True)])
+        times.append(time.perf_counter() - begun)
+    begun = time.perf_counter()
+    store.verify()
+    size = sum((folder / name).stat().st_size for name in store.checksums) / 1e9
+    verified = time.perf_counter() - begun
+    torch.set_num_threads(params.read("threads"))
+    network = models.build(**params.read("model"), coefficients=store.coefficients, channels=store.channels).train()
+    optimiser = torch.optim.AdamW(network.parameters())
+    targets, steps = torch.arange(BATCH) % 2.0, []
+    for _ in range(6):
+        begun = time.perf_counter()
+        optimiser.zero_grad()
+        outputs = network(store.maps(torch.from_numpy(crops)))
+        torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets).backward()
+        optimiser.step()
+        steps.append(time.perf_counter() - begun)
+    later, step = np.median(times[BATCHES // 2 :]), np.median(steps[1:])
+    print(f"\n{BATCH} random crops of {SECONDS:g} s: first {times[0] * 1e3:.0f} ms, later {later * 1e3:.1f} ms")
+    print(f"a training step on them: {step * 1e3:.0f} ms; reading is {later / step:.1%} of it")
+    each = 1e3 * verified / max(1, len(store.checksums))
+    print(f"all checksums: {verified:.2f} s of {size:.2f} GB, {each:.0f} ms a file")
+
+
+# Extracting.
+
+
+def extracting(utterances: int) -> None:
+    print(f"\n{'utterances':>10}{'peak, MB':>10}{'seconds':>9}")
+    peaks = []
+    for count in (utterances, 10 * utterances):
+        with tempfile.TemporaryDirectory() as folder:
+            begun, process, most = time.perf_counter(), in_a_process(count, folder), 0.0
+            while process.poll() is None:
+                most = max(most, together(process.pid))
+                time.sleep(0.05)
+            peaks.append(most)
+            print(f"{count:10,}{most:10.0f}{time.perf_counter() - begun:9.1f}")
+    print(f"ratio: {peaks[1] / peaks[0]:.2f}")
+
+
+def together(pid: int) -> float:
+    """MB that a process and those below it have in memory now."""
+    import psutil
+
+    found = 0
+    try:
+        process = psutil.Process(pid)
+        for each in [process, *process.children(recursive=True)]:
+            found += each.memory_full_info().pss
+    except psutil.Error:  # one has ended meanwhile
+        pass
+    return found / 1e6
+
+
+def extracted(utterances: int, folder: Path) -> dict:
+    import pandas as pd
+
+    from aasist_lib import corpora, store
+    from aasist_lib.pipeline import params
+
+    files = sorted(path.name for path in (ROOT / "tests/speech").glob("*.flac"))
+    rows = [{"utt_id": f"u{i:08d}", "path": files[i % len(files)]} for i in range(utterances)]
+    table = pd.DataFrame(rows).assign(label="bonafide", split="train").reindex(columns=corpora.COLUMNS, fill_value="")
+    del rows
+    return store.extract(table, ROOT / "tests/speech", folder / "store", params.read("features"), workers=2).to_dict()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
