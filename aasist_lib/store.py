@@ -314,7 +314,7 @@ class Store:
         return self.maps(torch.from_numpy(self.read(row))[None])[0].numpy()
 
     def verify(self) -> None:
-        """Compare the index and every shard with their checksums. A shard is compared when it is first read, too.
+        """Compare the index and every shard with their checksums; on this machine, a shard's first reading does, too.
 
         Raises
         ------
@@ -451,10 +451,19 @@ def _check(table: pd.DataFrame, audio_root: Path) -> None:
     taken = [name for name in PLACE if name in table.columns]
     if taken:
         raise UserError(f"the table of utterances has a column {taken[0]}, which the store writes: rename it")
-    repeated = table["utt_id"][table["utt_id"].duplicated()]
+    repeated = _repeated(table["utt_id"])
     if len(repeated):
         raise UserError(f"the table of utterances has the utt_id {repeated.iloc[0]!r} twice")
     corpora.check_paths(table, audio_root)
+
+
+def _repeated(names: pd.Series) -> pd.Series:
+    """Names that stand there before; by their hashes first, since a set of millions of names takes much memory."""
+    parts = (names.iloc[start : start + indexes.ROWS] for start in range(0, len(names), indexes.ROWS))
+    hashes = np.concatenate([pd.util.hash_pandas_object(part, index=False).to_numpy() for part in parts])
+    order = np.sort(hashes)
+    suspects = names[np.isin(hashes, order[1:][order[1:] == order[:-1]])]
+    return suspects[suspects.duplicated()]
 
 
 def _states(table: pd.DataFrame, audio_root: Path) -> np.ndarray:

@@ -1,14 +1,15 @@
 """What a store of millions of utterances costs to open, a batch of crops to read, and its extraction in memory.
 
-    python benchmarks/store.py [--rows 5000000] [--store features] [--utterances 2500]
+    python benchmarks/store.py [--rows 5000000] [--store features] [--utterances 100]
 
 - Opening: an index of so many made-up rows is written to a temporary folder; a process of its own opens it, another
   reads the same rows as index.csv, which older stores have. Memory is the peak of the whole process, its libraries
   included, which alone come first.
 - Reading: 64 crops of 2 s from random utterances of a store, the first batches, which compare every shard with its
   checksum, and the later ones; beside it a training step of the network of params.yaml on as many crops.
-- Extracting: the recordings of tests/speech over and over, so many utterances and ten times as many, with two
-  processes. Memory is the peak of all processes together; pages that they share count once.
+- Extracting: so many utterances of 20 s and ten times as many, with two processes. They are the recordings of
+  tests/speech, each over and over; 20 s, so that every batch of the front-end is full, of few utterances as of many.
+  Memory is the peak of all processes together; pages that they share count once.
 
 Needs Linux, which says what memory a process has.
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 BATCH, SECONDS, BATCHES = 64, 2.0, 50
+RATE, LONG = 16000, 20  # Hz; seconds of an utterance that is extracted
 OPENINGS = ("libraries", "index.arrow", "index.csv")
 
 
@@ -32,7 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--store", type=Path, default=ROOT / "features")
-    parser.add_argument("--utterances", type=int, default=2500)
+    parser.add_argument("--utterances", type=int, default=100)
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)  # of the process that measures one
     options = parser.parse_args()
     if options.side:
@@ -193,11 +195,23 @@ def extracted(utterances: int, folder: Path) -> dict:
     from aasist_lib import corpora, store
     from aasist_lib.pipeline import params
 
-    files = sorted(path.name for path in (ROOT / "tests/speech").glob("*.flac"))
+    files = repeated(folder)
     rows = [{"utt_id": f"u{i:08d}", "path": files[i % len(files)]} for i in range(utterances)]
     table = pd.DataFrame(rows).assign(label="bonafide", split="train").reindex(columns=corpora.COLUMNS, fill_value="")
     del rows
-    return store.extract(table, ROOT / "tests/speech", folder / "store", params.read("features"), workers=2).to_dict()
+    return store.extract(table, folder, folder / "store", params.read("features"), workers=2).to_dict()
+
+
+def repeated(folder: Path) -> list[str]:
+    import numpy as np
+    import soundfile
+
+    from aasist_lib import audio
+
+    paths = sorted((ROOT / "tests/speech").glob("*.flac"))
+    for path in paths:
+        soundfile.write(folder / path.name, np.resize(audio.read(path, RATE), RATE * LONG), RATE)
+    return [path.name for path in paths]
 
 
 if __name__ == "__main__":

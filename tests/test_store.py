@@ -8,6 +8,7 @@
 | unusable files are set aside with the reason; too many stop it with the count and the first five | test_bad_files |
 | too many missing files stop it before it begins | test_missing_files |
 | a path that leaves the corpus is refused | test_paths |
+| a name that stands there twice is refused | test_repeated |
 | every split is extracted; each is selected by itself | test_splits |
 | reading maps memory, it does not load | test_mapped |
 | the index reads as the text of older stores does, and has the same content | test_index |
@@ -156,6 +157,13 @@ def test_paths(speech, speech_files, tmp_path, path):
     table = table_of(speech_files[:2])
     table.loc[0, "path"] = path
     with pytest.raises(UserError, match="leaves the corpus"):
+        store.extract(table, speech, tmp_path / "features", SETTINGS)
+
+
+def test_repeated(speech, speech_files, tmp_path):
+    table = table_of(speech_files[:4])
+    table.loc[3, "utt_id"] = table["utt_id"][1]
+    with pytest.raises(UserError, match=f"has the utt_id '{table['utt_id'][1]}' twice"):
         store.extract(table, speech, tmp_path / "features", SETTINGS)
 
 
