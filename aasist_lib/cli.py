@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     score.set_defaults(run=_score, wrong=score.error)
     _add_export(commands)
     _add_metrics(commands)
+    _add_serve(commands)
     given = parser.parse_args(arguments)
     try:
         return given.run(given)
@@ -399,6 +400,44 @@ def _aligned(table) -> list[str]:
         "  ".join([row[0].ljust(widths[0]), *(x.rjust(width) for x, width in zip(row[1:], widths[1:], strict=True))])
         for row in zip(*columns, strict=True)
     ]
+
+
+def _add_serve(commands) -> None:
+    import dataclasses
+
+    from aasist_lib.serve import bounds
+
+    serve = commands.add_parser(
+        "serve",
+        help="score recordings over HTTP",
+        description="Score recordings over HTTP: a page at /, POST /v1/score, GET /v1/model, /healthz, /readyz, "
+        "/metrics, /openapi.json.",
+        epilog="Every bound may be set in the environment as well: AASIST_MAX_FILES=5 for --max-files 5. SIGTERM "
+        "finishes what is running. Exit code: 0 ended by a signal, 2 wrong usage, or a detector that does not score.",
+    )
+    serve.add_argument(
+        "--detector", metavar="DIR", help="folder of a trained detector, or an ONNX file (default: models/detector)"
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=_count, default=8000, metavar="N", help="0: any free one (default: 8000)")
+    serve.add_argument(
+        "--token-file", metavar="FILE", help="holds a token that /v1/* then asks for (default: AASIST_TOKEN, else none)"
+    )
+    for bound in dataclasses.fields(bounds.Bounds):
+        serve.add_argument(
+            f"--{bound.name.replace('_', '-')}", type=bound.type, metavar="N",
+            help=f"{bound.metadata['help']} (default: {bound.default:g})",
+        )  # fmt: skip
+    serve.set_defaults(run=_serve, bounds=[bound.name for bound in dataclasses.fields(bounds.Bounds)])
+
+
+def _serve(given: argparse.Namespace) -> int:
+    from aasist_lib.serve import bounds, run
+
+    limits = bounds.read({name: getattr(given, name) for name in given.bounds})
+    token = run.token(given.token_file)
+    run.serve(given.detector or _default_detector(), given.host, given.port, limits, token)
+    return ALL_SCORED
 
 
 def _output(given: argparse.Namespace) -> Path | None:
