@@ -15,7 +15,7 @@ export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro quick select leaderboard tune test faults lint lab strip readme compare lock clean
+.PHONY: help install repro quick select leaderboard tune test faults lint lab serve load fuzz strip readme compare lock clean
 
 help:                ## list of targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -52,6 +52,15 @@ lab: $(READY)        ## JupyterLab on notebooks/
 	mkdir -p $(JUPYTER_RUNTIME_DIR)
 	jupyter lab --notebook-dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks/00_overview.ipynb \
 	  --LabApp.extension_manager=readonly --LanguageServerManager.autodetect=False
+
+serve: $(READY)      ## the detector of models/detector over HTTP, with a page to try it: http://127.0.0.1:8000
+	aasist serve
+
+load: $(READY)       ## what the service does under load: SECONDS=60 CLIENTS=50
+	python benchmarks/load.py --seconds $(or $(SECONDS),60) --clients $(or $(CLIENTS),50)
+
+fuzz: $(READY)       ## broken requests and recordings against the service: FILES=2000
+	python benchmarks/fuzz.py --files $(or $(FILES),2000)
 
 strip: $(READY)      ## notebooks/ without outputs, before committing
 	python -m aasist_lib.pipeline notebooks --in-place

@@ -130,6 +130,8 @@ def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, t
     version = metadata.version("aasist")
     app = FastAPI(
         title="aasist", version=version, docs_url=None, redoc_url=None, redirect_slashes=False,
+        # the log of this service is its own: FastAPI would send refused requests to whatever OpenTelemetry is set up
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         description="Tells bona fide human speech from deepfake speech: log-likelihood ratios and decisions.",
     )  # fmt: skip
     app.state.gate, app.state.scorer = gate, scorer
@@ -263,7 +265,7 @@ class _form:
         except HTTPException as error:
             if "Too many files" in error.detail:
                 detail = f"A request may have {self.bounds.max_files} files."
-                raise Problem(413, "too-many-files", detail) from None
+                raise Problem(422, "too-many-files", detail) from None
             if "Too many fields" in error.detail:
                 raise Problem(422, "not-a-file", "A part without a file name is no file.") from None
             raise Problem(400, "malformed-form", "The form cannot be read.") from None

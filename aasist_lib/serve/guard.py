@@ -6,7 +6,7 @@ import logging
 import time
 import traceback
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 
 from aasist_lib.serve.bounds import MEBI, Bounds
 from aasist_lib.serve.meters import Meters
@@ -24,6 +24,7 @@ HEADERS = {
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
     "Cache-Control": "no-store",
 }
+RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 PROTECTED = "/v1/"
 DISCARD, DISCARD_SECONDS = 16 * MEBI, 2.0
 
@@ -44,11 +45,9 @@ class Guard:
         async def answering(message):
             if message["type"] == "http.response.start":
                 answer["status"] = message["status"]
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
-                if message["status"] >= 400:
-                    await body.discard(Headers(scope=scope))
+                message["headers"] = [*message["headers"], *RAW_HEADERS]
+                if not await body.discarded(Headers(scope=scope)):  # or uvicorn would go on reading it
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -80,7 +79,7 @@ class Guard:
 
     def _check_token(self, headers: Headers) -> None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.token):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self.token):
             detail = "This service asks for a token: Authorization: Bearer TOKEN."
             raise Problem(401, "token", detail, {"WWW-Authenticate": "Bearer"})
 
@@ -113,10 +112,18 @@ class Body:
     def _too_large(self) -> Problem:
         return Problem(413, "body-too-large", f"A request may have {self.bounds.max_body_mb:g} MiB.")
 
-    async def discard(self, headers: Headers) -> None:
-        """Take a little of what a refused client still sends: many read no answer before they have sent all."""
-        if self.ended or headers.get("expect") or not {"content-length", "transfer-encoding"} & set(headers):
-            return
+    async def discarded(self, headers: Headers) -> bool:
+        """Take a little of what a refused client still sends: many read no answer before they have sent all.
+
+        Returns
+        -------
+        bool
+            Whether that was all of it.
+        """
+        if self.ended or not {"content-length", "transfer-encoding"} & set(headers):
+            return True
+        if headers.get("expect"):  # this one waits to be asked
+            return False
         size = 0
         try:
             async with asyncio.timeout(DISCARD_SECONDS):
@@ -126,3 +133,4 @@ class Body:
                     self.ended = not message.get("more_body", False)
         except TimeoutError:
             pass
+        return self.ended

@@ -126,6 +126,10 @@ def serve(detector: str | Path, host: str, port: int, bounds: Bounds, token: str
 
         deadline = None
 
+        async def startup(self, sockets=None):
+            await super().startup(sockets)
+            _say_where(listener, token)
+
         def handle_exit(self, sig, frame):
             if self.deadline is not None and sig == signal.SIGINT:  # Ctrl-C once more
                 self.force_exit = True
@@ -143,11 +147,6 @@ def serve(detector: str | Path, host: str, port: int, bounds: Bounds, token: str
         app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none", proxy_headers=False,
         timeout_graceful_shutdown=5,
     )  # fmt: skip
-    at = f"http://[{host}]" if ":" in host else f"http://{host}"
-    print(f"aasist: serving on {at}:{listener.getsockname()[1]}", file=sys.stderr, flush=True)
-    if token is None and not _loopback(listener):
-        print(f"aasist: anyone who reaches that address may use it: --token-file or {TOKEN} asks for a token",
-              file=sys.stderr)  # fmt: skip
     Server(config).run([listener])
 
 
@@ -164,6 +163,9 @@ def _bind(host: str, port: int) -> socket.socket:
     return taken
 
 
-def _loopback(listener: socket.socket) -> bool:
-    address = listener.getsockname()[0]
-    return address.startswith("127.") or address == "::1"
+def _say_where(listener: socket.socket, token: str | None) -> None:
+    host, port = listener.getsockname()[:2]
+    print(f"aasist: serving on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
+    if token is None and not (host.startswith("127.") or host == "::1"):
+        said = f"anyone who reaches that address may use it: --token-file or {TOKEN} asks for a token"
+        print(f"aasist: {said}", file=sys.stderr, flush=True)

@@ -105,8 +105,9 @@ function show(file, answer) {
   article.querySelector(".meaning").textContent =
     `Score ${signed(found.llr)}: such a recording is ${found.meaning}. Below ${signed(answer.threshold)} it is called a fake.`;
   const spoofed = found.windows.filter((window) => window.llr < answer.threshold).length;
+  const stretches = found.windows.length === 1 ? "scored as one stretch" : `in ${found.windows.length} stretches, ${spoofed || "none"} of them below the line`;
   article.querySelector("figcaption").textContent =
-    `${seconds(found.seconds)}, ${found.windows.length === 1 ? "scored as one stretch" : `in ${found.windows.length} stretches, ${spoofed || "none"} of them below the line`}.`;
+    `${seconds(found.seconds)}, ${stretches}. Up is like real voices, down like fakes; the line is at ${signed(answer.threshold)}.`;
   const svg = article.querySelector("svg");
   svg.setAttribute("aria-label", `Scores along the recording. ${article.querySelector("figcaption").textContent}`);
   new ResizeObserver(() => draw(svg, found, answer.threshold)).observe(svg);
@@ -160,10 +161,6 @@ function draw(svg, found, threshold) {
     bar.append(title);
   }
   add("line", { class: "threshold", x1: left, x2: right, y1: y(threshold), y2: y(threshold) });
-  // where no bar is: over the line if the first is below it
-  const under = values[0] >= threshold;
-  add("text", { class: "line", x: left + 6, y: y(threshold) + (under ? 16 : -8) },
-    under ? `▼ below the line, ${signed(threshold)}: like fakes` : `▲ above the line, ${signed(threshold)}: like real voices`);
 }
 
 // Recording. Browsers' own recorders write formats that the service does not read, so samples are taken as they are.

@@ -1,0 +1,150 @@
+"""What the service does under load, beside the bare detector, and what an hour-long recording takes.
+
+    python benchmarks/load.py [--detector models/detector] [--seconds 60] [--clients 50] [--workers N]
+
+A really started `aasist serve` on loopback, asked by so many clients at a time, each sending a clip of 4 s as soon as
+it has its last answer. Beside it, in the same run, `Detector.examine` in a loop on the same clips: before the
+service and after it, in as many threads as the service has workers, a process of its own. The clients run on the same
+cores as the service, and no clients beside the loop. Then a new service gets a recording of an hour.
+"""
+
+import argparse
+import asyncio
+import io
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+from service import ROOT, Service, clips, encoded, form
+
+CLIP_SECONDS = 4.0
+
+
+def main() -> int:
+    """Measures and prints; 1 if a request failed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--detector", default=ROOT / "models/detector", type=Path)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--minutes", type=int, default=60, help="length of the long recording; 0: none")
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        print(bare(options.detector, options.workers, options.seconds))
+        return 0
+    again = [sys.executable, __file__, "--bare", "--detector", str(options.detector), "--workers", str(options.workers)]
+
+    def loop() -> float:
+        command = [*again, "--seconds", str(options.seconds / 4)]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    before = loop()
+    with Service(options.detector, "--workers", options.workers, "--max-requests", max(64, options.clients)) as service:
+        asyncio.run(load(service, options.clients, options.clients / 10))  # caches fill, memory settles
+        start = service.memory()[0]
+        found = asyncio.run(load(service, options.clients, options.seconds))
+        end = service.memory()[0]
+    after = loop()
+    errors, times, rate = found
+    alone = (before + after) / 2
+    print(f"{options.clients} clients, clips of {CLIP_SECONDS:g} s, {options.seconds:g} s, {options.workers} workers")
+    print(f"requests              {len(times)}")
+    print(f"errors                {errors}")
+    print(f"median                {np.median(times):.3f} s")
+    print(f"99th percentile       {np.percentile(times, 99):.3f} s")
+    print(f"memory                {start:.0f} MiB at the start, {end:.0f} MiB at the end")
+    print(f"service               {rate:.1f} clips/s")
+    print(f"bare loop             {alone:.1f} clips/s ({before:.1f} before, {after:.1f} after)")
+    print(f"ratio: {rate / alone:.2f}")
+    if options.minutes:
+        with Service(options.detector) as service:
+            start = service.memory()[0]
+            seconds = long_recording(service, options.minutes)
+            print(f"{options.minutes} minutes scored in {seconds:.1f} s; memory {start:.0f} MiB before, "
+                  f"{service.memory()[1]:.0f} MiB at most")  # fmt: skip
+    return int(errors > 0)
+
+
+def bare(detector: Path, workers: int, seconds: float) -> float:
+    """Clips a second without a service."""
+    import torch
+
+    from aasist_lib import Detector
+
+    torch.set_num_threads(1)
+    loaded, files = Detector.load(detector), [encoded(clip) for clip in clips(CLIP_SECONDS)]
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(lambda file: loaded.examine(io.BytesIO(file)), files))
+        limit = time.perf_counter() + seconds
+
+        def work(first: int) -> int:
+            done = 0
+            while time.perf_counter() < limit:
+                loaded.examine(io.BytesIO(files[(first + done) % len(files)]))
+                done += 1
+            return done
+
+        return sum(pool.map(work, range(workers))) / seconds
+
+
+async def load(service: Service, clients: int, seconds: float) -> tuple[int, list[float], float]:
+    """Ask for that long.
+
+    Returns
+    -------
+    errors : int
+        Answers other than 200, and broken connections.
+    times : list of float
+        Seconds of each request.
+    rate : float
+        Good answers a second.
+    """
+    host, port = service.address
+    requests = []
+    for clip in clips(CLIP_SECONDS):
+        body, kind = form(("clip.wav", encoded(clip)))
+        head = f"POST /v1/score HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        requests.append(head.encode() + body)
+    times, errors, began = [], 0, time.perf_counter()
+
+    async def client(number: int) -> None:
+        nonlocal errors
+        reader, writer = await asyncio.open_connection(host, port)
+        while time.perf_counter() < began + seconds:
+            start = time.perf_counter()
+            try:
+                writer.write(requests[(number + len(times)) % len(requests)])
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                await reader.readexactly(length)
+                failed = b" 200 " not in head.split(b"\r\n")[0]
+            except (OSError, asyncio.IncompleteReadError):
+                failed = True
+                reader, writer = await asyncio.open_connection(host, port)
+            errors += failed
+            times.append(time.perf_counter() - start)
+        writer.close()
+
+    await asyncio.gather(*map(client, range(clients)))
+    return errors, times, (len(times) - errors) / (time.perf_counter() - began)
+
+
+def long_recording(service: Service, minutes: int) -> float:
+    """Seconds from sending a recording of that length to its answer."""
+    minute = np.resize(np.concatenate(clips(1.0)), 60 * 16000)
+    body, kind = form(("long.flac", encoded(np.tile(minute, minutes), format="FLAC")))
+    start = time.perf_counter()
+    answer = httpx.post(f"{service.url}/v1/score", content=body, headers={"Content-Type": kind}, timeout=600)
+    found = answer.raise_for_status().json()["files"][0]
+    assert round(found["seconds"]) == 60 * minutes and len(found["windows"]) > 7 * minutes, "not all of it was scored"
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    sys.exit(main())
