@@ -298,8 +298,7 @@ def _body(bounds: Bounds) -> dict:
         "properties": {FIELD: {"type": "array", "items": file, "minItems": 1, "maxItems": bounds.max_files}},
         "additionalProperties": False,
     }
-    content = {"schema": form, "encoding": {FIELD: {"contentType": "audio/*"}}}
-    return {"required": True, "content": {"multipart/form-data": content}}
+    return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 
 
 REFUSALS = {

@@ -44,6 +44,7 @@ def build(detector: str | Path, bounds: Bounds, token: str | None):
     from aasist_lib.detector import Detector
 
     quiet()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # recordings run side by side, a thread each
     loaded = Detector.load(detector)
     app = create_app(loaded, hashes(detector), bounds, token)
     _try_out(app)
@@ -99,6 +100,7 @@ def token(file: str | None = None) -> str | None:
 def quiet() -> None:
     """Leave libraries' logs out where they repeat pieces of a request."""
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    logging.getLogger("mangum.http").setLevel(logging.CRITICAL)
 
 
 def serve(detector: str | Path, host: str, port: int, bounds: Bounds, token: str | None) -> None:
