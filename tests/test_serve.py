@@ -18,10 +18,13 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import json
 import logging
+import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -447,6 +450,29 @@ def test_what_cannot_start_says_so_in_a_line(folder, tmp_path, capsys, spoil):
     (line,) = capsys.readouterr().err.splitlines()
     said = {"missing": "calibration.json", "broken": "network.safetensors", "port": "cannot listen"}
     assert line.startswith("aasist: ") and said[spoil] in line
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # importing it fails
+from starlette.testclient import TestClient
+from aasist_lib.serve import bounds, run
+with TestClient(run.build(sys.argv[1], bounds.Bounds(), None)) as client, open(sys.argv[2], "rb") as file:
+    print(client.post("/v1/score", files={"file": file}).text)
+"""
+
+
+def test_an_onnx_file_is_served_without_torch(folder, tmp_path, speech_files):
+    from aasist_lib import export
+
+    path = tmp_path / "detector.onnx"
+    export.export(Detector.load(folder), path)
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(path), str(speech_files[0])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["files"][0]["llr"] == pytest.approx(Detector.load(path).examine(speech_files[0]).llr, abs=1e-4)
+    assert answer["model"]["network_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_document(service):
