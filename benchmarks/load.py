@@ -5,7 +5,8 @@
 A really started `aasist serve` on loopback, asked by so many clients at a time, each sending a clip of 4 s as soon as
 it has its last answer. Beside it, in the same run, `Detector.examine` in a loop on the same clips: before the
 service and after it, in as many threads as the service has workers, a process of its own. The clients run on the same
-cores as the service, and no clients beside the loop. Then a new service gets a recording of an hour.
+cores as the service, and no clients beside the loop; their processor time is not counted. Then a new service gets a
+recording of an hour.
 """
 
 import argparse
@@ -36,32 +37,32 @@ def main() -> int:
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare:
-        print(bare(options.detector, options.workers, options.seconds))
+        print(*bare(options.detector, options.workers, options.seconds))
         return 0
     again = [sys.executable, __file__, "--bare", "--detector", str(options.detector), "--workers", str(options.workers)]
 
-    def loop() -> float:
+    def loop() -> np.ndarray:
         command = [*again, "--seconds", str(options.seconds / 4)]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return np.array(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split(), float)
 
     before = loop()
     with Service(options.detector, "--workers", options.workers, "--max-requests", max(64, options.clients)) as service:
         asyncio.run(load(service, options.clients, options.clients / 10))  # caches fill, memory settles
-        start = service.memory()[0]
-        found = asyncio.run(load(service, options.clients, options.seconds))
-        end = service.memory()[0]
+        start, processor = service.memory()[0], service.processor()
+        errors, times, rate = asyncio.run(load(service, options.clients, options.seconds))
+        end, processor = service.memory()[0], 1000 * (service.processor() - processor) / len(times)
     after = loop()
-    errors, times, rate = found
-    alone = (before + after) / 2
+    alone, alone_processor = (before + after) / 2
     print(f"{options.clients} clients, clips of {CLIP_SECONDS:g} s, {options.seconds:g} s, {options.workers} workers")
     print(f"requests              {len(times)}")
     print(f"errors                {errors}")
     print(f"median                {np.median(times):.3f} s")
     print(f"99th percentile       {np.percentile(times, 99):.3f} s")
     print(f"memory                {start:.0f} MiB at the start, {end:.0f} MiB at the end")
-    print(f"service               {rate:.1f} clips/s")
-    print(f"bare loop             {alone:.1f} clips/s ({before:.1f} before, {after:.1f} after)")
-    print(f"ratio: {rate / alone:.2f}")
+    print(f"service               {rate:.1f} clips/s, {processor:.2f} ms of processor time a clip")
+    print(f"bare loop             {alone:.1f} clips/s ({before[0]:.1f} before, {after[0]:.1f} after), "
+          f"{alone_processor:.2f} ms")  # fmt: skip
+    print(f"ratio: {rate / alone:.2f}; of processor time: {alone_processor / processor:.2f}")
     if options.minutes:
         with Service(options.detector) as service:
             start = service.memory()[0]
@@ -71,8 +72,8 @@ def main() -> int:
     return int(errors > 0)
 
 
-def bare(detector: Path, workers: int, seconds: float) -> float:
-    """Clips a second without a service."""
+def bare(detector: Path, workers: int, seconds: float) -> tuple[float, float]:
+    """Clips a second without a service, and milliseconds of processor time for each."""
     import torch
 
     from aasist_lib import Detector
@@ -81,7 +82,7 @@ def bare(detector: Path, workers: int, seconds: float) -> float:
     loaded, files = Detector.load(detector), [encoded(clip) for clip in clips(CLIP_SECONDS)]
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(lambda file: loaded.examine(io.BytesIO(file)), files))
-        limit = time.perf_counter() + seconds
+        limit, processor = time.perf_counter() + seconds, time.process_time()
 
         def work(first: int) -> int:
             done = 0
@@ -90,7 +91,8 @@ def bare(detector: Path, workers: int, seconds: float) -> float:
                 done += 1
             return done
 
-        return sum(pool.map(work, range(workers))) / seconds
+        done = sum(pool.map(work, range(workers)))
+    return done / seconds, 1000 * (time.process_time() - processor) / done
 
 
 async def load(service: Service, clients: int, seconds: float) -> tuple[int, list[float], float]:
