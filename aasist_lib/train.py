@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         training.fit(output=None, **call)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("LOCAL_RANK", "0") == "0":
             print(error, file=sys.stderr)
         return 2
     return 0
