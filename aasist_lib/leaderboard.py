@@ -141,6 +141,7 @@ def run(
     code = [__file__, calibration.__file__, evaluation.__file__, metrics.__file__]
     every = Path(store), folder, corpus, utterances, provenance.code_key(code).hex()[:16]
     jobs = [_job(system, seed, *every) for system in systems for seed in system.seeds]
+    first = sorted(jobs, key=lambda job: job.system.seeds.index(job.seed))  # once each, before any a second time
     there = {(row["system"], row["seed"]): row for row in kept}
     results = {}
     for job in jobs:
@@ -150,7 +151,7 @@ def run(
         rows = (_read(job.path), there.get((job.system.name, job.seed), {}))
         if row := next(filter(job.done, rows), None):
             results[job] = row
-    waiting = [job for job in jobs if job not in results and job.key]
+    waiting = [job for job in first if job not in results and job.key]
     for job in jobs:
         if job not in results and not job.key:
             print(
