@@ -48,9 +48,8 @@ def main() -> int:
         found = run(COMMANDS[name])
         status |= found.returncode != 0
         if found.returncode == 0:
-            parts[name] = (
-                f"`python benchmarks/{COMMANDS[name][0]}`, commit {provenance.commit()}\n\n```\n{found.stdout.rstrip()}\n```"
-            )
+            said = f"`python benchmarks/{COMMANDS[name][0]}`, commit {provenance.commit()}"
+            parts[name] = f"{said}\n\n```\n{found.stdout.rstrip()}\n```"
             write(path, processor, parts)
     print(path.relative_to(HERE.parent))
     return status

@@ -87,8 +87,9 @@ def test_killed(folder, many, wanted, tmp_path):
     marked[2] = "77.0"
     table.write_text("".join([rows[0], ",".join(marked), *rows[2:], rows[3][:-9]]))
     assert cli.main(command(folder, many, output)) == 3
-    assert "77.0" in output.read_text().splitlines()[1]
-    assert output.read_bytes().splitlines()[2:] == wanted.splitlines()[2:]
+    found, expected = output.read_text().splitlines(), wanted.decode().splitlines()
+    (number,) = (number for number, line in enumerate(found) if line != expected[number])
+    assert found[number].startswith(f"{marked[0]},") and ",77.0," in found[number]
 
     table.parent.mkdir()
     (table.parent / "detector").write_text("another")
