@@ -11,6 +11,7 @@
 | a condition without trials is left out | test_one_condition |
 | the split narrow is shown apart, and nowhere among eval's figures | test_telephone |
 | versions and processor are those that trained the network, where it says so | test_provenance |
+| the model card is written with the rest, without an audit too | test_model_card |
 | a notebook's page: code folded, tables that scroll, links between pages | test_notebook_page |
 | missing results are named | test_missing |
 | the leaderboard: order, means, seeds, intervals, attacks, claims, the same part for all | test_leaderboard |
@@ -66,6 +67,7 @@ def project(tmp_path):
     (tmp_path / "metrics/operating_points.json").write_text(json.dumps(points))
     (tmp_path / "models/detector").mkdir()
     calibrated = {"policy": "equal_error", "min_spoof_found": 0.95}
+    (tmp_path / "metrics/calibration.json").write_text(json.dumps({"after": {"cllr": 0.25}}))
     (tmp_path / "models/detector/calibration.json").write_text(json.dumps(calibrated))
     (tmp_path / "metrics/train.json").write_text(json.dumps({"best_epoch": 3, "parameters": 123456}))
     trials = [("", "bonafide", 1.0)] * 180 + [("", "bonafide", -1.0)] * 20
@@ -113,7 +115,8 @@ def project(tmp_path):
 @pytest.fixture
 def pages(project):
     written = report.write(project)
-    assert [path.name for path in written] == ["index.html", "10_extract.html", "40_evaluate.html", "datasheet.html"]
+    names = ["index", "10_extract", "40_evaluate", "datasheet", "model_card"]
+    assert [path.name for path in written] == [f"{name}.html" for name in names]
     return {path.stem: BeautifulSoup(path.read_text("utf-8"), "html.parser") for path in written}
 
 
@@ -186,8 +189,9 @@ def test_accessible(pages):
         assert len(ids) == len(set(ids))
         for tag in page.find_all(attrs={"aria-labelledby": True}):
             assert tag["aria-labelledby"] in ids
-    for table in [*pages["index"].find_all("table"), *pages["datasheet"].find_all("table")]:
-        assert table.caption and table.find("th", scope=True)
+    for name in ("index", "datasheet", "model_card"):
+        for table in pages[name].find_all("table"):
+            assert table.caption and table.find("th", scope=True)
 
 
 def test_numbers(pages):
@@ -280,6 +284,21 @@ def test_one_class(project):
     assert page.select("table.confusion")
 
 
+def test_model_card(project, pages):
+    page = pages["model_card"]
+    errors = captioned(page, "Eval, with 95 % intervals")[1]
+    assert errors == ["Equal error rate (%)", "12.5 11.5 to 14.5", "25.0 24.0 to 27.0", "17.0 16.0 to 19.0"]
+    assert "Wear was not measured" in _plain(page.main) and "md5 4567.dir" not in _plain(page.dl)
+    assert [tag["href"] for tag in pages["index"].main.find_all("a") if "model_card" in tag["href"]]
+    conditions = {"clean": {"eer": 0.5}, "gsm": {"eer": 0.75}}
+    (project / "metrics/audit.json").write_text(json.dumps({"conditions": conditions}))
+    (project / "metrics/alarms.json").write_text(json.dumps({"alarms": ["upside <down>"]}))
+    report.write(project)
+    page = BeautifulSoup((project / "reports/model_card.html").read_text("utf-8"), "html.parser")
+    assert "75.0" in _plain(page.main) and "Wear was not" not in _plain(page.main)
+    assert _plain(page.select_one("[role=alert]")) == "Alarm: upside <down>."
+
+
 def test_speaker_in_two_splits(project):
     path = project / "features/index.csv"
     path.write_text(path.read_text().replace("bonafide,eval,,,anna", "bonafide,train,,,anna"))
@@ -296,7 +315,9 @@ def test_notebook_page(pages):
     assert "printed" in page.get_text()
     targets = [tag["href"] for tag in page.article.find_all("a")]
     assert targets == ["40_evaluate.html", "../notebooks/00_overview.ipynb", "https://example.org/x.ipynb"]
-    assert [tag.get_text() for tag in page.nav.find_all("a")] == ["Results", "10 Extract", "40 Evaluate", "Datasheet"]
+    assert [tag.get_text() for tag in page.nav.find_all("a")] == [
+        "Results", "10 Extract", "40 Evaluate", "Datasheet", "Model card"
+    ]  # fmt: skip
     assert [tag["href"] for tag in pages["index"].main.find_all("a") if "datasheet" in tag["href"]]
 
 
@@ -385,8 +406,8 @@ def test_leaderboard_page(project, pages, board):
     assert not (pages["index"].select('a[href="leaderboard.html"]'))
     index = BeautifulSoup((project / "reports/index.html").read_text("utf-8"), "html.parser")
     assert len(index.main.select('a[href="leaderboard.html"]')) == 1
-    assert [tag.get_text() for tag in index.nav.find_all("a")][-2:] == ["Leaderboard", "Datasheet"]
-    test_accessible({"index": board, "datasheet": index, "leaderboard": board})
+    assert [tag.get_text() for tag in index.nav.find_all("a")][-3:-1] == ["Leaderboard", "Datasheet"]
+    test_accessible({"index": board, "datasheet": index, "model_card": index, "leaderboard": board})
     test_offline({"leaderboard": board})
     assert [int(tag["width"]) <= 480 for tag in board.find_all("img")] == [True, True]
     assert "report, 40.0 % (35.0 % to 50.0 %)" not in board.find("img")["alt"]

@@ -1,4 +1,4 @@
-"""Web pages that need no network: an index of results, one page for each executed notebook, and the datasheet.
+"""Web pages that need no network: an index of results, a page for each executed notebook, datasheet and model card.
 
 Everything on them is a function of the stages' results, so that the same results give the same bytes. What made the
 results is stated by content (hashes, settings, versions), never by clock, host or commit: a page in git cannot name
@@ -20,9 +20,17 @@ from aasist_lib import evaluation, indexes, plots, provenance
 from aasist_lib.copies import made_here
 from aasist_lib.errors import UserError
 from aasist_lib.folders import Folder
-from aasist_lib.pipeline import datasheet, params, standings
+from aasist_lib.pipeline import datasheet, modelcard, params, standings
 
 TEMPLATES = Path(__file__).with_name("templates")
+MEASURED = (
+    "eval",
+    "alarms",
+    "extract",
+    "train",
+    "operating_points",
+    "calibration",
+)  # what the model card reads of metrics/
 BOARD = "Leaderboard: which detector errs least?"
 
 # what the numbers of the headline table mean, for somebody who meets them for the first time
@@ -44,7 +52,7 @@ MEANING = {
 
 
 def write(root: Path) -> list[Path]:
-    """Writes `reports/index.html`, a page for every notebook in `runs/`, the datasheet, and README.md's figure.
+    """Writes `reports/index.html`, a page for every notebook in `runs/`, datasheet, model card, and README.md's figure.
 
     Where there is `metrics/leaderboard.json`, the leaderboard's page as well.
 
@@ -68,14 +76,23 @@ def write(root: Path) -> list[Path]:
     stages = [(f"{path.stem}.html", _title(path)) for path in notebooks]
     board = root / "metrics/leaderboard.json"
     others = [("leaderboard.html", BOARD)] if board.is_file() else []
-    nav = [("index.html", "Results"), *stages, *others, ("datasheet.html", "Datasheet")]
+    nav = [
+        ("index.html", "Results"),
+        *stages,
+        *others,
+        ("datasheet.html", "Datasheet"),
+        ("model_card.html", "Model card"),
+    ]
     pages = {"index.html": ("index.html.j2", {"title": "Real voice or fake?", **_results(root, used)})}
     known = {name for name, _ in nav}
     for path, (name, title) in zip(notebooks, stages, strict=True):
         pages[name] = ("stage.html.j2", {"title": title, "body": Markup(_body(path, known))})
     if others:
         pages["leaderboard.html"] = ("leaderboard.html.j2", {"title": BOARD, **_board(root, board)})
-    pages["datasheet.html"] = ("datasheet.html.j2", {"title": "Datasheet of the corpus", **_datasheet(root, used)})
+    sheet = _datasheet(root, used)
+    pages["datasheet.html"] = ("datasheet.html.j2", {"title": "Datasheet of the corpus", **sheet})
+    card = _model_card(root, used) | {"ours": sheet["ours"]}
+    pages["model_card.html"] = ("model_card.html.j2", {"title": "Model card of the detector", **card})
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -156,6 +173,17 @@ def _datasheet(root: Path, used: pd.DataFrame) -> dict:
     rejected = _json(root / "metrics/extract.json").get("rejected", 0)
     corpus = params.read("corpus", root / "params.yaml")
     return datasheet.values(used, corpus, root / "runs/acoustics.npz", rejected)
+
+
+def _model_card(root: Path, used: pd.DataFrame) -> dict:
+    metrics, audit = root / "metrics", root / "metrics/audit.json"
+    results = {name: _json(metrics / f"{name}.json") for name in MEASURED}
+    results |= {name: _csv(metrics / f"{name}.csv") for name in ("by_attack", "by_speaker")}
+    results["audit"] = _json(audit) if audit.is_file() else {}
+    results["network"] = _json(root / "models/network/network.json")
+    results["detector"] = _json(root / "models/detector/calibration.json")
+    summary = _summary(evaluation.apart(results["eval"])[0])
+    return modelcard.values(results, used, _provenance(root)) | {"summary": summary}
 
 
 def _board(root: Path, board: Path) -> dict:
