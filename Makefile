@@ -15,7 +15,7 @@ export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro quick select leaderboard tune test faults lint lab serve load fuzz strip readme compare lock clean
+.PHONY: help install repro quick select leaderboard tune test faults bench lint lab serve load fuzz strip readme compare lock clean
 
 help:                ## list of targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -43,6 +43,9 @@ test: $(READY)       ## all tests
 
 faults: $(READY)     ## kills stages at random moments, 20 times each (FAULTS=3: so often), and looks at what comes of it
 	python -m pytest -s -m faults tests/test_faults.py
+
+bench: $(READY)      ## measures what is claimed of speed and size, into benchmarks/results/; leave the machine alone meanwhile
+	python -m benchmarks $(NAMES)
 
 lint: $(READY)       ## style of the code
 	ruff check .

@@ -27,6 +27,7 @@ COMMANDS = {
     "scoring": ["scoring.py"],
     "exported": ["exported.py"],
     "startup": ["startup.py"],
+    "functions": ["functions.py"],
     "layout": ["layout.py"],
 }
 
