@@ -171,10 +171,13 @@ def extract(
     places = pd.concat(records, ignore_index=True)
     del records
     bad, table = (places["reason"] != "").to_numpy(), table.reset_index(drop=True)
-    rejected = pd.concat([table.loc[bad, ["utt_id", "path"]], places.loc[bad, ["reason", "detail"]]], axis=1)
+    of_corpus = ~made_here(table)  # what is wrong with a recording is not said again of its copies
+    asked = bad & of_corpus
+    rejected = pd.concat([table.loc[asked, ["utt_id", "path"]], places.loc[asked, ["reason", "detail"]]], axis=1)
     partial.write("rejected.csv", rejected[REJECTED].to_csv(index=False))
-    if len(rejected) > max_bad_fraction * len(table) or len(rejected) == len(table):
-        raise UserError(_too_many(rejected, len(table), max_bad_fraction, f"{partial}/rejected.csv"))
+    total = int(of_corpus.sum())
+    if len(rejected) > max_bad_fraction * total or len(rejected) == total:
+        raise UserError(_too_many(rejected, total, max_bad_fraction, f"{partial}/rejected.csv"))
     index = pd.concat([table, places[PLACE]], axis=1)
     index = index[~bad] if bad.any() else index
     indexes.write(partial, index)

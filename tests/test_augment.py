@@ -276,7 +276,8 @@ def test_params_are_taken_as_they_stand():
     section = YAML(typ="safe").load(Path(__file__).parents[1] / "params.yaml")["augment"]
     assert set(section) == {*NEEDS, *NEEDS.values()}
     for name in NEEDS:
-        assert Augment(section | {name: 1.0}, RATE).draw(rng())[0].name == name
+        alone = section | dict.fromkeys(NEEDS, 0.0) | {name: 1.0}
+        assert Augment(alone, RATE).draw(rng())[0].name == name
 
 
 def test_what_is_refused():

@@ -268,6 +268,18 @@ def test_mended(speech, speech_files, tmp_path, capsys):
     assert bytes_of(folder).keys() == whole.keys()
 
 
+def test_broken_recording_with_copies(speech, speech_files, tmp_path):
+    table = table_of(speech_files[:6])
+    for path in speech_files[:6]:
+        (tmp_path / path.name).write_bytes(path.read_bytes() if path != speech_files[0] else b"no sound")
+    settings = dict(holds="waveforms", copies=2)
+    with pytest.raises(UserError, match=f"^1 of 6 recordings cannot be used.*: {speech_files[0].name}: [^;]*All are"):
+        store.extract(table, tmp_path, tmp_path / "features", SETTINGS, **settings)
+    summary = store.extract(table, tmp_path, tmp_path / "features", SETTINGS, max_bad_fraction=0.2, **settings)
+    assert (summary.utterances, summary.rejected, summary.copies) == (5, 1, 10)
+    assert len(pd.read_csv(tmp_path / "features/rejected.csv")) == 1
+
+
 def test_copies(speech, speech_files, tmp_path):
     table = table_of(speech_files[:6], 2)
     table.loc[table["utt_id"].str.startswith(speech_files[5].stem), "split"] = "eval"
