@@ -20,8 +20,8 @@ def main() -> int:
         from .build import WORK, build
 
         settings = params.read("corpus")
-        WORK.mkdir(parents=True, exist_ok=True)
-        with paths.alone(WORK / "corpus.lock"):
+        WORK.parent.mkdir(parents=True, exist_ok=True)
+        with paths.alone(WORK.with_suffix(".lock")):
             build(arguments.folder, settings["profile"], settings["workers"])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
