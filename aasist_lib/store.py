@@ -150,7 +150,8 @@ def extract(
     table = with_copies(table, copies)
     partial = folder.beside(".partial")
     states = _states(table, audio_root)
-    _check_missing(table, states, max_bad_fraction)
+    own = ~made_here(table)
+    _check_missing(table[own], states[own], max_bad_fraction)
     _start_or_go_on(partial, _key(table, states, [features, holds], min_seconds))
     made, size = made_here(table), rows_per_shard(len(table))
 
