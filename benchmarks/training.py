@@ -11,7 +11,7 @@ machine slows all; a ratio is the median over the rounds of two neighbours. A st
 pass, clipping, optimiser and average; reading crops and masking them are told apart. Results are compared without
 dropout, whose numbers are drawn in another way: the largest difference of the loss over the first steps.
 
-`memory` trains on the store and on one of so many times its utterances (its shards under so many names), each in a
+`memory` trains on 5,000 utterances of the store and on so many times as many (its shards under so many names), each in a
 process of its own, and prints the most memory that the process held.
 """
 
@@ -33,7 +33,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
-from aasist_lib import augment, losses, models, training
+from aasist_lib import augment, indexes, losses, models, training
+from aasist_lib.folders import Folder
 from aasist_lib.models import layers
 from aasist_lib.pipeline import params
 from aasist_lib.store import Store
@@ -235,7 +236,7 @@ def memory(options: argparse.Namespace) -> None:
     print(f"{'utterances':>10}{'seconds':>10}{'peak, GB':>10}{'of it files, GB, at the end':>30}")
     with tempfile.TemporaryDirectory() as folder:
         for times in (1, options.times):
-            larger = _repeated(ROOT / "features", Path(folder) / f"store-{times}", times)
+            larger = _repeated(ROOT / "features", Path(folder) / f"store-{times}", options.utterances, times)
             command = [sys.executable, __file__, "fit", "--store", str(larger), "--steps", str(options.steps)]
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             found = json.loads(said.splitlines()[-1])
@@ -246,10 +247,11 @@ def memory(options: argparse.Namespace) -> None:
             )
 
 
-def _repeated(store: Path, folder: Path, times: int) -> Path:
-    """A store of so many times the utterances, its shards links to the other's."""
+def _repeated(store: Path, folder: Path, utterances: int, times: int) -> Path:
+    """A store of so many times so many utterances from all over the other's, its shards links to them."""
     folder.mkdir()
-    index = pd.read_csv(store / "index.csv", keep_default_na=False)
+    index = indexes.read(Folder(store))
+    index = index.iloc[np.linspace(0, len(index) - 1, min(utterances, len(index))).astype(int)].reset_index(drop=True)
     shards = index["shard"].max() + 1
     parts = []
     for number in range(times):
@@ -261,9 +263,11 @@ def _repeated(store: Path, folder: Path, times: int) -> Path:
         for shard in range(shards):
             place = folder / f"shard-{number * shards + shard:05d}.npy"
             place.symlink_to((store / f"shard-{shard:05d}.npy").resolve())
-    pd.concat(parts).to_csv(folder / "index.csv", index=False)
-    for name in ("meta.json", "rejected.csv"):
-        shutil.copy(store / name, folder / name)
+    indexes.write(Folder(folder), pd.concat(parts))
+    meta = json.loads((store / "meta.json").read_text())
+    del meta["checksums"]  # of the index, which is another; what remains to be read are the same bytes
+    (folder / "meta.json").write_text(json.dumps(meta))
+    shutil.copy(store / "rejected.csv", folder / "rejected.csv")
     return folder
 
 
@@ -290,6 +294,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, help="of a round (4), or of a training (200)")
     parser.add_argument("--all", action="store_true", help="bfloat16, torch.compile and other threads too")
+    parser.add_argument("--utterances", type=int, default=5000, help="in the smaller store, whose memory is measured")
     parser.add_argument("--times", type=int, default=10, help="as many utterances in the larger store")
     parser.add_argument("--store", type=Path, default=ROOT / "features", help=argparse.SUPPRESS)
     options = parser.parse_args()
