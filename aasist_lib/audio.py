@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +31,8 @@ UNKNOWN_FRAMES = 2**62  # libsndfile's largest number, above this, stands for "n
 MP3_SLACK = 2 * 1152  # frames: without a Xing header, libsndfile goes by the file's size and is off by this much
 # "data : 420000 (should be 209978)": libsndfile's log says so of a WAV, AIFF, AU or W64 file cut short.
 SIZE_TOO_LARGE = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
+
+Limit = float | Callable[[soundfile.SoundFile], float] | None  # seconds
 
 
 class BadAudio(UserError):
@@ -82,9 +84,7 @@ def read(path, sample_rate: int) -> np.ndarray:
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def read_windows(
-    source, sample_rate: int, window_seconds: float, *, max_seconds: float | None = None
-) -> Iterator[np.ndarray]:
+def read_windows(source, sample_rate: int, window_seconds: float, *, max_seconds: Limit = None) -> Iterator[np.ndarray]:
     """The file in windows, for recordings too long to hold in memory.
 
     Parameters
@@ -95,8 +95,9 @@ def read_windows(
         In Hz.
     window_seconds : float
         Length of a window.
-    max_seconds : float, optional
-        A longer recording is refused: at once where its header tells, else where the reading gets there.
+    max_seconds : float or function of the open soundfile.SoundFile that gives one, optional
+        A longer recording is refused: at once where its header tells, else where the reading gets there. What the
+        function raises, having seen the header, ends the reading.
 
     Yields
     ------
@@ -225,10 +226,12 @@ def _open(source) -> soundfile.SoundFile:
         raise BadAudio(name(source), "not audio", "headerless samples") from None
 
 
-def _blocks(source, sample_rate: int, max_seconds: float | None = None) -> Iterator[np.ndarray]:
+def _blocks(source, sample_rate: int, max_seconds: Limit = None) -> Iterator[np.ndarray]:
     """Mono float32 blocks at `sample_rate`, at least one of them; raises BadAudio as `read_windows` says."""
     path = name(source)
     with _open(source) as file:
+        if callable(max_seconds):
+            max_seconds = max_seconds(file)
         if problem := cut_short(source, file):
             raise BadAudio(path, "truncated", problem)
         most = math.inf if max_seconds is None else max_seconds * file.samplerate

@@ -139,7 +139,7 @@ class Detector:
         self,
         source,
         *,
-        max_seconds: float | None = None,
+        max_seconds: audio.Limit = None,
         on_window: Callable[[tuple[float, float, float]], None] | None = None,
     ) -> Examined:
         """Score one recording, however long, and each window of it.
@@ -150,7 +150,7 @@ class Detector:
         ----------
         source : path or binary file object
             Any recording that libsndfile reads.
-        max_seconds : float, optional
+        max_seconds : float or function of the open soundfile.SoundFile that gives one, optional
             A longer one is refused before all of it is decoded.
         on_window : callable, optional
             Gets (start, end, llr) of each window as soon as it is scored; what it raises ends the scoring.
@@ -231,7 +231,7 @@ class Detector:
         return {**row, "seconds": found.seconds, "llr": found.llr, "decision": found.decision}
 
 
-def windows(source, rate: int, seconds: float, max_seconds: float | None = None) -> Iterator[np.ndarray]:
+def windows(source, rate: int, seconds: float, max_seconds: audio.Limit = None) -> Iterator[np.ndarray]:
     """A recording in windows to score, cut as `models.windows` says; holds no more than three of them.
 
     Parameters
@@ -241,7 +241,7 @@ def windows(source, rate: int, seconds: float, max_seconds: float | None = None)
         Samples a second that the windows shall have.
     seconds : float
         Length of a window; a rest shorter than half of it goes with the one before.
-    max_seconds : float, optional
+    max_seconds : optional
         As in `audio.read_windows`.
 
     Yields

@@ -92,22 +92,17 @@ class Scorer:
                 raise Stopped
 
         on_window()
-        file = Steady(file)
         try:
-            return self.detector.examine(file, max_seconds=self._most_seconds(file), on_window=on_window)
+            return self.detector.examine(Steady(file), max_seconds=self._most_seconds, on_window=on_window)
         except audio.BadAudio as error:
             said = f"{error.reason}: {error.detail}" if error.detail else error.reason
             raise Unscorable(error.reason, said) from None
         except UserError as error:
             raise Unscorable("unscorable", str(error)) from None
 
-    def _most_seconds(self, file: BinaryIO) -> float:
+    def _most_seconds(self, header: soundfile.SoundFile) -> float:
         """How long this recording may be, by its header; raises Unscorable where that says enough."""
-        try:
-            with soundfile.SoundFile(file, "r") as header:
-                channels, rate, frames = header.channels, header.samplerate, header.frames
-        except (soundfile.LibsndfileError, TypeError):
-            return self.bounds.max_seconds  # examine says why it cannot be read
+        channels, rate, frames = header.channels, header.samplerate, header.frames
         if channels > CHANNELS:
             raise Unscorable("too large", f"{channels} channels, and {CHANNELS} are allowed")
         if not RATES[0] <= rate <= RATES[1]:
