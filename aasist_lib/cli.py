@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="DIR",
         help="folder of a trained detector, or its ONNX file (default: models/detector of the project)",
     )
-    score.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
+    score.add_argument(
+        "--format", choices=("table", "csv", "json"), help="default: as --output's name ends, and table otherwise"
+    )
     score.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
     score.add_argument(
         "--jobs",
@@ -92,10 +94,12 @@ def _score(given: argparse.Namespace) -> int:
     folder = given.detector or _default_detector()
     if given.follow:
         return _follow(Detector.load(folder))
+    endings = {".csv": "csv", ".json": "json"}
+    given.format = given.format or endings.get(output.suffix.lower() if output else "", "table")
     as_table = output is not None and (output.suffix == ".parquet" or given.format == "csv")
     asked = "--cluster" if given.cluster else "--jobs" if given.jobs is not None else ""
     if asked and not as_table:
-        raise UserError(f"{asked}: goes with --output and --format csv, or an --output that ends with .parquet")
+        raise UserError(f"{asked}: goes with an --output that ends with .csv or .parquet")
     if as_table and (output.suffix == ".parquet" or asked or len(find(given.paths)) >= MANY_FILES):
         from aasist_lib import bulk
 

@@ -11,8 +11,8 @@ machine slows all; a ratio is the median over the rounds of two neighbours. A st
 pass, clipping, optimiser and average; reading crops and masking them are told apart. Results are compared without
 dropout, whose numbers are drawn in another way: the largest difference of the loss over the first steps.
 
-`memory` trains on 5,000 utterances of the store and on so many times as many (its shards under so many names), each in a
-process of its own, and prints the most memory that the process held.
+`memory` trains on 5,000 utterances of the store and on so many times as many (its shards under so many names), each in
+a process of its own, and prints the most memory that the process held.
 """
 
 import argparse

@@ -89,6 +89,9 @@ def test_output(score, two, tmp_path):
     assert (code, out, err) == (0, "", "")
     assert target.read_text() == score(*two, "--format", "csv")[1]
     assert os.listdir(tmp_path) == ["scores.csv"]
+    for name, asked in {"a.csv": "csv", "A.JSON": "json", "a.txt": "table"}.items():  # as the name says
+        score(*two, "--output", tmp_path / name)
+        assert (tmp_path / name).read_text() == score(*two, "--format", asked)[1]
     code, _, err = score(*two, "--output", tmp_path / "nowhere/scores.csv")
     assert code == 2 and "nowhere is not a folder" in err
 
