@@ -59,8 +59,9 @@ lab: $(READY)        ## JupyterLab on notebooks/
 serve: $(READY)      ## the detector of models/detector over HTTP, with a page to try it: http://127.0.0.1:8000
 	aasist serve
 
-load: $(READY)       ## what the service does under load: SECONDS=60 CLIENTS=50
-	python benchmarks/load.py --seconds $(or $(SECONDS),60) --clients $(or $(CLIENTS),50)
+load: $(READY)       ## what the service does under load: SECONDS=60 CLIENTS=50 PROCESSES=1
+	python benchmarks/load.py --seconds $(or $(SECONDS),60) --clients $(or $(CLIENTS),50) \
+	  --processes $(or $(PROCESSES),1)
 
 fuzz: $(READY)       ## broken requests and recordings against the service: FILES=2000
 	python benchmarks/fuzz.py --files $(or $(FILES),2000)

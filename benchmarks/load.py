@@ -1,9 +1,10 @@
 """What the service does under load, beside the bare detector, and what an hour-long recording takes.
 
-    python benchmarks/load.py [--detector models/detector] [--seconds 60] [--clients 50] [--workers N]
+    python benchmarks/load.py [--detector DIR or FILE] [--seconds 60] [--clients 50] [--workers N] [--processes N]
 
 A really started `aasist serve` on loopback, asked by so many clients at a time, each sending a clip of 4 s as soon as
-it has its last answer. Beside it, in the same run, `Detector.examine` in a loop on the same clips: before the
+it has its last answer; or several of them, each on a port of its own and with its share of workers and clients, as
+behind a proxy. Beside it, in the same run, `Detector.examine` in a loop on the same clips: before the
 service and after it, in as many threads as the service has workers, a process of its own. The clients run on the same
 cores as the service, and no clients beside the loop; their processor time is not counted. Then a new service gets a
 recording of an hour.
@@ -15,8 +16,11 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -29,16 +33,28 @@ CLIP_SECONDS = 4.0
 def main() -> int:
     """Measures and prints; 1 if a request failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--detector", default=ROOT / "models/detector", type=Path)
+    parser.add_argument("--detector", type=Path, help="folder, or ONNX file (default: models/detector, exported)")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--processes", type=int, default=1, help="services, which share workers and clients")
     parser.add_argument("--minutes", type=int, default=60, help="length of the long recording; 0: none")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare:
         print(*bare(options.detector, options.workers, options.seconds))
         return 0
+    if not options.detector:
+        with tempfile.TemporaryDirectory() as folder:
+            options.detector = Path(folder) / "detector.onnx"
+            command = [sys.executable, "-m", "aasist_lib.cli", "export", "--output", str(options.detector)]
+            subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+            return measured(options)
+    return measured(options)
+
+
+def measured(options: argparse.Namespace) -> int:
+    """Prints; 1 if a request failed."""
     again = [sys.executable, __file__, "--bare", "--detector", str(options.detector), "--workers", str(options.workers)]
 
     def loop() -> np.ndarray:
@@ -46,14 +62,22 @@ def main() -> int:
         return np.array(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split(), float)
 
     before = loop()
-    with Service(options.detector, "--workers", options.workers, "--max-requests", max(64, options.clients)) as service:
-        asyncio.run(load(service, options.clients, options.clients / 10))  # caches fill, memory settles
-        start, processor = service.memory()[0], service.processor()
-        errors, times, rate = asyncio.run(load(service, options.clients, options.seconds))
-        end, processor = service.memory()[0], 1000 * (service.processor() - processor) / len(times)
+    each = ("--workers", max(1, options.workers // options.processes), "--max-requests", max(64, options.clients))
+    with ExitStack() as stack:
+        services = [stack.enter_context(Service(options.detector, *each)) for _ in range(options.processes)]
+
+        def held() -> tuple[float, float]:
+            return sum(service.memory()[0] for service in services), sum(service.processor() for service in services)
+
+        asyncio.run(load(services, options.clients, options.clients / 10))  # caches fill, memory settles
+        start, processor = held()
+        errors, times, rate = asyncio.run(load(services, options.clients, options.seconds))
+        end, spent = held()
+        processor = 1000 * (spent - processor) / len(times)
     after = loop()
     alone, alone_processor = (before + after) / 2
-    print(f"{options.clients} clients, clips of {CLIP_SECONDS:g} s, {options.seconds:g} s, {options.workers} workers")
+    print(f"{options.clients} clients, clips of {CLIP_SECONDS:g} s, {options.seconds:g} s, "
+          f"{options.processes} x {each[1]} workers")  # fmt: skip
     print(f"requests              {len(times)}")
     print(f"errors                {errors}")
     print(f"median                {np.median(times):.3f} s")
@@ -95,8 +119,8 @@ def bare(detector: Path, workers: int, seconds: float) -> tuple[float, float]:
     return done / seconds, 1000 * (time.process_time() - processor) / done
 
 
-async def load(service: Service, clients: int, seconds: float) -> tuple[int, list[float], float]:
-    """Ask for that long.
+async def load(services: Sequence[Service], clients: int, seconds: float) -> tuple[int, list[float], float]:
+    """Ask for that long, client by client another of the services.
 
     Returns
     -------
@@ -107,17 +131,19 @@ async def load(service: Service, clients: int, seconds: float) -> tuple[int, lis
     rate : float
         Good answers a second.
     """
-    host, port = service.address
     requests = []
     for clip in clips(CLIP_SECONDS):
         body, kind = form(("clip.wav", encoded(clip)))
-        head = f"POST /v1/score HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST /v1/score HTTP/1.1\r\nHost: loopback\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
         requests.append(head.encode() + body)
     times, errors, began = [], 0, time.perf_counter()
 
     async def client(number: int) -> None:
         nonlocal errors
-        reader, writer = await asyncio.open_connection(host, port)
+        address = services[number % len(services)].address
+        reader, writer = await asyncio.open_connection(*address)
         while time.perf_counter() < began + seconds:
             start = time.perf_counter()
             try:
@@ -128,7 +154,7 @@ async def load(service: Service, clients: int, seconds: float) -> tuple[int, lis
                 failed = b" 200 " not in head.split(b"\r\n")[0]
             except (OSError, asyncio.IncompleteReadError):
                 failed = True
-                reader, writer = await asyncio.open_connection(host, port)
+                reader, writer = await asyncio.open_connection(*address)
             errors += failed
             times.append(time.perf_counter() - start)
         writer.close()

@@ -494,7 +494,7 @@ def test_document(service):
 
 
 def test_load(service):
-    errors, times, rate = asyncio.run(load.load(service, clients=8, seconds=2))
+    errors, times, rate = asyncio.run(load.load([service], clients=8, seconds=2))
     assert errors == 0 and len(times) >= 8 and rate > 0
 
 
