@@ -24,6 +24,7 @@ COMMANDS = {
     "extraction": ["extraction.py"],
     "store": ["store.py"],
     "training": ["training.py"],
+    "memory": ["training.py", "memory"],
     "scoring": ["scoring.py"],
     "exported": ["exported.py"],
     "startup": ["startup.py"],
@@ -49,7 +50,7 @@ def main() -> int:
         found = run(COMMANDS[name])
         status |= found.returncode != 0
         if found.returncode == 0:
-            said = f"`python benchmarks/{COMMANDS[name][0]}`, commit {provenance.commit()}"
+            said = f"`python benchmarks/{' '.join(COMMANDS[name])}`, commit {provenance.commit()}"
             parts[name] = f"{said}\n\n```\n{found.stdout.rstrip()}\n```"
             write(path, processor, parts)
     print(path.relative_to(HERE.parent))

@@ -7,9 +7,10 @@
   included, which alone come first.
 - Reading: 64 crops of 2 s from random utterances of a store, the first batches, which compare every shard with its
   checksum, and the later ones; beside it a training step of the network of params.yaml on as many crops.
-- Extracting: so many utterances of 20 s and ten times as many, with two processes. They are the recordings of
-  tests/speech, each over and over; 20 s, so that every batch of the front-end is full, of few utterances as of many.
-  Memory is the peak of all processes together; pages that they share count once.
+- Extracting features as params.yaml says: so many utterances of 4 s with one process and with two, and ten times as
+  many with two. They are 2,000 FLAC files, speech of tests/speech from a random moment on and noise, over and over.
+  Memory is the peak of all processes together; pages that they share count once. The larger store takes 12 GB for a
+  while.
 
 Needs Linux, which says what memory a process has.
 """
@@ -25,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 BATCH, SECONDS, BATCHES = 64, 2.0, 50
-RATE, LONG = 16000, 20  # Hz; seconds of an utterance that is extracted
+RATE, LENGTH, FILES = 16000, 4, 2000  # Hz, seconds of an utterance that is extracted, recordings
 OPENINGS = ("libraries", "index.arrow", "index.csv")
 
 
@@ -34,12 +35,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--store", type=Path, default=ROOT / "features")
-    parser.add_argument("--utterances", type=int, default=100)
+    parser.add_argument("--utterances", type=int, default=5000)
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)  # of the process that measures one
     options = parser.parse_args()
     if options.side:
         what, folder = options.side
-        print(json.dumps(opened(what, folder) if what in OPENINGS else extracted(int(what), Path(folder))))
+        found = opened(what, folder) if what in OPENINGS else extracted(*map(int, what.split()), Path(folder))
+        print(json.dumps(found))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         opening(options.rows, Path(folder))
@@ -162,17 +164,21 @@ def reading(folder: Path) -> None:
 
 
 def extracting(utterances: int) -> None:
-    print(f"\n{'utterances':>10}{'peak, MB':>10}{'seconds':>9}")
-    peaks = []
-    for count in (utterances, 10 * utterances):
-        with tempfile.TemporaryDirectory() as folder:
-            begun, process, most = time.perf_counter(), in_a_process(count, folder), 0.0
+    print(f"\n{'utterances':>10}{'processes':>11}{'seconds':>9}{'a second':>10}{'peak, MB':>10}")
+    rates, peaks = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        record(Path(folder))
+        for count, workers in ((utterances, 1), (utterances, 2), (10 * utterances, 2)):
+            process, most = in_a_process(f"{count} {workers}", folder), 0.0
             while process.poll() is None:
                 most = max(most, together(process.pid))
-                time.sleep(0.05)
+                time.sleep(0.25)  # to look takes time, too
+            seconds = json.loads(process.stdout.read())
+            rates.append(count / seconds)
             peaks.append(most)
-            print(f"{count:10,}{most:10.0f}{time.perf_counter() - begun:9.1f}")
-    print(f"ratio: {peaks[1] / peaks[0]:.2f}")
+            print(f"{count:10,}{workers:11}{seconds:9.1f}{rates[-1]:10.0f}{most:10.0f}", flush=True)
+    print(f"two processes: {rates[1] / rates[0]:.2f} times as fast; ten times as many: {peaks[2] / peaks[1]:.2f} times "
+          "the memory")  # fmt: skip
 
 
 def together(pid: int) -> float:
@@ -189,29 +195,34 @@ def together(pid: int) -> float:
     return found / 1e6
 
 
-def extracted(utterances: int, folder: Path) -> dict:
+def extracted(utterances: int, workers: int, folder: Path) -> float:
+    """Seconds that `store.extract` takes for so many."""
     import pandas as pd
 
     from aasist_lib import corpora, store
     from aasist_lib.pipeline import params
 
-    files = repeated(folder)
-    rows = [{"utt_id": f"u{i:08d}", "path": files[i % len(files)]} for i in range(utterances)]
+    rows = [{"utt_id": f"u{i:08d}", "path": f"{i % FILES:04d}.flac"} for i in range(utterances)]
     table = pd.DataFrame(rows).assign(label="bonafide", split="train").reindex(columns=corpora.COLUMNS, fill_value="")
     del rows
-    return store.extract(table, folder, folder / "store", params.read("features"), workers=2).to_dict()
+    with tempfile.TemporaryDirectory() as made:
+        start = time.perf_counter()
+        store.extract(table, folder, Path(made) / "store", params.read("features"), workers=workers)
+        return time.perf_counter() - start
 
 
-def repeated(folder: Path) -> list[str]:
+def record(folder: Path) -> None:
+    """Recordings of 4 s: real speech from a random moment on, and noise 30 dB below it, so that no two are the same."""
     import numpy as np
     import soundfile
 
-    from aasist_lib import audio
+    from aasist_lib import audio, effects
 
-    paths = sorted((ROOT / "tests/speech").glob("*.flac"))
-    for path in paths:
-        soundfile.write(folder / path.name, np.resize(audio.read(path, RATE), RATE * LONG), RATE)
-    return [path.name for path in paths]
+    speech = np.concatenate([audio.read(path, RATE) for path in sorted((ROOT / "tests/speech").glob("*.flac"))])
+    rng = np.random.default_rng(0)
+    for number in range(FILES):
+        clip = np.roll(speech, -rng.integers(len(speech)))[: LENGTH * RATE]
+        soundfile.write(folder / f"{number:04d}.flac", np.clip(effects.noise(clip, 30, rng), -1, 1), RATE)
 
 
 if __name__ == "__main__":
