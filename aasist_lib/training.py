@@ -453,6 +453,9 @@ class Training(pl.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         draws = distributed.Share(self.draws(), self.share)
+        # a process in the background asks for draws as soon as it is there, and Lightning, going on from a checkpoint,
+        # tells the epoch only afterwards
+        draws.set_epoch(len(self.history))
         crops = Crops(self.store, self.settings, self.changes, self.seed)
         # A crop takes a tenth of a millisecond from the memory map, so that another process is worth it for changes
         # of waveforms alone.

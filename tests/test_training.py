@@ -670,6 +670,30 @@ def test_waveforms_are_changed(waveforms, tmp_path):
         training.fit(waveforms["features"], tmp_path / "none", augment=CHANGES, threads=1, **how)
 
 
+def test_stopped_while_another_process_changes_waveforms(waveforms, tmp_path, monkeypatch):
+    """It draws ahead: after a stop from the epoch that is gone on with, not from the first."""
+
+    def run(name):
+        training.fit(
+            waveforms["waveforms"], tmp_path / name, model=MODEL, train=TRAIN | {"max_epochs": 4}, augment=CHANGES,
+            seed=7, threads=2, checkpoints=tmp_path / "checkpoints",
+        )  # fmt: skip
+        return bytes_of(tmp_path / name)
+
+    undisturbed, step = run("undisturbed"), training.Training.training_step
+
+    def stopped(self, *given):
+        if self.global_step == 2:
+            raise KeyboardInterrupt
+        return step(self, *given)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Training, "training_step", stopped)
+        run("stopped")
+    assert len(list(tmp_path.glob("checkpoints/*.ckpt"))) == 1 and not (tmp_path / "stopped").exists()
+    assert run("stopped") == undisturbed
+
+
 def test_mixup():
     maps, targets = torch.randn(6, 4, 5), torch.tensor([0.0, 1, 0, 1, 0, 1])
     maps[:, 0, 0] = targets
