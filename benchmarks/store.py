@@ -7,8 +7,8 @@
   included, which alone come first.
 - Reading: 64 crops of 2 s from random utterances of a store, the first batches, which compare every shard with its
   checksum, and the later ones; beside it a training step of the network of params.yaml on as many crops.
-- Extracting features as params.yaml says: so many utterances of 4 s with one process and with two, and ten times as
-  many with two. They are 2,000 FLAC files, speech of tests/speech from a random moment on and noise, over and over.
+- Extracting features as params.yaml says: so many utterances of 4 s and ten times as many with two processes, these
+  with one, too. They are 2,000 FLAC files, speech of tests/speech from a random moment on and noise, over and over.
   Memory is the peak of all processes together; pages that they share count once. The larger store takes 12 GB for a
   while.
 
@@ -168,7 +168,7 @@ def extracting(utterances: int) -> None:
     rates, peaks = [], []
     with tempfile.TemporaryDirectory() as folder:
         record(Path(folder))
-        for count, workers in ((utterances, 1), (utterances, 2), (10 * utterances, 2)):
+        for count, workers in ((utterances, 2), (10 * utterances, 2), (10 * utterances, 1)):
             process, most = in_a_process(f"{count} {workers}", folder), 0.0
             while process.poll() is None:
                 most = max(most, together(process.pid))
@@ -177,7 +177,7 @@ def extracting(utterances: int) -> None:
             rates.append(count / seconds)
             peaks.append(most)
             print(f"{count:10,}{workers:11}{seconds:9.1f}{rates[-1]:10.0f}{most:10.0f}", flush=True)
-    print(f"two processes: {rates[1] / rates[0]:.2f} times as fast; ten times as many: {peaks[2] / peaks[1]:.2f} times "
+    print(f"two processes: {rates[1] / rates[2]:.2f} times as fast; ten times as many: {peaks[1] / peaks[0]:.2f} times "
           "the memory")  # fmt: skip
 
 
