@@ -32,7 +32,8 @@ MP3_SLACK = 2 * 1152  # frames: without a Xing header, libsndfile goes by the fi
 # "data : 420000 (should be 209978)": libsndfile's log says so of a WAV, AIFF, AU or W64 file cut short.
 SIZE_TOO_LARGE = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 
-Limit = float | Callable[[soundfile.SoundFile], float] | None  # seconds
+# How long a recording may be, in seconds: a number, what a function says of the open file, or no limit
+Limit = float | Callable[[soundfile.SoundFile], float] | None
 
 
 class BadAudio(UserError):

@@ -1,7 +1,7 @@
 """How long a training step takes, what makes it quicker, and how much memory a training takes.
 
     python benchmarks/training.py [steps] [--threads 1] [--rounds 8] [--steps 4] [--all]
-    python benchmarks/training.py memory [--times 10] [--steps 200]
+    python benchmarks/training.py memory [--utterances 5000] [--times 10] [--steps 200]
 
 `steps` sets a training step as `training.fit` does it against a plain one: the same network in torch's usual memory
 format with torch's own dropout and attention, AdamW and a moving average of the weights with their usual options, no
