@@ -63,7 +63,7 @@ def copy(root: Path, folder: Path) -> None:
     UserError
         When `root` is not a git repository, or `folder` holds something else, of which `root` may be a part.
     """
-    manifest = folder / ".dvc/tmp/copied"
+    manifest = folder / ".dvc" / "tmp" / "copied"
     around = root.resolve().is_relative_to(folder.resolve())
     if around or folder.exists() and any(folder.iterdir()) and not manifest.is_file():
         raise UserError(f"{folder} is not empty and no earlier quick run: name another folder")
