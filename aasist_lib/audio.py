@@ -24,6 +24,13 @@ import soxr
 
 from aasist_lib.errors import UserError
 
+# How names of recordings end, in small letters: what folders are searched for. The last line is what people have and
+# libsndfile does not read: such a file is named with the reason, not passed over.
+ENDINGS = frozenset(
+    ".wav .wave .bwf .rf64 .w64 .flac .ogg .oga .opus .mp1 .mp2 .mp3 .mpga .aif .aiff .aifc .au .snd .caf .sph .nist "
+    ".voc .8svx .avr .htk .ircam .paf .pvf .sd2 .sds .sf .wve "
+    ".3ga .3gp .aac .ac3 .alac .amr .ape .awb .m4a .m4b .mka .mkv .mov .mp4 .spx .webm .wma .wv".split()
+)
 BLOCK = 2**18  # frames decoded at a time: 6 s at 44.1 kHz
 OGG_TAIL = 2**17  # bytes that surely hold the last page of an Ogg file (a page has 65,307 at most)
 UNKNOWN_SIZE = 2**31 - 2**16  # header sizes from here on are what a program writes that cannot seek back

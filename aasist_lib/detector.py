@@ -23,10 +23,6 @@ from aasist_lib.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-# What a folder is searched for. libsndfile reads not all of these; those it cannot get a row that says so.
-SUFFIXES = set(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .w64 .rf64 .caf .sph .m4a .aac .wma .amr".split()
-)
 MIN_SECONDS = 0.25
 COLUMNS = ["path", "seconds", "llr", "decision", "error"]
 
@@ -285,7 +281,7 @@ def find(paths) -> list[Path]:
         path = Path(path)
         inside = sorted(
             p for p in path.rglob("*")
-            if p.suffix.lower() in SUFFIXES and not os.path.isdir(p) and not _hidden(p.relative_to(path))
+            if p.suffix.lower() in audio.ENDINGS and not os.path.isdir(p) and not _hidden(p.relative_to(path))
         ) if os.path.isdir(path) else []  # fmt: skip
         found += inside or [path]
     return found
