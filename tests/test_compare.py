@@ -41,6 +41,7 @@ from aasist_lib import evaluation, metrics
 from aasist_lib.errors import UserError
 from aasist_lib.pipeline import compare, run
 from aasist_lib.pipeline.compare import Run
+from aasist_lib.pipeline.kernel import OwnKernel
 
 ROOT = Path(__file__).parents[1]
 STAGE = {
@@ -409,7 +410,7 @@ def test_notebook(project, a, b, shown):
     resources = {"metadata": {"path": project / "notebooks"}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
-        NotebookClient(notebook, kernel_name="python3", resources=resources).execute()
+        NotebookClient(notebook, kernel_manager_class=OwnKernel, resources=resources).execute()
     outputs = json.dumps([cell.outputs for cell in notebook.cells if cell.cell_type == "code"])
     for words in shown:
         assert words in outputs

@@ -33,6 +33,7 @@ from aasist_lib.errors import UserError
 from aasist_lib.features import build
 from aasist_lib.folders import Folder
 from aasist_lib.pipeline import run
+from aasist_lib.pipeline.kernel import OwnKernel
 
 ROOT = Path(__file__).parents[1]
 RATE = 16000
@@ -429,7 +430,8 @@ def test_notebook(project, speech, own, monkeypatch):
         (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
         cell.source = f"utterance = {str(speech / 'fillets-cs-br-m-dva.ogg')!r}"
     (project / "notebooks").mkdir(exist_ok=True)
-    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": project / "notebooks"}}).execute()
+    resources = {"metadata": {"path": project / "notebooks"}}
+    NotebookClient(notebook, kernel_manager_class=OwnKernel, resources=resources).execute()
     outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     shown = json.dumps(outputs)
     for words in (

@@ -31,6 +31,7 @@ from ruamel.yaml import YAML
 
 from aasist_lib import audio
 from aasist_lib.pipeline import run
+from aasist_lib.pipeline.kernel import OwnKernel
 from aasist_lib.pipeline.notebooks import strip
 
 ROOT = Path(__file__).parents[1]
@@ -234,7 +235,7 @@ def test_runs(path, project, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(project / "notebooks" / path.name, 4)
     resources = {"metadata": {"path": project / "notebooks"}}
-    NotebookClient(notebook, kernel_name="python3", resources=resources).execute()
+    NotebookClient(notebook, kernel_manager_class=OwnKernel, resources=resources).execute()
     shown = json.dumps([cell.outputs for cell in notebook.cells if cell.cell_type == "code"])
     for word in SHOWN.get(path.stem, ()):
         assert word in shown

@@ -4,6 +4,7 @@
 |---|---|
 | a notebook gets its sections of params.yaml, the project's folder and package; twice: the same bytes | test_run |
 | only settings that the stage names in dvc.yaml go on record: other processes, same bytes | test_injected |
+| another installation's kernelspec or JUPYTER_PATH changes nothing: the kernel is this Python | test_own_kernel |
 | a failing cell: status 1, its own traceback, the notebook kept, the earlier one untouched | test_failing_cell |
 | a dead kernel says so | test_dead_kernel |
 | Ctrl-C: status 130, one line, no process left | test_interrupted |
@@ -27,10 +28,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 
 from aasist_lib import paths
 from aasist_lib.errors import UserError
 from aasist_lib.pipeline import notebooks, params, quick, run
+from aasist_lib.pipeline.kernel import OwnKernel
 from aasist_lib.progress import progress
 
 ROOT = Path(__file__).parents[1]
@@ -125,6 +128,20 @@ def test_injected(monkeypatch):
     train = run.injected(ROOT / "notebooks/20_train.ipynb", settings)
     assert train == {name: settings[name] for name in ("seed", "threads", "model", "augment", "train")}
     assert run.injected(ROOT / "notebooks/00_overview.ipynb", settings) == {}  # no stage runs it
+
+
+def test_own_kernel(tmp_path, monkeypatch, command):
+    """Clusters set JUPYTER_PATH to another installation, with a kernelspec of the same name."""
+    (tmp_path / "theirs/kernels/python3").mkdir(parents=True)
+    foreign = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Theirs", "language": "python"}
+    (tmp_path / "theirs/kernels/python3/kernel.json").write_text(json.dumps(foreign))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "theirs"))
+    assert KernelManager(kernel_name="python3").kernel_spec.argv[0] == "/bin/false"
+    assert OwnKernel(kernel_name="python3").kernel_spec.argv[0] == sys.executable
+    done = command(stage=notebook("import os, sys\nassert 'JUPYTER_PATH' not in os.environ\nprint(sys.executable)"))
+    assert done.communicate()[1] == "" and done.returncode == 0
+    executed = nbformat.read(tmp_path / "runs/20_train.ipynb", 4)
+    assert executed.cells[-1].outputs[0].text == f"{sys.executable}\n"
 
 
 def test_failing_cell(project, command):

@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     os.environ.update(kept_inside(paths.root()))
+    os.environ.pop("JUPYTER_PATH", None)  # another installation's kernels, and page templates of its nbconvert
     # each command imports only what it needs: nbconvert and papermill take a second each
     match given.command:
         case "check":

@@ -70,6 +70,7 @@ def run(stage: str) -> int:
     from papermill.engines import papermill_engines
 
     from aasist_lib.pipeline.engine import Engine
+    from aasist_lib.pipeline.kernel import OwnKernel
 
     # no entry point: papermill would load the engine while the engine's module is still importing papermill
     papermill_engines.register("aasist", Engine)
@@ -80,8 +81,9 @@ def run(stage: str) -> int:
         with paths.alone(unfinished.with_suffix(".lock")):
             print(f"{stage}: started", flush=True)
             papermill.execute_notebook(
-                source, unfinished, values, engine_name="aasist", kernel_name="python3", progress_bar=False
-            )
+                source, unfinished, values, engine_name="aasist", kernel_name="python3", progress_bar=False,
+                kernel_manager_class=OwnKernel,
+            )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         trace = "\n".join(error.traceback) or f"{error.ename}: {error.evalue}"
         print(_plain(trace), file=sys.stderr)
