@@ -14,6 +14,8 @@ export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
+# nor does another installation bring its kernels and page templates
+unexport JUPYTER_PATH
 
 .PHONY: help install repro quick select leaderboard tune test faults bench lint lab serve load fuzz strip readme compare lock clean
 
@@ -52,8 +54,8 @@ lint: $(READY)       ## style of the code
 	ruff format --check .
 
 lab: $(READY)        ## JupyterLab on notebooks/
-	mkdir -p $(JUPYTER_RUNTIME_DIR)
-	jupyter lab --notebook-dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks/00_overview.ipynb \
+	mkdir -p "$(JUPYTER_RUNTIME_DIR)"
+	jupyter lab --notebook-dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_overview.ipynb \
 	  --LabApp.extension_manager=readonly --LanguageServerManager.autodetect=False
 
 serve: $(READY)      ## the detector of models/detector over HTTP, with a page to try it: http://127.0.0.1:8000
@@ -83,16 +85,23 @@ lock: $(READY)       ## requirements.lock from what .venv holds (Python 3.11)
 clean:               ## remove what stages made; DVC's cache, downloads and .venv stay
 	rm -rf build corpus data features models runs scores dvc_plots
 
+# an environment holds its own path: in a moved or copied checkout it is made anew
+ifneq ($(shell [ "$$({ . .venv/bin/activate; echo "$$VIRTUAL_ENV"; } 2>/dev/null)" -ef .venv ] && echo here),here)
+.PHONY: $(READY)
+ANEW := --clear
+endif
+
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || \
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || \
 	  { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "$(PYTHON) cannot make environments: install its venv module (Debian: python3-venv)" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	$(BIN)/dvc config --local core.site_cache_dir "$(CURDIR)/.cache/dvc"
-	$(BIN)/python -m aasist_lib.pipeline plots-page
+	"$(PYTHON)" -m venv $(ANEW) .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 --requirement requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# for `dvc` without make; its own configuration cannot hold a path that is not ASCII
+	echo 'export DVC_SITE_CACHE_DIR="$${VIRTUAL_ENV%/.venv}/.cache/dvc"' >> .venv/bin/activate
+	.venv/bin/python -m aasist_lib.pipeline plots-page
 	@# JupyterLab does not ask whether it may fetch news, and looks for no updates
 	mkdir -p .venv/share/jupyter/lab/settings
 	echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \

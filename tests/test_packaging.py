@@ -8,8 +8,9 @@
 | the Makefile and the runner keep the same things inside the checkout | test_kept_inside |
 | a library that reports to its maker does not, and leaves nothing in the home directory | test_nothing_kept_at_home |
 | make without a usable python3 says so in one line | test_make_without_python |
+| a checkout may lie anywhere; moved or copied, it gets an environment of its own | test_make_anywhere |
 | DVC calls nobody; its templates exist; what stages make is not in git | test_dvc_config, test_ignored |
-| CI runs make test | test_ci |
+| CI runs make test, with the distribution's Python | test_ci |
 | the settings of `make quick` are valid | test_tiny_settings |
 """
 
@@ -19,6 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -90,6 +92,59 @@ def test_make_without_python(tmp_path, python, said):
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout in whose environment all programs but `jupyter` do nothing, and a Python that makes such ones."""
+    folder = tmp_path / "mit Leerzeichen/Störung"
+    folder.mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    python = tmp_path / "a python"
+    python.write_text(f"""#!/bin/sh
+[ "$2" = venv ] || exit 0
+{sys.executable} "$@" --without-pip
+ln -sf /bin/true .venv/bin/python
+printf '#!/bin/sh\\necho "$2"' > .venv/bin/jupyter
+chmod +x .venv/bin/jupyter
+""")
+    python.chmod(0o755)
+    return folder
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_anywhere(tmp_path, checkout):
+    def make(folder, *arguments):
+        command = ["make", "--no-print-directory", f"PYTHON={tmp_path / 'a python'}", *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def is_made(folder):
+        return subprocess.run(["make", "--question", ".venv/ready"], cwd=folder).returncode == 0
+
+    make(checkout, "install")
+    assert is_made(checkout)
+    assert make(checkout, "lab").splitlines()[-1] == f"--notebook-dir={checkout}"
+    activated = '. .venv/bin/activate; echo "$DVC_SITE_CACHE_DIR"'
+    shown = subprocess.run(["sh", "-c", activated], cwd=checkout, capture_output=True, text=True).stdout
+    assert shown == f"{checkout}/{run.KEPT_INSIDE['DVC_SITE_CACHE_DIR']}\n"
+    (tmp_path / "link").symlink_to(checkout)
+    assert is_made(tmp_path / "link")
+
+    moved, copied = checkout.rename(tmp_path / "moved"), tmp_path / "copied"
+    shutil.copytree(moved, copied, symlinks=True)
+    for folder in (moved, copied):
+        left = folder / ".venv/bin/left"
+        left.touch()
+        assert not is_made(folder)
+        make(folder, "install")
+        assert is_made(folder) and not left.exists()
+        left.touch()
+    os.utime(copied / "requirements.lock", (time.time() + 1,) * 2)
+    make(copied, "install")
+    assert (copied / ".venv/bin/left").exists()  # another lock alone: what is installed stays
+
+
 def test_make_lists_its_targets():
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
@@ -116,9 +171,17 @@ def test_ignored():
     assert listed.split() == made
 
 
-def test_ci():
-    assert os.access(ROOT / ".ci/run", os.X_OK)
-    assert "make test" in (ROOT / ".ci/run").read_text()
+def test_ci(tmp_path):
+    usable = "import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))"
+    system = Path("/usr/bin/python3")
+    if not system.exists() or subprocess.run([system, "-c", usable], capture_output=True).returncode:
+        pytest.skip("the distribution has no Python from 3.11 to 3.13 that makes environments")
+    for name, line in {"make": 'echo "$PYTHON $1"', "apt-get": "", "python3": "exit 1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run([ROOT / ".ci/run"], env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"{system} install", f"{system} test"], done.stderr
 
 
 def test_tiny_settings(tmp_path):
