@@ -138,6 +138,9 @@ def test_too_short_or_other_features(any_network):
         any_network(x[:, :, 1:])
     with pytest.raises(UserError, match="takes (60 coefficients.*not 20|waveforms.*features.kind: waveform)"):
         any_network(features(coefficients=20, frames=x.shape[2]))
+    for wrong in (x[0], x[None]):
+        with pytest.raises(UserError, match=r"a tensor of shape \(batch, .*\), not \(\d+, "):
+            any_network(wrong)
 
 
 def test_alone_or_in_a_batch(any_network):

@@ -152,6 +152,7 @@ def check_numbers(options) -> None:
 
 def check_features(features: Tensor, coefficients: int, frames: int) -> None:
     """Refuse features of another front-end, or fewer than `frames` of them."""
+    _check_dimensions(features, "coefficients, frames")
     if features.shape[1] != coefficients or features.shape[2] < frames:
         raise UserError(
             f"the network takes {coefficients} coefficients and at least {frames} frames, "
@@ -167,9 +168,15 @@ def check_waveforms(options, name: str) -> None:
 
 def waveforms(features: Tensor, least: int) -> Tensor:
     """(b, 1, samples) -> (b, samples); refuses anything else, and fewer than `least` samples."""
+    _check_dimensions(features, "1, samples")
     if features.shape[1] != 1 or features.shape[2] < least:
         raise UserError(
             f"the network takes waveforms of at least {least} samples, "
             f"not {features.shape[1]} rows of {features.shape[2]}: set features.kind: waveform"
         )
     return features[:, 0]
+
+
+def _check_dimensions(features: Tensor, rest: str) -> None:
+    if features.ndim != 3:
+        raise UserError(f"the network takes a tensor of shape (batch, {rest}), not {tuple(features.shape)}")
