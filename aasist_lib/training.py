@@ -439,8 +439,10 @@ class Training(pl.LightningModule):
                 raise UserError(f"split '{split}' needs bona fide and spoofed utterances, and lacks one or both")
         # whole batches only: batch normalisation of a last batch of one or two would be noise
         draws = len(self.rows["train"]) if draws is None else draws
-        self.steps = max(1, round(draws / settings.batch_size))
-        self.share, (self.rank, self.processes) = distributed.share(settings.batch_size), distributed.world()
+        # a batch larger than the split would train on it several times an epoch
+        self.batch_size = min(settings.batch_size, len(self.rows["train"]) // 2 * 2)
+        self.steps = max(1, round(draws / self.batch_size))
+        self.share, (self.rank, self.processes) = distributed.share(self.batch_size), distributed.world()
         self.history, self.best, self.losses, self.logits = [], {}, [], []
         if settings.freeze_cnn_epochs and not hasattr(network, "cnn"):
             raise UserError("train.freeze_cnn_epochs: this network has no convolutional part to freeze: set it to 0")
@@ -449,7 +451,7 @@ class Training(pl.LightningModule):
 
     def draws(self) -> Draws:
         table = self.store.table[["utt_id", "label", "speaker", "attack", "pair_id"]].iloc[self.rows["train"]]
-        return Draws(table, self.steps * self.settings.batch_size, self.seed, self.settings.pair_fraction)
+        return Draws(table, self.steps * self.batch_size, self.seed, self.settings.pair_fraction)
 
     def train_dataloader(self) -> DataLoader:
         draws = distributed.Share(self.draws(), self.share)

@@ -11,6 +11,7 @@
 | eval unread | eval shards full of NaN change nothing; dev gives no gradients |
 | left out | what a run must not see may be NaN and changes nothing; fewer draws, fewer steps |
 | balance | classes half and half; groups by the root of their size; no more repeats than needed |
+| batches | a batch larger than the split is all of it, once an epoch |
 | pairs | a recording, then a copy of it, cut at the same moment; none where there are no copies |
 | losses | by their formulas; a weight of two is as good as two of them; the one-class softmax ends in a cosine |
 | waveforms | a store of them trains as one of features does, and changes them at random, a couple alike |
@@ -405,6 +406,13 @@ def test_pairs():
     assert [i for i, ((_, a), (_, b)) in enumerate(couples) if a == b] != list(range(150))  # spread over the batches
     alone = list(training.Draws(table({"ann": 8}, {"tts": 8}), 16, seed=1, pair_fraction=0.75))
     assert len(alone) == 16 and len({moment for *_, moment in alone}) == 16
+
+
+def test_batch_larger_than_the_split(store, tmp_path):
+    for size in (SPLITS["train"], 500):
+        fit(store, tmp_path, name=f"of {size}", batch_size=size, max_epochs=1)
+    whole, larger = (bytes_of(tmp_path / f"of {size}")["network.safetensors"] for size in (SPLITS["train"], 500))
+    assert larger == whole
 
 
 def test_averaging(store, tmp_path, monkeypatch):
