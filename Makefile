@@ -16,6 +16,7 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
 # nor does another installation bring its kernels and page templates
 unexport JUPYTER_PATH
+include aasist_lib/pins.env
 
 .PHONY: help install repro quick select leaderboard tune test faults bench lint lab serve load fuzz strip readme compare lock clean
 

@@ -5,7 +5,13 @@
 
 import os
 import warnings
+from pathlib import Path
 
+# They count when numpy and torch are loaded, and processes that this one starts inherit them.
+for _line in Path(__file__).with_name("pins.env").read_text("utf-8").splitlines():
+    if _line.startswith("export "):
+        _name, _, _value = _line.removeprefix("export ").partition("=")
+        os.environ[_name] = _value
 # Threads that wait are to sleep, not to spin: where anything else wants a core, training is several times quicker.
 # It counts when torch is loaded, so it stands here, before any module that needs torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -211,7 +211,10 @@ def measured(job: Job) -> dict:
         about, scores = scored(system, job.seed, job.store, stem, utterances=job.utterances, key=job.scores)
         for split in SPLITS:
             evaluation.save_csv(job.scores_file(split), scores[scores["split"] == split])
-        made = {"made_with": provenance.made_with(), "commit": provenance.commit()}
+        made = {
+            "made_with": provenance.made_with() | {"processor": provenance.processor()},
+            "commit": provenance.commit(),
+        }
         evaluation.save_json(job.record, about | made | {"scores": job.scores})
     # from the files, so that scores measured again are the same to the last digit
     dev, test = (_read_scores(job.scores_file(split)) for split in SPLITS)

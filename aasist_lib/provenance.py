@@ -13,20 +13,21 @@ LIBRARIES = ("torch", "numpy", "librosa")
 
 
 def made_with() -> dict[str, str]:
-    """Versions and processor of this machine, kept with what is trained on it.
+    """Versions that decide the last digits, kept with what is trained with them.
 
     Returns
     -------
     dict of str to str
-        `python` (as 3.11), each of `LIBRARIES` (without a local suffix such as +cpu), `processor`.
+        `python` (as 3.11), each of `LIBRARIES` (without a local suffix such as +cpu). Not the processor:
+        `pins.env` makes all alike.
 
     Examples
     --------
     >>> sorted(made_with())
-    ['librosa', 'numpy', 'processor', 'python', 'torch']
+    ['librosa', 'numpy', 'python', 'torch']
     """
     versions = {name: metadata.version(name).partition("+")[0] for name in LIBRARIES}
-    return versions | {"python": platform.python_version().rpartition(".")[0], "processor": _processor()}
+    return versions | {"python": platform.python_version().rpartition(".")[0]}
 
 
 def code_key(paths: Iterable[Path | str]) -> bytes:
@@ -96,8 +97,8 @@ def commit() -> str:
         return ""
 
 
-def _processor() -> str:
-    """Family and widest vector instructions: what decides the last digits of a sum, whichever machine of its kind."""
+def processor() -> str:
+    """Family and widest vector instructions of this machine, for what was timed on it."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

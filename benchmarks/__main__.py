@@ -78,7 +78,7 @@ def read(path: Path) -> dict[str, str]:
 
 def write(path: Path, processor: str, parts: dict[str, str]) -> None:
     path.parent.mkdir(exist_ok=True)
-    versions = ", ".join(f"{name} {version}" for name, version in provenance.made_with().items() if name != "processor")
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.made_with().items())
     head = f"# {processor}\n\n{os.cpu_count()} cores, {memory():.0f} GB of memory; {versions}. Made by `make bench`.\n"
     ordered = {name: parts[name] for name in COMMANDS if name in parts}
     path.write_text(head + "".join(f"\n## {name}\n\n{part}\n" for name, part in ordered.items()), "utf-8")

@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small arrays: threads only
 
 import pytest
 
+import aasist_lib  # noqa: F401  # before numpy: the same kernels as the stages
+
 # Started in the background by a script, Ctrl-C is ignored, and what tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

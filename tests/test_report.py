@@ -10,7 +10,7 @@
 | alarms before any number, the name of the test set, what each policy does | test_alarms, test_policies |
 | a condition without trials is left out | test_one_condition |
 | the split narrow is shown apart, and nowhere among eval's figures | test_telephone |
-| versions and processor are those that trained the network, where it says so | test_provenance |
+| versions are those that trained the network, where it says so | test_provenance |
 | the model card is written with the rest, without an audit too | test_model_card |
 | a notebook's page: code folded, tables that scroll, links between pages | test_notebook_page |
 | missing results are named | test_missing |
@@ -57,7 +57,7 @@ def project(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("metrics", "runs", "features", "models/network"):
         (tmp_path / name).mkdir(parents=True)
-    made_with = {"librosa": "0.1", "numpy": "0.2", "processor": "abacus", "python": "3.0", "torch": "0.4"}
+    made_with = {"librosa": "0.1", "numpy": "0.2", "python": "3.0", "torch": "0.4"}
     (tmp_path / "models/network/network.json").write_text(json.dumps({"made_with": made_with}))
     headline = {"unseen": measured(0.25, 50), "known": measured(0.125, 100), "all": measured(0.17, 150)}
     (tmp_path / "metrics/eval.json").write_text(json.dumps(headline))
@@ -503,7 +503,6 @@ def test_committed_readme_is_current(tmp_path):
 def test_provenance(project):
     rows = dict(report._provenance(project))
     assert rows["trained with"] == "python 3.0, torch 0.4, numpy 0.2, librosa 0.1"
-    assert rows["trained on"] == "abacus"
 
 
 def test_plots_page(project):

