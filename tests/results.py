@@ -63,7 +63,9 @@ def main(folder: Path) -> None:
     store.extract(table, folder / "data", folder / "waveforms", kind, holds="waveforms", copies=1, max_bad_fraction=1)
     tell("waveforms and copies", folder / "waveforms")
     for name in FRONT_ENDS:
-        made = kind | {"kind": name}
+        text = (ROOT / "params.yaml").read_text("utf-8").replace("kind: mfcc ", f"kind: {name} ")
+        (folder / "params.yaml").write_text(text, "utf-8")
+        made = params.load(folder / "params.yaml")["features"]
         store.extract(table, folder / "data", folder / name, made, max_bad_fraction=1)
         tell(f"features {name}", folder / name)
 

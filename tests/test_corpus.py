@@ -13,6 +13,8 @@
 | through: every chain gives the same speech back, changed | test_through |
 | texts: no sentence in two splits; nothing that stops a synthesiser | test_texts* |
 | fetch: a wrong hash, no apt, no network: one line each, with a way out; nothing runs unchecked | test_fetch_* |
+| archives: what lies outside the folder, and links, are refused | test_fetch_unpacks_nothing_outside |
+| networks are rewritten for every processor, and give what they gave | test_portable |
 | apt runs nobody else's commands and writes in our folder alone | test_apt_keeps_to_itself |
 | an attack of dev and eval alone, a killed synthesiser or worker, too little or few copies: refused | test_refused_* |
 | one batch of each attack goes first; earlier builds of the profile are removed | test_order, test_build |
@@ -296,6 +298,60 @@ def test_fetch_checks_before_it_runs(registry, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is for Python 3.11 on x86-64 Linux, and Python 3.11.2 on aarch64 Linux may"):
         fetch.fetch({"some": registry | {"sha256": "0" * 64}})
     assert list((tmp_path / "downloads").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["outside", "link"])
+def test_fetch_unpacks_nothing_outside(registry, tmp_path, kind):
+    """Python 3.11.2 has no filter of its own."""
+    archive = tmp_path / "some-1.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        member = tarfile.TarInfo("../outside" if kind == "outside" else "some-1/link")
+        member.type, member.linkname = (tarfile.REGTYPE, "") if kind == "outside" else (tarfile.SYMTYPE, "/etc")
+        file.addfile(member)
+    with pytest.raises(UserError, match="package some: its archive holds .*: not used"):
+        fetch._unpack("some", registry | {"form": "source"}, archive, tmp_path / "tools")
+    assert not (tmp_path / "tools/outside").exists() and not (tmp_path / "tools/some").exists()
+
+
+def test_portable():
+    """Without Softmax and saturating products, the network gives what it gave before."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    from aasist_lib.corpus.portable import portable
+
+    rng = np.random.default_rng(0)
+    weight = numpy_helper.from_array(rng.integers(-100, 100, (48, 32), dtype=np.int8), "weight")
+    zero = numpy_helper.from_array(np.int8(3), "zero")
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "step", "middle"]),
+        helper.make_node("MatMulInteger", ["q", "weight", "middle", "zero"], ["product"]),
+        helper.make_node("Cast", ["product"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "step"], ["scaled"]),
+        helper.make_node("Softmax", ["scaled"], ["y"], axis=-1),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [6, 48])
+    outputs = [
+        helper.make_tensor_value_info("product", TensorProto.INT32, [6, 32]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, [6, 32]),
+    ]
+    for opset in 15, 20:
+        graph = helper.make_graph(nodes, "network", [x], outputs, [weight, zero])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        found = portable(model.SerializeToString())
+        assert not {"Softmax", "MatMulInteger"} & {node.op_type for node in onnx.load_from_string(found).graph.node}
+        given = {"x": (0.01 * rng.standard_normal((6, 48))).astype(np.float32)}
+        (product, y), (_, before) = (
+            onnxruntime.InferenceSession(text, providers=["CPUExecutionProvider"]).run(None, given)
+            for text in (found, model.SerializeToString())
+        )
+        steps = np.ptp(np.append(given["x"], 0)) / 255
+        middle = np.clip(np.round(-given["x"].min() / steps), 0, 255)
+        q = np.clip(np.round(given["x"] / np.float32(steps)) + middle, 0, 255)
+        exact = (q - middle) @ (numpy_helper.to_array(weight).astype(float) - 3)
+        assert np.array_equal(product, exact)
+        assert np.allclose(y.sum(axis=1), 1, atol=1e-6) and np.allclose(y, before, atol=0.02)
 
 
 def test_fetch_fills_an_emptied_folder(registry, tmp_path):
