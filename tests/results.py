@@ -7,9 +7,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-import aasist_lib  # noqa: F401  # before numpy: it chooses the kernels
-
-import numpy as np  # noqa: I001
+import numpy as np
 import pandas as pd
 
 from aasist_lib import baselines, calibration, corpora, evaluation, shortcuts, store, training
