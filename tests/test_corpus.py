@@ -18,6 +18,7 @@
 | apt runs nobody else's commands and writes in our folder alone | test_apt_keeps_to_itself |
 | an attack of dev and eval alone, a killed synthesiser or worker, too little or few copies: refused | test_refused_* |
 | one batch of each attack goes first; earlier builds of the profile are removed | test_order, test_build |
+| progress counts recordings, names what is at hand, and leaves out what was not to be had | test_progress |
 | the whole build: killed, it leaves no process; again, it goes on; with one worker and two the same | test_build |
 | every synthesiser speaks, the same bytes twice | test_synthesisers |
 """
@@ -42,6 +43,7 @@ from scipy import signal
 
 from aasist_lib.corpus import build, fetch, humans, treat
 from aasist_lib.errors import UserError
+from aasist_lib.progress import progress
 from aasist_lib.workers import in_processes
 
 ROOT = Path(__file__).parents[1]
@@ -442,8 +444,28 @@ def test_order(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr(build, "in_processes", lambda work, jobs, *_: order.extend(name for _, name, _ in jobs) or [])
     with pytest.raises(FileNotFoundError):
-        build._batches("attacks", batches, tmp_path, tmp_path, 2)
+        build._batches(batches, tmp_path, tmp_path, 2, progress())
     assert order == ["mlsa-0", "flite-0", "mlsa-1", "flite-1"]
+
+
+def test_progress(tmp_path, monkeypatch):
+    kinds = ("flite", "mlsa", "kokoro")
+    batches = [("attack", name, {"attack": name, "wanted": 40}) for name in kinds]
+    clips = {"flite": 40, "mlsa": 30, "kokoro": 40}  # mlsa gives fewer than it should
+    told = []
+
+    def in_processes(_, jobs, *__):
+        for job in jobs:
+            told.append((bar.n, bar.total, bar.doing))
+            (tmp_path / f"{job[1]}.json").write_text(json.dumps([{}] * clips[job[1]]))
+            yield job
+
+    monkeypatch.setattr(build, "in_processes", in_processes)
+    (tmp_path / "flite.json").write_text(json.dumps([{}] * 40))  # by an earlier run
+    with progress(total=120, cost=40 + sum(40 * build.COST[kind] for kind in ("mlsa", "kokoro"))) as bar:
+        build._batches(batches, tmp_path, tmp_path, 2, bar)
+    assert told == [(40, 120, "kokoro and mlsa"), (80, 120, "mlsa")] and bar.n == bar.total == 110
+    assert bar.spent == bar.cost - bar.skipped == bar.cost - 40
 
 
 @pytest.fixture(scope="module")
@@ -520,7 +542,8 @@ def test_build(tmp_path, downloads):
         assert done.items() <= finished.items()
         done = finished
         assert not (two / "corpus").exists()
-    assert said[-1] == "stopped; the same command goes on from here" and len(said) <= 3, said
+    assert said[-1] == "stopped; the same command goes on from here", said
+    assert all(line.startswith("corpus: ") for line in said[:-2]), said
     clips = {
         Path(row["path"]): (next(two.glob("build/corpus/tiny-*")) / row["path"]).stat().st_mtime_ns
         for path in done

@@ -1,4 +1,4 @@
-"""The runner, the stripping of notebooks, progress bars and `make quick`'s folder.
+"""The runner, the stripping of notebooks, and `make quick`'s folder.
 
 | what | test |
 |---|---|
@@ -9,7 +9,6 @@
 | a dead kernel says so | test_dead_kernel |
 | Ctrl-C: status 130, one line, no process left | test_interrupted |
 | no such stage, a wrong setting, a strange parameters cell: one line, status 2 | test_mistakes |
-| progress goes to the terminal of the person who waits, and nowhere without one | test_progress |
 | stripping undoes what JupyterLab saves, and nothing else | test_strip |
 | the quick folder follows the checkout and keeps its own results | test_quick_folder |
 | the project's root is found from its folders | test_root |
@@ -17,7 +16,6 @@
 
 import json
 import os
-import pty
 import re
 import shutil
 import signal
@@ -34,7 +32,6 @@ from aasist_lib import paths
 from aasist_lib.errors import UserError
 from aasist_lib.pipeline import notebooks, params, quick, run
 from aasist_lib.pipeline.kernel import OwnKernel
-from aasist_lib.progress import progress
 
 ROOT = Path(__file__).parents[1]
 
@@ -227,21 +224,6 @@ def test_mistakes(project, command):
         done = command(*arguments)
         _, err = done.communicate()
         assert done.returncode == 2 and "train.learning_rate is not a setting" in err and "Traceback" not in err
-
-
-def test_progress(monkeypatch, capfd):
-    ours, theirs = pty.openpty()
-    monkeypatch.setenv("AASIST_TERMINAL", os.ttyname(theirs))
-    assert sum(progress([1, 2, 3], desc="listening")) == 6
-    assert b"listening" in os.read(ours, 1000)
-    for nowhere in ("", "/dev/no-such-terminal"):
-        monkeypatch.setenv("AASIST_TERMINAL", nowhere)
-        with progress(total=2, desc="listening") as bar:
-            bar.update(2)
-    monkeypatch.delenv("AASIST_TERMINAL")
-    assert list(progress("ab")) == ["a", "b"]  # standard error is no terminal here
-    assert capfd.readouterr() == ("", "")
-    os.close(ours), os.close(theirs)
 
 
 def test_strip(tmp_path):

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from itertools import chain
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import soundfile
 from ruamel.yaml import YAML
 
 from aasist_lib.errors import UserError
-from aasist_lib.progress import progress
+from aasist_lib.progress import Bar, Lines, progress
 from aasist_lib.workers import in_processes
 
 from . import fetch, humans
@@ -30,7 +30,10 @@ from .treat import RATE, cut, second_chain, through, treat
 HERE = Path(__file__).parent
 WORK = Path("build/corpus")
 BATCH = 40  # utterances of one attack that are made, or made again, together
-SLOW = ("kokoro", "mlsa", "hifigan", "mb_melgan")  # attacks
+COST = {  # of a recording, where it is more than about 1: the time it takes, measured, over that of a person's
+    "kokoro": 50, "mlsa": 20, "hifigan": 20, "mb_melgan": 10, "piper": 8, "lpc": 6, "world": 6, "world_vc": 6,
+    "mel_griffin_lim": 6, "griffin_lim": 5,
+}  # fmt: skip
 LEAST = {  # utterances, by profile
     "default": {"bonafide": 6000, "spoof": 9000},
     "small": {"bonafide": 3000, "spoof": 4000},
@@ -90,8 +93,12 @@ def build(folder: Path, profile: str, workers: int = 2) -> pd.DataFrame:
     for kind in "audio", "raw":  # raw: what copies are made from
         (work / kind).mkdir(parents=True, exist_ok=True)
     people = [("human", name, source | {"seed": sources["seed"]}) for name, source in sources["humans"].items()]
-    rows = _batches("people", people, tools, work, workers)
-    rows += _batches("attacks", list(plan_attacks(sources, rows, tools)), tools, work, workers)
+    counts = {name: entry["utterances"] for name, entry in sources["humans"].items()}
+    counts |= {name: sum(entry["utterances"].values()) for name, entry in sources["attacks"].items()}
+    cost = sum(count * COST.get(name, 1) for name, count in counts.items())
+    with progress(total=sum(counts.values()), desc="corpus", unit="recording", cost=cost) as bar:
+        rows = _batches(people, tools, work, workers, bar)
+        rows += _batches(list(plan_attacks(sources, rows, tools)), tools, work, workers, bar)
     protocol = pd.DataFrame(rows, columns=COLUMNS).sort_values("utt_id", ignore_index=True)
     _check(protocol, profile)
     _finish(protocol, work, folder)
@@ -257,19 +264,37 @@ def _split_of(text: str) -> str:
 # ---- batches: each leaves its clips and one json file of rows, or nothing
 
 
-def _batches(what: str, batches: list, tools: Path, work: Path, workers: int) -> list[dict]:
+def _batches(batches: list, tools: Path, work: Path, workers: int, bar: Bar | Lines) -> list[dict]:
     done = {name: work / f"{name}.json" for _, name, _ in batches}
     waiting = [batch for batch in batches if not done[batch[1]].exists()]
+    for batch in batches:
+        if batch not in waiting:
+            _count(batch, done[batch[1]], bar, bar.skip)
     # One of each attack first: a synthesiser that fails is to do so at once. Then those that take longest, so that no
     # core idles at the end.
     first = {entry.get("attack"): name for _, name, entry in reversed(batches)}
-    waiting.sort(key=lambda batch: (batch[1] not in first.values(), batch[2].get("attack") not in SLOW))
+    waiting.sort(key=lambda batch: (batch[1] not in first.values(), -COST.get(batch[2].get("attack"), 1)))
     make = functools.partial(_batch, tools=tools, work=work)
-    with progress(total=len(batches), desc=f"corpus: {what}", unit="batch") as bar:
-        bar.update(len(batches) - len(waiting))
-        for _ in in_processes(make, waiting, workers, "corpus.workers"):
-            bar.update()
+    bar.set_postfix_str(_at(waiting[:workers]))
+    for batch in in_processes(make, list(waiting), workers, "corpus.workers"):
+        waiting.remove(batch)
+        bar.set_postfix_str(_at(waiting[:workers]))
+        _count(batch, done[batch[1]], bar, bar.update)
     return [row for path in done.values() for row in json.loads(path.read_text("utf-8"))]
+
+
+def _at(batches: list) -> str:
+    """The people or attacks of these batches."""
+    return " and ".join(dict.fromkeys(entry.get("attack", name) for _, name, entry in batches))
+
+
+def _count(batch: tuple[str, str, dict], done: Path, bar: Bar | Lines, how: Callable) -> None:
+    """Counts a finished batch; where it gave less than was wanted, the whole is that much less."""
+    _, _, entry = batch
+    wanted = entry.get("wanted") or entry["utterances"]
+    made = len(json.loads(done.read_text("utf-8")))
+    bar.total -= wanted - made
+    how(made, cost=wanted * COST.get(entry.get("attack"), 1))
 
 
 def _batch(batch: tuple[str, str, dict], tools: Path, work: Path) -> None:

@@ -105,11 +105,16 @@ def mark(name: str, package: dict, into: Path) -> Path:
 
 def _each(work: Callable[[str], None], names: Iterable[str], threads: int, doing: str) -> None:
     """Does the work for each package; an error or Ctrl-C calls off what has not begun."""
-    pool = ThreadPoolExecutor(threads)
+    pool, waiting = ThreadPoolExecutor(threads), list(names)
     try:
-        futures = [pool.submit(work, name) for name in names]
-        for future in progress(as_completed(futures), total=len(futures), desc=doing, unit="package"):
-            future.result()
+        futures = {pool.submit(work, name): name for name in waiting}
+        with progress(total=len(futures), desc=doing, unit="package") as bar:
+            bar.set_postfix_str(" and ".join(waiting[:threads]))
+            for future in as_completed(futures):
+                future.result()
+                waiting.remove(futures[future])
+                bar.set_postfix_str(" and ".join(waiting[:threads]))
+                bar.update()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -197,7 +202,8 @@ def _updated_apt(room: Path) -> list:
     settings.write_text(APT.format(room=room), "utf-8")
     apt = ["apt-get", "-q", "-c", settings]
     # Some of the person's other sources may be out of reach: what counts is whether ours are found afterwards.
-    subprocess.run([*apt, "update"], capture_output=True)
+    with progress(desc="corpus: fetching lists of Debian's packages"):
+        subprocess.run([*apt, "update"], capture_output=True)
     return apt
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from aasist_lib import paths
+from aasist_lib import paths, progress
 from aasist_lib.errors import UserError
 from aasist_lib.pipeline import params
 
@@ -212,7 +212,7 @@ def environment(root: Path, threads: int) -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         **{pool: str(threads) for pool in pools},
         **kept_inside(root),
-        "AASIST_TERMINAL": os.ttyname(2) if os.isatty(2) else "",
+        "AASIST_TERMINAL": os.ttyname(2) if os.isatty(2) else progress.LOG,
     }
 
 
