@@ -114,7 +114,9 @@ def read(path: Path | str, layout: str) -> pd.DataFrame:
 
 
 def rows(data: bytes, path: Path | str) -> tuple[list[str], list[list[str]], list[int]]:
-    """Header, rows and their line numbers of a csv file; empty lines at its end are none.
+    """Header, rows and their line numbers of a csv file.
+
+    Rows and columns at its end that hold nothing, as spreadsheets write them, are left out.
 
     Parameters
     ----------
@@ -126,7 +128,7 @@ def rows(data: bytes, path: Path | str) -> tuple[list[str], list[list[str]], lis
     Raises
     ------
     UserError
-        No header, nothing below it, or a row with more or fewer fields than the header.
+        No header, nothing below it, a row with more or fewer fields than the header, or a column named twice.
     """
     reader = csv.reader(io.StringIO(data.decode().rstrip("\n") + "\n", newline=""))
     try:
@@ -134,12 +136,42 @@ def rows(data: bytes, path: Path | str) -> tuple[list[str], list[list[str]], lis
         numbered = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: expected a row of a csv table, found {error}") from None
+    while numbered and not any(numbered[-1][1]):
+        numbered.pop()
     for line, row in numbered:
         if len(row) != len(header):
             raise UserError(_wrong_count(path, line, header, len(row), ",".join(row)))
     if not numbered:
         raise UserError(f"{path}:2: expected rows below the header, found none")
-    return header, [row for _, row in numbered], [line for line, _ in numbered]
+    found = [row for _, row in numbered]
+    return named(header, found, path), found, [line for line, _ in numbered]
+
+
+def named(header: list[str], rows: list[list[str]], path: Path | str) -> list[str]:
+    """The names of a table's columns; those at the end without name and text are taken out of `rows`, too.
+
+    Parameters
+    ----------
+    header : list of str
+    rows : list of list of str
+        Each as long as the header.
+    path : path
+        The file's name, for errors.
+
+    Raises
+    ------
+    UserError
+        A name occurs twice.
+    """
+    names = [name.strip() for name in header]
+    while names and not names[-1] and not any(row[-1] for row in rows):
+        names.pop()
+        for row in rows:
+            row.pop()
+    again = [name for i, name in enumerate(names) if name in names[:i]]
+    if again:
+        raise UserError(f"{path}:1: a column is named {again[0]!r} a second time: {', '.join(names)}")
+    return names
 
 
 def text(path: Path | str) -> bytes:

@@ -213,18 +213,17 @@ def _with_header(path: Path | str, delimiter: str, *needed: str) -> tuple[dict[s
     reader = csv.reader((f"{line}\n" for line in _lines(path)), delimiter=delimiter, quoting=quoting)
     try:
         header = [name.strip() for name in next(reader)]
-        rows = [(reader.line_num, row) for row in reader if row]
+        rows = [(reader.line_num, row) for row in reader if any(row)]
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: not a row of a table ({error})") from None
     if not all(set(name.split(" or ")) & set(header) for name in needed):
         raise UserError(f"{path}:1: expected a header with {' and '.join(needed)}, found {', '.join(header)}")
-    if len(set(header)) < len(header):
-        raise UserError(f"{path}:1: a column is named twice: {', '.join(header)}")
     if not rows:
         raise UserError(f"{path}: a header, and nothing below it")
     wrong = next(((line, row) for line, row in rows if len(row) != len(header)), None)
     if wrong:
         raise UserError(f"{path}:{wrong[0]}: expected {len(header)} fields, as in the header, found {len(wrong[1])}")
+    header = protocols.named(header, [row for _, row in rows], path)
     columns = zip(*(row for _, row in rows), strict=True)
     return dict(zip(header, map(list, columns), strict=True)), [line for line, _ in rows]
 

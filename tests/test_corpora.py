@@ -26,6 +26,7 @@
 | what a table must not say is refused by name, paths that leave the corpus too | test_refused |
 | declared conditions that train or dev contradict are refused, whatever cannot be known is not | test_conditions |
 | a protocol that is no table is refused in one line | test_no_table |
+| what spreadsheets add is passed over | test_empty_columns_and_rows_of_a_spreadsheet |
 | lengths are those of the recordings; files that cannot be opened are left out | test_measured |
 | the summary counts names, not their absence, in the order of the splits | test_summary |
 | the example is the most copied recording, or one of each class | test_example |
@@ -629,11 +630,27 @@ def test_conditions(tmp_path, condition, attack, message):
         (b"utt_id,path,label,split\n1,2\n", "2: expected 4 fields (utt_id path label split), found 2: '1,2'"),
         (b"utt_id,path,label,split\n", "2: expected rows below the header, found none"),
         (b"utt_id,path\n1,2\n", "1: lacks the column label"),
+        (
+            b"utt_id,path,label,split,path\n1,2,spoof,dev,3\n",
+            "1: a column is named 'path' a second time: utt_id, path, label, split, path",
+        ),
+        (
+            b"utt_id,path,label,split,,\n1,2,spoof,dev,,note\n",
+            "1: a column is named '' a second time: utt_id, path, label, split, , ",
+        ),
     ],
 )  # fmt: skip
 def test_no_table(tmp_path, data, said):
     (tmp_path / "protocol.csv").write_bytes(data)
     assert refused(tmp_path) == f"ROOT/protocol.csv:{said}"
+
+
+def test_empty_columns_and_rows_of_a_spreadsheet(tmp_path):
+    expected = corpora.read(write(tmp_path, ROWS))
+    path = tmp_path / "protocol.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{line},,\r\n" for line in [*lines, "," * lines[0].count(",")]))
+    assert corpora.read(tmp_path).equals(expected)
 
 
 def test_refused_without_files(tmp_path):
