@@ -228,8 +228,9 @@ def _add_metrics(commands) -> None:
         help="of the keys of 2021: eval (default), progress, hidden or all; of csv keys: a value of their column split",
     )
     measure.add_argument(
-        "--bootstrap", type=_count, default=1000, metavar="N", help="samples for the intervals; 0: none (default: 1000)"
-    )
+        "--bootstrap", type=_samples, default=1000, metavar="N",
+        help="samples for the intervals, at least 20; 0: no intervals (default: 1000)",
+    )  # fmt: skip
     measure.add_argument(
         "--trials", action="store_true", help="draw single trials for the intervals instead of speakers and attacks"
     )
@@ -264,6 +265,15 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
     return int(text)
+
+
+def _samples(text: str) -> int:
+    count = _count(text)
+    if 0 < count < 20:
+        raise argparse.ArgumentTypeError(
+            f"{text} samples have no 2.5 % quantile: take 20 or more, or 0 for no intervals"
+        )
+    return count
 
 
 def _metrics(given: argparse.Namespace) -> int:

@@ -21,6 +21,8 @@ from aasist_lib.errors import UserError
 CONDITIONS = {"known": "Known attacks", "unseen": "Unseen attacks", "all": "All attacks"}
 NARROW = "narrow"  # the split of telephone speech, and where metrics/eval.json keeps its measures, apart from eval's
 
+FEW = 20  # trials of a class: with fewer, none of them an error, more than 14 % may yet be errors
+
 # key of headline() -> what it is called in a table for people, and whether it is shown in percent
 MEASURES = {
     "eer": ("Equal error rate (%)", True),
@@ -248,8 +250,8 @@ def alarms(scores: pd.DataFrame, column: str = "llr", *, dev_eer: float | None =
     Returns
     -------
     list of str
-        Scores that are not numbers; a class that is missing; more than 1 % of trials tied; inverted polarity; an equal
-        error rate at least twice, and two points above, that of dev.
+        Scores that are not numbers; a class that is missing, or has fewer than `FEW` trials; more than 1 % of trials
+        tied; inverted polarity; an equal error rate at least twice, and two points above, that of dev.
     """
     found = []
     finite = np.isfinite(scores[column].to_numpy(float))
@@ -276,6 +278,18 @@ def alarms(scores: pd.DataFrame, column: str = "llr", *, dev_eer: float | None =
         found.append(
             f"fakes score higher than real voices (EER {100 * eer:.1f} %): is the polarity of the scores or of the "
             "labels inverted? Here higher must mean bona fide"
+        )
+    counted = {"bona fide": (trials["label"] == "bonafide").sum()}
+    for condition, group in _apart(trials).items():
+        kind = "spoofed" if condition == "all" else f"spoofed ({CONDITIONS[condition].lower()})"
+        counted[kind] = (group["label"] == "spoof").sum()
+    few = {words: count for words, count in counted.items() if count < FEW}
+    if few:
+        fewest = min(few.values())
+        found.append(
+            f"there are only {' and '.join(f'{count} {words}' for words, count in few.items())} trials: intervals from "
+            f"so few are too narrow. Even with no error in {fewest}, up to {100 * (1 - 0.05 ** (1 / fewest)):.0f} % of "
+            "others may be errors, at 95 % confidence"
         )
     for condition, group in _apart(trials).items():
         there = _eer(*split_classes(group, column))

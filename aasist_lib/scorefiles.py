@@ -78,6 +78,7 @@ def read(scores: Path | str, keys: Path | str, format: str, subset: str | None =
     place = pd.Index(found["utt_id"]).get_indexer(truth["utt_id"])
     missing = truth[place < 0]
     if len(missing) == len(truth):
+        _check_key_column(found, truth, format, scores)
         raise UserError(
             f"{scores}: not one trial of {keys} has a score; the keys have {truth['utt_id'].iloc[0]!r}, for example, "
             f"and the scores {found['utt_id'].iloc[0]!r}"
@@ -253,6 +254,13 @@ def _spaced_scores(path: Path | str, format: str) -> tuple[dict[str, list[str]],
 def _states_key(line: str) -> bool:
     row = line.rsplit(None, 3)
     return len(row) == 4 and row[2] in LABELS
+
+
+def _check_key_column(found: pd.DataFrame, truth: pd.DataFrame, format: str, path) -> None:
+    """Refuse an unknown KEY in the first line of four columns: it was read as two, and the KEY as part of the name."""
+    fields = found["utt_id"].iloc[0].rsplit(None, 2)
+    if format == "asvspoof2019" and "label" not in found and len(fields) == 3 and fields[0] in set(truth["utt_id"]):
+        raise UserError(f"{path}:{found['line'].iloc[0]}: expected bonafide or spoof, found {fields[2]!r}")
 
 
 def _numbers(texts: list[str], lines, path) -> np.ndarray:

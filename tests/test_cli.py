@@ -304,6 +304,10 @@ def test_wrong_files_are_one_line(measure, tmp_path):
         2,
         "",
     ) and err == f"aasist: {tmp_path / 'absent.csv'}: cannot be read (No such file or directory)\n"
+
+
+@pytest.mark.parametrize("samples, said", [("-1", "not a whole number"), ("1", "1 samples have no 2.5 % quantile")])
+def test_samples_that_make_no_interval(measure, capsys, samples, said):
     with pytest.raises(SystemExit) as stop:
-        measure(some_scores(), "--bootstrap", "-1")
-    assert stop.value.code == 2
+        measure(some_scores(), "--bootstrap", samples)
+    assert stop.value.code == 2 and said in capsys.readouterr().err

@@ -108,6 +108,11 @@ def test_good_scores_raise_no_alarm(scores):
         (lambda t: t.assign(llr=t["llr"].where(t.index != 3, np.inf)), ["not finite"]),
         (lambda t: t[t["label"] == "spoof"], ["no bona fide trials"]),
         (lambda t: t[t["label"] == "bonafide"], ["no spoofed trials"]),
+        (
+            lambda t: t.groupby(["label", "condition"]).head(1),
+            ["only 1 bona fide and 1 spoofed (known attacks) and 1 spoofed (unseen attacks) trials", "95 % of others"],
+        ),
+        (lambda t: t[t.groupby("attack").cumcount() < 12], ["only 12 bona fide and 12 spoofed (unseen", "22 % of oth"]),
         (lambda t: t.assign(llr=t["llr"].round(1)), ["in common with another", "ASVspoof packages"]),
     ],
 )

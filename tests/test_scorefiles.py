@@ -208,6 +208,14 @@ def test_a_score_file_that_contradicts_the_keys(refused):
     )
 
 
+@pytest.mark.parametrize("word", ["Bonafide", "real", "genuine"])
+def test_a_label_that_is_not_known(refused, word):
+    scores = "".join(reversed(SCORES_2019.splitlines(keepends=True)))
+    message = f"expected bonafide or spoof, found '{word}'"
+    assert refused(scores.replace("bonafide", word), KEYS_2019, "asvspoof2019") == f"scores:1: {message}"
+    assert refused(SCORES_2019.replace("bonafide", word), KEYS_2019, "asvspoof2019") == f"scores:3: {message}"
+
+
 def test_scores_that_are_not_finite_are_read_as_they_are(read):
     trials = read("utt_id,llr\na,nan\nb,-Inf\n", KEYS_CSV, "csv")
     assert np.isnan(trials.table["llr"][0]) and trials.table["llr"][1] == -np.inf
