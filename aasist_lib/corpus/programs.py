@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from aasist_lib.corpus.portable import portable
+from .portable import portable
 
 # ---- text-to-speech
 
