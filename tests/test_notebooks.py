@@ -161,7 +161,8 @@ def test_stage_depends_on_its_imports(path):
 def test_other_stages_depend_on_their_imports(stage, package):
     files = sorted((ROOT / "aasist_lib").glob(package))
     assert files
-    own = {f"aasist_lib/{package}", "aasist_lib/pipeline/templates"} if stage == "report" else {"aasist_lib/corpus", PINS}
+    pages = {f"aasist_lib/{package}", "aasist_lib/pipeline/templates"}
+    own = pages if stage == "report" else {"aasist_lib/corpus", PINS}
     assert declared(stage) == needed(file.read_text("utf-8") for file in files) | own
 
 
