@@ -18,7 +18,7 @@ export DVC_NO_ANALYTICS := 1
 unexport JUPYTER_PATH
 include aasist_lib/pins.env
 
-.PHONY: help install repro quick select leaderboard tune test faults bench lint lab serve load fuzz strip readme compare lock clean
+.PHONY: help install repro quick select leaderboard tune test faults processors bench lint lab serve load fuzz strip readme compare lock clean
 
 help:                ## list of targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -46,6 +46,9 @@ test: $(READY)       ## all tests
 
 faults: $(READY)     ## kills stages at random moments, 20 times each (FAULTS=3: so often), and looks at what comes of it
 	python -m pytest -s -m faults tests/test_faults.py
+
+processors: $(READY) ## compares results with those of emulated processors (Debian's qemu-user); an hour
+	python -m pytest -s -m emulated tests/test_processors.py
 
 bench: $(READY)      ## measures what is claimed of speed and size, into benchmarks/results/; leave the machine alone meanwhile
 	python -m benchmarks $(NAMES)

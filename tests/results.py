@@ -1,6 +1,8 @@
-"""Computes, on a few real recordings, what the stages compute, and prints a hash of each piece: `test_processors.py`.
+"""Computes on a small corpus what the stages compute, and prints a hash of each piece, for `test_processors.py`.
 
-python tests/results.py FOLDER: works in FOLDER, which must not hold anything.
+    python tests/results.py FOLDER [DATA]
+
+FOLDER is made; DATA is a corpus with a protocol.csv, by default the recordings of tests/speech.
 """
 
 import hashlib
@@ -50,21 +52,25 @@ def corpus() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, data: Path | None = None) -> None:
+    """Prints a line for each piece."""
     settings = params.load(ROOT / "params.yaml")
-    (folder / "data").mkdir(parents=True)
-    (folder / "data/audio").symlink_to(ROOT / "tests/speech")
-    corpus().to_csv(folder / "data/protocol.csv", index=False)
-    table = corpora.read(folder / "data", "protocol")
+    folder.mkdir()
+    if data is None:
+        data = folder / "data"
+        data.mkdir()
+        (data / "audio").symlink_to(ROOT / "tests/speech")
+        corpus().to_csv(data / "protocol.csv", index=False)
+    table = corpora.read(data, "protocol")
 
     kind = settings["features"]
-    store.extract(table, folder / "data", folder / "waveforms", kind, holds="waveforms", copies=1, max_bad_fraction=1)
+    store.extract(table, data, folder / "waveforms", kind, holds="waveforms", copies=1, max_bad_fraction=1)
     tell("waveforms and copies", folder / "waveforms")
     for name in FRONT_ENDS:
         text = (ROOT / "params.yaml").read_text("utf-8").replace("kind: mfcc ", f"kind: {name} ")
         (folder / "params.yaml").write_text(text, "utf-8")
         made = params.load(folder / "params.yaml")["features"]
-        store.extract(table, folder / "data", folder / name, made, max_bad_fraction=1)
+        store.extract(table, data, folder / name, made, max_bad_fraction=1)
         tell(f"features {name}", folder / name)
 
     train = settings["train"] | {"max_epochs": 2, "batch_size": 8}
@@ -86,10 +92,10 @@ def main(folder: Path) -> None:
     rows = plain.select("eval")
     tell("gmm", baselines.gmm(plain, rows, components=4))
     tell("logistic", baselines.logistic(plain, rows))
-    found = shortcuts.measure(table, folder / "data", kind["sample_rate"], folder / "cues")
+    found = shortcuts.measure(table, data, kind["sample_rate"], folder / "cues")
     tell("cues", found.to_numpy())
     tell("shortcuts", shortcuts.baselines(table, found, replicates=20))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))
