@@ -24,6 +24,7 @@ COMMANDS = {
     "extraction": ["extraction.py"],
     "store": ["store.py"],
     "training": ["training.py"],
+    "pins": ["pins.py"],
     "memory": ["training.py", "memory"],
     "scoring": ["scoring.py"],
     "exported": ["exported.py"],
