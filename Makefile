@@ -42,7 +42,7 @@ tune: $(READY)       ## searches for better settings as experiments/tune.yaml sa
 	python -m aasist_lib.pipeline tune
 
 test: $(READY)       ## all tests
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 faults: $(READY)     ## kills stages at random moments, 20 times each (FAULTS=3: so often), and looks at what comes of it
 	python -m pytest -s -m faults tests/test_faults.py
