@@ -80,11 +80,14 @@ def folds(table: pd.DataFrame, count: int) -> list[list[holdout.Item]]:
     return dealt
 
 
-def read(path: Path) -> tuple[dict[str, str], list[dict]]:
-    """What `make select` wrote: a few words on each candidate, and the results; UserError where there are none."""
+def read(path: Path) -> dict:
+    """What `make select` wrote: `about`, a few words on each candidate, `results`, and `data`, the corpus they are of.
+
+    UserError where there are none.
+    """
     try:
         found = json.loads(Path(path).read_text("utf-8"))
-        return found["about"], found["results"]
+        return {name: found[name] for name in ("about", "results", "data")}
     except (OSError, ValueError, KeyError):
         raise UserError(f"{path.parent.name}/{path.name} is missing or broken: `make select` writes it") from None
 

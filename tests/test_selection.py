@@ -169,8 +169,9 @@ def test_shown(tmp_path):
     fig = plots.error_map(matrix, "A title")
     assert [text.get_text() for text in fig.axes[0].texts] == ["60", "20", "30"]
     path = tmp_path / "selection.json"
-    path.write_text(json.dumps({"about": {"default": ""}, "results": rows}))
-    assert selection.read(path) == ({"default": ""}, rows)
+    board = {"about": {"default": ""}, "results": rows, "data": "0123.dir"}
+    path.write_text(json.dumps(board | {"sentence": ""}))
+    assert selection.read(path) == board
     with pytest.raises(UserError, match="absent.json is missing or broken: `make select` writes it"):
         selection.read(tmp_path / "absent.json")
 

@@ -52,7 +52,7 @@ def run(root: Path, workers: int = 2, systems_file: Path | None = None, again: b
     systems = read(path, root / "params.yaml")
     held = waveforms(root, workers, systems)
     board = root / f"metrics/{path.stem}.json"
-    about = {"systems": {name: _about(entry) for name, entry in content["systems"].items()}, "data": _data(root)}
+    about = {"systems": {name: _about(entry) for name, entry in content["systems"].items()}, "data": data(root)}
     about["counts"] = _counts(store.Store(held).recordings)
 
     def save(results: list[dict]) -> None:
@@ -160,8 +160,14 @@ def _about(entry: dict) -> dict:
     return {key: entry[key] for key in ("about", "file", "claimed") if key in entry}
 
 
-def _data(root: Path) -> str:
-    """The hash by which DVC knows data/, where it does."""
+def data(root: Path) -> str:
+    """The hash by which DVC knows data/; "" where it does not.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Top folder of the project.
+    """
     path = root / "data.dvc"
     return _yaml(path)["outs"][0].get("md5", "") if path.is_file() else ""
 

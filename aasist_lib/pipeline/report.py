@@ -14,7 +14,6 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 from markupsafe import Markup
-from ruamel.yaml import YAML
 
 from aasist_lib import evaluation, indexes, plots, provenance
 from aasist_lib.copies import made_here
@@ -189,8 +188,9 @@ def _model_card(root: Path, used: pd.DataFrame) -> dict:
 def _board(root: Path, board: Path) -> dict:
     """What the leaderboard's page shows; how the default was chosen, where metrics/selection.json says so."""
     selection = root / "metrics/selection.json"
-    sentence = _json(selection).get("sentence", "") if selection.is_file() else ""
-    return standings.values(_json(board), sentence, _data(_stages(root)))
+    chosen, data = _json(selection) if selection.is_file() else {}, standings.data_of(standings.stages(root))
+    words = chosen.get("sentence", ""), standings.stale(chosen, data, "make select")
+    return standings.values(_json(board), " ".join(filter(None, words)), data)
 
 
 def _results(root: Path, used: pd.DataFrame) -> dict:
@@ -363,8 +363,8 @@ def _settings(path: Path) -> list[dict]:
 
 def _provenance(root: Path) -> list[tuple[str, str]]:
     """What made the results: hashes of what stages made, and what decides their bytes."""
-    stages = _stages(root)
-    data = _data(stages)
+    stages = standings.stages(root)
+    data = standings.data_of(stages)
     rows = [("data", f"md5 {data}")] if data else []
     for stage in ("extract", "train", "calibrate", "evaluate"):
         for out in stages.get(stage, {}).get("outs", []):
@@ -378,18 +378,6 @@ def _provenance(root: Path) -> list[tuple[str, str]]:
     made_with = _json(root / "models/network/network.json")["made_with"]
     versions = ", ".join(f"{name} {made_with[name]}" for name in ("python", *provenance.LIBRARIES))
     return [*rows, ("trained with", versions)]
-
-
-def _stages(root: Path) -> dict:
-    """Stages in dvc.lock; none without it."""
-    lock = root / "dvc.lock"
-    return YAML(typ="safe").load(lock)["stages"] if lock.is_file() else {}
-
-
-def _data(stages: dict) -> str:
-    """Hash of the data that the features came from; "" where nobody knows."""
-    deps = stages.get("extract", {}).get("deps", [])
-    return next((dep["md5"] for dep in deps if dep["path"] == "data"), "")
 
 
 def _title(path: Path) -> str:

@@ -38,10 +38,11 @@ def run(root: Path, workers: int = 2, candidates: Path | None = None) -> Path:
     systems = leaderboard.read(path, root / "params.yaml")
     held = leaderboard.waveforms(root, workers, systems)
     board = root / f"metrics/{path.stem}.json"
-    about = {name: entry["about"] for name, entry in content["systems"].items()}
+    about = {"about": {name: entry["about"] for name, entry in content["systems"].items()}}
+    about["data"] = leaderboard.data(root)
 
     def save(results: list[dict]) -> None:
-        evaluation.save_json(board, {"about": about, "sentence": selection.sentence(results), "results": results})
+        evaluation.save_json(board, about | {"sentence": selection.sentence(results), "results": results})
         evaluation.save_csv(board.with_suffix(".csv"), selection.table(results, against=systems[0].name))
 
     selection.run(

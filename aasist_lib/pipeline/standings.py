@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from ruamel.yaml import YAML
 
 from aasist_lib import evaluation, plots
 
@@ -98,7 +100,7 @@ def values(board: Mapping, sentence: str = "", data: str = "") -> dict:
     by_system = _by_system(results)
     page = {"sentence": sentence, "command": COMMAND, "missing": [name for name in systems if name not in names]}
     page |= {"lead": "Nothing has been measured yet.", "provenance": _provenance(board)}
-    page["stale"] = bool(data and board.get("data") and data != board["data"])
+    page["stale"] = stale(board, data)
     if not names:
         return page
     runs = [
@@ -119,6 +121,57 @@ def values(board: Mapping, sentence: str = "", data: str = "") -> dict:
             _claimed(name, systems[name], by_system[name]) for name in names if "claimed" in systems.get(name, {})
         ],
     }
+
+
+def stale(board: Mapping, data: str, command: str = COMMAND) -> str:
+    """Says that results are of another build of the corpus; "" where they are not, or nobody knows.
+
+    Parameters
+    ----------
+    board : mapping
+        metrics/leaderboard.json or metrics/selection.json.
+    data : str
+        The hash by which DVC knows the corpus that it is shown beside; "" where it does not.
+    command : str
+        Makes the results anew.
+
+    >>> stale({"data": "a1.dir"}, "a1.dir")
+    ''
+    """
+    measured = board.get("data")
+    if not (data and measured) or measured == data:
+        return ""
+    of = f"another corpus, or on an earlier build of this one (data md5 {measured})"
+    return f"These rows were measured on {of}; `{command}` measures them anew."
+
+
+def stages(root: Path) -> dict:
+    """Stages in dvc.lock, by name; none without it.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Top folder of the project.
+    """
+    lock = root / "dvc.lock"
+    return YAML(typ="safe").load(lock)["stages"] if lock.is_file() else {}
+
+
+def data_of(stages: Mapping) -> str:
+    """The hash of the corpus that features were made of.
+
+    Parameters
+    ----------
+    stages : mapping
+        Those of dvc.lock.
+
+    Returns
+    -------
+    str
+        "" where nobody knows.
+    """
+    deps = stages.get("extract", {}).get("deps", [])
+    return next((dep["md5"] for dep in deps if dep["path"] == "data"), "")
 
 
 def _lead(ranked: pd.DataFrame, conditions: Sequence[str]) -> str:
