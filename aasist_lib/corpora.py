@@ -4,6 +4,7 @@
 protocol files (`aasist_lib.protocols` knows their layouts), one for corpora whose folders say what a recording is.
 """
 
+import hashlib
 import os
 import posixpath
 import re
@@ -665,6 +666,39 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         attacks=("attack", named), hours=("seconds", lambda seconds: round(seconds.sum() / 3600, 2)),
     )  # fmt: skip
     return counted.reindex(SPLITS, level="split").reset_index()
+
+
+def digests(table: pd.DataFrame, root: Path | str) -> pd.DataFrame:
+    """What tells which recordings differ from those of another machine, short enough to be in git.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The table of utterances.
+    root : path
+        Folder of the corpus.
+
+    Returns
+    -------
+    DataFrame
+        A row for each kind of attack and each source of real voices (which may have no name: bonafide), in each split:
+        split, kind, recordings (how many), digests (the first 6 hex digits of the MD5 of each file, in the order of
+        utt_id; ------ where it is missing).
+    """
+    table = table.sort_values("utt_id")
+    kinds = [row.attack or row.source or row.label for row in table.itertuples()]
+    found = pd.DataFrame({"split": table["split"].tolist(), "kind": kinds})
+    found["digests"] = [_digest(Path(root) / path) for path in table["path"]]
+    groups = found.groupby(["split", "kind"])["digests"]
+    return groups.agg(recordings="size", digests=" ".join).reset_index()
+
+
+def _digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()[:6]
+    except OSError:  # extract sets it aside with the reason
+        return "-" * 6
 
 
 def example(table: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 2 where the person has to mend something, 130 where they stopped it.
+        Exit status: 1 where a stage fails or results differ, 2 where the person has to mend something, 130 where they
+        stopped it.
     """
     parser = argparse.ArgumentParser(prog="python -m aasist_lib.pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -55,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("a", nargs="?", default="HEAD", help="commit, branch, tag or experiment (HEAD)")
     command.add_argument("b", nargs="?", default="workspace", help="the newer one; the working tree by default")
     command.add_argument("--output", type=Path, help="write a file instead of the terminal")
+    command = commands.add_parser("verify", help="whether the results here are those of a commit, to the byte")
+    command.add_argument("commit", nargs="?", default="HEAD", help="or branch, tag or experiment (HEAD)")
     given = parser.parse_args(arguments)
     try:
         return _run(given)
@@ -127,6 +130,12 @@ def _run(given: argparse.Namespace) -> int:
                 given.output.write_text(text, encoding="utf-8")
             else:
                 print(text, end="")
+        case "verify":
+            from aasist_lib.pipeline.verify import verify
+
+            same, words = verify(paths.root(), given.commit)
+            print(words)
+            return 0 if same else 1
     return 0
 
 
