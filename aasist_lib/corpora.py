@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -170,7 +171,7 @@ def from_settings(root: Path | str, corpus: dict) -> tuple[pd.DataFrame, list[st
     Raises
     ------
     UserError
-        As `read`, and if there is nothing to train on or nothing to measure on.
+        As `read`, and if there is nothing to train on or nothing to measure on, of each class.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -189,6 +190,10 @@ def from_settings(root: Path | str, corpus: dict) -> tuple[pd.DataFrame, list[st
             f"this corpus has no {' and no '.join(lacking)}: set corpus.format to one that has (asvspoof2019_la, for "
             f"example) and corpus.eval_format to this one ({corpus['format']}), both in the same folder"
         )
+    there = set(zip(table["split"], table["label"], strict=True))
+    for split, label in product(NEEDED, sorted(VALUES["label"])):
+        if (split, label) not in there:
+            raise UserError(f"{split} of this corpus has no {label} recordings: add some, it needs both classes")
     entry = FORMATS[corpus["eval_format"] or corpus["format"]]
     about = [f"Test set: {test_set(corpus)}", f"To compare with: {entry.compare}"]
     return table, about + [f"Note: {line}" for line in told]
@@ -361,7 +366,7 @@ def _row(path: str, said: dict, entry: Format) -> dict:
 
 def _bona_fide(entry: Format, asked: Asked, files: list[str]) -> list[dict]:
     """Rows of the folder that a person has named, all of eval."""
-    folder = asked.bonafide.strip("/")
+    folder = asked.bonafide.strip("/") and posixpath.normpath(asked.bonafide.strip("/"))
     if not folder:
         raise UserError(
             f"{entry.title} holds fakes alone: put bona fide recordings below {asked.root} and name their folder in "
@@ -538,13 +543,14 @@ def _check_conditions(table: pd.DataFrame, root: Path, same: dict[str, str]) -> 
 SAME_IN_2019 = {"A16": "A04", "A19": "A06"}  # in eval under another name, as its organisers say
 
 
-def _fake_or_real(variant: str) -> Format:
+def _fake_or_real(variant: str, inner: str = "") -> Format:
+    """`inner` is the end of the name of the folder within the archive, where that is another."""
     below = r"(?P<id>(?P<split>training|validation|testing)/(?P<label>fake|real)/.+)$"
     return Format(
         f"FoR (for-{variant})",
         _in_folders,
         "figures for the same variant, testing folder; the four variants are not alike",
-        patterns=(rf"(?:^|/)for-{variant}(?:/[^/]+)?/{below}", f"^{below}"),
+        patterns=(rf"(?:^|/)for-(?:{variant}|{inner or variant})(?:/[^/]+)?/{below}", f"^{below}"),
         unnamed="unnamed ({split})",  # the machines of testing are others than those of training
     )
 
@@ -616,7 +622,10 @@ FORMATS: dict[str, Format] = {
         protocols={"eval": ("release_in_the_wild/meta.csv", "")},
         counts={"eval": (19_963, 11_816)},
     ),
-    **{f"for_{variant}": _fake_or_real(variant) for variant in ("original", "norm", "2sec", "rerec")},
+    "for_original": _fake_or_real("original"),
+    "for_norm": _fake_or_real("norm"),
+    "for_2sec": _fake_or_real("2sec", "2seconds"),
+    "for_rerec": _fake_or_real("rerec", "rerecorded"),
     "wavefake": Format(
         "WaveFake",
         _in_folders,

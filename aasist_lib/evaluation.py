@@ -301,6 +301,25 @@ def alarms(scores: pd.DataFrame, column: str = "llr", *, dev_eer: float | None =
     return found
 
 
+def check_classes(scores: pd.DataFrame, split: str) -> None:
+    """Refuse scores of which nothing can be measured.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row a trial of the split, with label.
+    split : its name.
+
+    Raises
+    ------
+    UserError
+        There are no bona fide or no spoofed trials.
+    """
+    for label, words in CLASSES.items():
+        if not (scores["label"] == label).any():
+            raise UserError(f"{split} has no {words} trials, and nothing can be measured without: add recordings to it")
+
+
 CLASSES = {"bonafide": "bona fide", "spoof": "spoofed"}
 
 # policy -> what it promises on dev; {} is its limit

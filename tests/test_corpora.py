@@ -290,6 +290,8 @@ def test_layouts(name, unpack):
         ("in_the_wild", lambda path: path.removeprefix("release_in_the_wild/")),
         ("for_norm", lambda path: path.removeprefix("for-norm/")),
         ("for_rerec", lambda path: path.replace("for-rerec/", "for-rerec/for-rerecorded/")),
+        ("for_rerec", lambda path: path.replace("for-rerec/", "for-rerecorded/")),
+        ("for_2sec", lambda path: path.replace("for-2sec/", "for-2seconds/")),
         ("wavefake", lambda path: path.removeprefix("generated_audio/")),
         ("mlaad", lambda path: path.replace("fake/", "MLAAD/fake/")),
     ],
@@ -365,7 +367,10 @@ def test_fakes_alone(name, unpack):
     assert refused(root, name) == (
         f"{title} holds fakes alone: put bona fide recordings below ROOT and name their folder in corpus.bonafide"
     )
-    for folder in "nowhere", "..", "fake/de/nothing":
+    usual = corpora.read(root, name, bonafide="real")
+    for folder in "real/", "./real", "real//", "real/.":
+        assert corpora.read(root, name, bonafide=folder).equals(usual)
+    for folder in "nowhere", "..", "fake/de/nothing", "../real":
         assert "is no folder below ROOT that holds recordings" in refused(root, name, bonafide=folder)
     (root / "other").mkdir()
     shutil.copytree(root / "real", root / "other/real")
@@ -469,6 +474,9 @@ def test_from_settings(unpack, monkeypatch, capsys):
     )
     touch(root, ["train/bonafide/1.wav", "dev/bonafide/2.wav"])
     with pytest.raises(UserError, match="this corpus has no eval: set corpus.eval_format"):
+        corpora.from_settings(root, settings | {"format": "folder"})
+    touch(root, ["train/spoof/1.wav", "dev/spoof/2.wav", "eval/spoof/3.wav"])
+    with pytest.raises(UserError, match="^eval of this corpus has no bonafide recordings: add some"):
         corpora.from_settings(root, settings | {"format": "folder"})
 
 

@@ -10,6 +10,7 @@
 | its stage depends on the modules it imports, directly or not, and on no other | test_stage_depends_on_its_imports |
 | so do the stages that are programs | test_other_stages_depend_on_their_imports |
 | every notebook that a stage runs exists, under a stage that depends on it | test_stages_have_notebooks |
+| eval without one of the classes is refused before anything is written | test_eval_without_a_class |
 | top to bottom as JupyterLab runs it, on folders of a few recordings without copies, one of them bad | test_runs |
 """
 
@@ -24,12 +25,14 @@ from pathlib import Path
 import librosa
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from nbclient import NotebookClient
 from ruamel.yaml import YAML
 
-from aasist_lib import audio
+from aasist_lib import audio, calibration, paths, training
+from aasist_lib.errors import UserError
 from aasist_lib.pipeline import run
 from aasist_lib.pipeline.kernel import OwnKernel
 from aasist_lib.pipeline.notebooks import strip
@@ -198,6 +201,20 @@ def griffin_lim(wave):
 def robot(wave):
     """A recording whose phases are all zero: a monotonous voice."""
     return librosa.istft(np.abs(librosa.stft(wave, n_fft=512)).astype(complex), n_fft=512)
+
+
+@pytest.mark.parametrize("label, said", [("bonafide", "spoofed"), ("spoof", "bona fide")])
+def test_eval_without_a_class(label, said, tmp_path, monkeypatch):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.setattr(paths, "root", lambda: tmp_path)
+    settings = {"dev_eer": 0.1, "policy": "equal_error"}
+    monkeypatch.setattr(calibration, "load", lambda folder: (np.asarray, 0.0, settings))
+    scores = pd.DataFrame({"utt_id": ["a", "b"], "label": label, "condition": "", "score": [1.0, 2.0]})
+    monkeypatch.setattr(training, "scores", lambda *folders, threads: scores)
+    cells = nbformat.read(ROOT / "notebooks/40_evaluate.ipynb", 4).cells
+    with pytest.raises(UserError, match=f"^eval has no {said} trials"):
+        exec("\n".join(cell.source for cell in cells if cell.cell_type == "code"), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
 @pytest.fixture(scope="module")
