@@ -10,6 +10,7 @@ import posixpath
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -30,7 +31,6 @@ NEEDED = SPLITS[:3]
 TRAINED, TESTED = SPLITS[:2], SPLITS[2:]
 VALUES = {"label": {"bonafide", "spoof"}, "split": set(SPLITS), "condition": {"", "known", "unseen"}}
 SUBSETS = (*protocols.SUBSETS, "all")  # of the keys of ASVspoof 2021
-AUDIO = {".flac", ".wav", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au", ".caf", ".m4a"}
 WORDS = {"training": "train", "validation": "dev", "testing": "eval", "real": "bonafide", "fake": "spoof"}
 INNER = {"wav", "wavs", "flac", "clips"}  # folders that name nobody
 
@@ -50,6 +50,7 @@ class Format:
     patterns : where folders say it all, regular expressions over paths, of which the first that fits anything counts.
         Their groups are `id` (what the utt_id is made of), `split`, `label`, `attack`, `language`, and `group`: a
         speaker of bona fide, an attack of spoofs. Without the first two, recordings are spoofs of eval.
+    own : folders in the data folder of which every recording belongs to the corpus, where it is a person's own.
     unnamed : what spoofs are called whose attack has no name.
     family : corpora of one family mean the same machine by the same attack.
     same : attack -> the name by which the family's train has this machine.
@@ -64,6 +65,7 @@ class Format:
     layout: str = ""
     protocols: dict[str, tuple[str, str]] = field(default_factory=dict)
     patterns: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
     unnamed: str = "unnamed"
     family: str = ""
     same: dict[str, str] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class Asked:
     bonafide: str
     subset: str
     there: frozenset[str]  # the same files
+    linked: dict[str, str]  # those that links lead to -> the path of the same file without links
 
 
 def read(
@@ -120,13 +123,14 @@ def read(
     Warns
     -----
     UserWarning
-        Recordings are missing (how many, and the first five), or the corpus holds another number of utterances than
-        was published.
+        Recordings are missing (how many, and the first five), files are not taken though they lie where recordings of
+        the corpus do, or the corpus holds another number of utterances than was published.
 
     Raises
     ------
     UserError
-        When something is missing or says what the table does not allow: which file, which row, which value.
+        When something is missing or says what the table does not allow: which file, which row, which value. A recording
+        may be in one split and one class alone, by whatever path or link.
     """
     root = Path(root)
     for key, name in {"format": format, "eval_format": eval_format or format}.items():
@@ -134,20 +138,20 @@ def read(
     _check_choice("subset", subset, SUBSETS)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; `dvc repro` builds the default corpus")
-    files = _files(root)
+    files, linked = _files(root)
     there = frozenset(files)
     entry, same = FORMATS[eval_format or format], {}
     if not eval_format or entry.family == FORMATS[format].family:
         same = entry.same
     if eval_format in ("", format):
-        table = _of(format, Asked(root, files, SPLITS, bonafide, subset, there))
+        table = _of(format, Asked(root, files, SPLITS, bonafide, subset, there, linked))
         if format != "protocol":  # which declares them
             table = _with_conditions(table, same)
     else:
-        trained = _of(format, Asked(root, files, TRAINED, bonafide, subset, there))
-        tested = _of(eval_format, Asked(root, files, TESTED, bonafide, subset, there))
+        trained = _of(format, Asked(root, files, TRAINED, bonafide, subset, there, linked))
+        tested = _of(eval_format, Asked(root, files, TESTED, bonafide, subset, there, linked))
         table = _with_conditions(_joined(trained, tested, root, FORMATS[format], entry), same)
-    return _checked(table, root, there, same)
+    return _checked(table, root, there, linked, same)
 
 
 def from_settings(root: Path | str, corpus: dict) -> tuple[pd.DataFrame, list[str]]:
@@ -236,20 +240,53 @@ def _check_choice(key: str, name: str, choices: tuple[str, ...]) -> None:
         raise UserError(f"corpus.{key}: '{name}' is not one of {', '.join(choices)}; the nearest is '{near[0]}'")
 
 
-def _files(root: Path) -> list[str]:
-    """Paths of all files below a folder, relative to it; folders in order. Each is listed once, and no file opened."""
-    found, seen = [], set()
-    for folder, below, names in os.walk(root, followlinks=True):
-        place = os.path.realpath(folder)
-        if place in seen:  # a link to a folder above
-            below.clear()
+def _files(root: Path) -> tuple[list[str], dict[str, str]]:
+    """Paths of all files below a folder, relative to it, and those that links lead to, with the path without links.
+
+    Links are followed, so that a file may have several paths. No file is opened.
+    """
+    files, linked, nameless = [], {}, []
+    base = os.path.join(os.path.realpath(root), "")
+    folders: list[tuple[str, tuple[str, ...]]] = [("", ())]
+    while folders:
+        prefix, above = folders.pop()
+        place = os.path.join(os.path.realpath(root / prefix), "")
+        if place in above:  # a link to a folder above
             continue
-        seen.add(place)
-        below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
-        prefix = Path(folder).relative_to(root).as_posix() + "/"
-        prefix = "" if prefix == "./" else prefix
-        found += [prefix + name for name in names if not name.startswith(".")]
-    return found
+        try:
+            with os.scandir(root / prefix) as entries:
+                entries = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+        except OSError as error:
+            raise UserError(f"{root / prefix}: cannot be read ({error.strerror})") from None
+        below = []
+        for entry in entries:
+            path = prefix + entry.name
+            if not path.isascii() and not _is_unicode(path):
+                nameless.append(os.fsencode(path).decode(errors="backslashreplace"))
+            elif entry.is_dir():
+                below.append((f"{path}/", (*above, place)))
+            else:
+                files.append(path)
+                if entry.is_symlink():
+                    linked[path] = os.path.realpath(entry.path).removeprefix(base)
+                elif place != base + prefix:
+                    linked[path] = (place + entry.name).removeprefix(base)
+        folders += sorted(below, reverse=True)
+    if nameless:
+        warnings.warn(
+            f"files and folders not taken: {len(nameless)}, as their names are not UTF-8; rename them: "
+            f"{first_five(sorted(nameless))}",
+            stacklevel=3,
+        )
+    return files, linked
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that the system's encoding does not know
+        return False
+    return True
 
 
 # Readers: what a format's files say, as rows with `COLUMNS` or part of them. `protocol` and `line` say where from.
@@ -313,7 +350,7 @@ def _find(name: str, entry: Format, asked: Asked) -> str:
     if not found:
         raise UserError(f"{asked.root}: {name} is not in it, nor in a folder below; unpack {entry.title} there")
     nearest = sorted(path for path in found if path.count("/") == min(path.count("/") for path in found))
-    if len(nearest) > 1:
+    if len({asked.linked.get(path, path) for path in nearest}) > 1:
         raise UserError(f"{asked.root}: holds {nearest[0]} and {nearest[1]}: leave one of them")
     return nearest[0]
 
@@ -322,7 +359,7 @@ def _recordings(utt_ids: list[str], folder: str, asked: Asked) -> list[str]:
     """The path of each utterance: a file of its name in that folder; where none is, the path that it should have."""
     part = folder.partition("/")[0]
     ours = (path for path in asked.files if path.startswith(part) or f"/{part}" in path)
-    ours = (path for path in ours if path[path.rfind(".") :].lower() in AUDIO)
+    ours = (path for path in ours if _is_recording(path))
     first = next(ours, f"{folder}/x.flac")
     usual, suffix = posixpath.dirname(first), posixpath.splitext(first)[1]
     paths = [f"{usual}/{utt_id}{suffix}" for utt_id in utt_ids]
@@ -332,9 +369,13 @@ def _recordings(utt_ids: list[str], folder: str, asked: Asked) -> list[str]:
     return paths
 
 
+def _is_recording(path: str) -> bool:
+    return path[path.rfind(".") :].lower() in audio.ENDINGS
+
+
 def _in_folders(entry: Format, asked: Asked) -> pd.DataFrame:
     """A corpus whose folders say what a recording is."""
-    files = [path for path in sorted(asked.files) if path[path.rfind(".") :].lower() in AUDIO]
+    files = [path for path in sorted(asked.files) if _is_recording(path)]
     real = _bona_fide(entry, asked, files) if entry.fakes_only else []
     taken = {row["path"] for row in real}
     found = []
@@ -345,12 +386,41 @@ def _in_folders(entry: Format, asked: Asked) -> pd.DataFrame:
     if entry.fakes_only and not found:
         raise UserError(f"{asked.root}: holds no fakes of {entry.title} as it is unpacked; see README, Your own data")
     rows = [_row(path, match.groupdict(), entry) for path, match in found]
+    taken.update(path for path, _ in found)
+    _tell_what_is_not_taken(entry, asked, taken)
+    if asked.linked:  # a corpus beside a link to it is one
+        once = {(row["utt_id"], asked.linked.get(row["path"], row["path"])): row for row in reversed(rows)}
+        rows = list(reversed(once.values()))
     copied = {PurePosixPath(row["path"]).stem: row["utt_id"] for row in real}
     for row in rows if copied else ():
         name, mark, rest = PurePosixPath(row["path"]).stem.rpartition("_gen")
         if mark and not rest:  # WaveFake's LJ001-0001_gen.wav is a copy of LJ001-0001.wav
             row["pair_id"] = copied.get(name, "")
     return pd.DataFrame(real + rows, columns=COLUMNS, dtype=str).fillna("")
+
+
+def _tell_what_is_not_taken(entry: Format, asked: Asked, taken: set[str]) -> None:
+    """Warn of files that lie where recordings of the corpus do, or should, and are none."""
+    patterns = [re.compile(pattern) for pattern in entry.patterns]
+    if entry.fakes_only:
+        patterns.append(re.compile(f"^{re.escape(_folder(asked))}/"))
+    left = sorted(asked.there - taken)
+    others = [p for p in left if not _is_recording(p) and any(pattern.search(p) for pattern in patterns)]
+    if others:
+        endings = Counter(posixpath.splitext(path)[1] or "none" for path in others)
+        counted = ", ".join(f"{ending} {count}" for ending, count in endings.most_common(5))
+        warnings.warn(
+            f"files not taken: {len(others)}, as their names do not end like a recording's ({counted}): "
+            f"{first_five(others)}",
+            stacklevel=5,
+        )
+    outside = [path for path in left if _is_recording(path) and path.partition("/")[0] in entry.own]
+    if outside:
+        warnings.warn(
+            f"recordings not taken: {len(outside)}, as they lie outside the folders that README, Your own data, names: "
+            f"{first_five(outside)}",
+            stacklevel=5,
+        )
 
 
 def _row(path: str, said: dict, entry: Format) -> dict:
@@ -366,7 +436,7 @@ def _row(path: str, said: dict, entry: Format) -> dict:
 
 def _bona_fide(entry: Format, asked: Asked, files: list[str]) -> list[dict]:
     """Rows of the folder that a person has named, all of eval."""
-    folder = asked.bonafide.strip("/") and posixpath.normpath(asked.bonafide.strip("/"))
+    folder = _folder(asked)
     if not folder:
         raise UserError(
             f"{entry.title} holds fakes alone: put bona fide recordings below {asked.root} and name their folder in "
@@ -383,6 +453,12 @@ def _bona_fide(entry: Format, asked: Asked, files: list[str]) -> list[dict]:
     if not rows:
         raise UserError(f"corpus.bonafide: '{asked.bonafide}' is no folder below {asked.root} that holds recordings")
     return rows
+
+
+def _folder(asked: Asked) -> str:
+    """The folder of bona fide as paths have it: real for ./real/."""
+    folder = asked.bonafide.strip("/")
+    return folder and posixpath.normpath(folder)
 
 
 def _speaker(path: str, folder: str) -> tuple[str, str]:
@@ -445,7 +521,9 @@ def _with_conditions(table: pd.DataFrame, same: dict[str, str]) -> pd.DataFrame:
     return table.assign(condition=np.where(spoofs & table["split"].isin(TESTED) & ~neither, known, ""))
 
 
-def _checked(table: pd.DataFrame, root: Path, there: frozenset[str], same: dict[str, str]) -> pd.DataFrame:
+def _checked(
+    table: pd.DataFrame, root: Path, there: frozenset[str], linked: dict[str, str], same: dict[str, str]
+) -> pd.DataFrame:
     if table.empty:
         raise UserError(f"{root}: holds no utterances in this format; see corpus.format")
     table = table.sort_values("utt_id", ignore_index=True, kind="stable")
@@ -474,11 +552,31 @@ def _checked(table: pd.DataFrame, root: Path, there: frozenset[str], same: dict[
             f"{_where(row, root)}: utt_id {row['utt_id']} occurs more than once: as {first['path']}{line} and as "
             f"{row['path']}"
         )
-    table = table[COLUMNS]
     check_paths(table, root)
+    _check_leaks(table, root, linked)
+    table = table[COLUMNS]
     _check_conditions(table, root, same)
     _check_recordings(table, root, there)
     return table
+
+
+def _check_leaks(table: pd.DataFrame, root: Path, linked: dict[str, str]) -> None:
+    """Refuse a recording that is in two splits or both classes, by whatever path or link."""
+    files = pd.Series([linked.get(path, path) for path in map(posixpath.normpath, table["path"].tolist())])
+    again = files.duplicated(keep=False)
+    if not again.any():
+        return
+    rows = table[again].assign(file=files[again]).sort_values("line", kind="stable")
+    for _, same in rows.groupby("file", sort=False):
+        other = same[(same["split"] != same["split"].iloc[0]) | (same["label"] != same["label"].iloc[0])]
+        if len(other):
+            one, two = same.iloc[0], other.iloc[0]
+            line = f", {one['protocol']}:{one['line']}" if one["line"] else ""
+            raise UserError(
+                f"{_where(two, root)}: {two['utt_id']} ({two['split']}, {two['label']}) is the same recording as "
+                f"{one['utt_id']} ({one['split']}, {one['label']}{line}), {two['path']}: a recording belongs to one "
+                "split and one class; leave out one of them"
+            )
 
 
 def _where(row: pd.Series, root: Path) -> str:
@@ -565,6 +663,7 @@ FORMATS: dict[str, Format] = {
             r"^(?P<split>train|dev|eval|narrow)/(?P<label>bonafide|spoof)/(?:(?P<group>[^/]+)/.+|[^/]+)$",
             r"^(?P<label>bonafide|spoof)/(?:(?P<group>[^/]+)/.+|[^/]+)$",
         ),
+        own=(*SPLITS, "bonafide", "spoof"),
     ),
     "asvspoof2019_la": Format(
         "ASVspoof 2019 LA",

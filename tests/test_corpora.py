@@ -20,6 +20,11 @@
 | a protocol round-trips, empty cells stay text | test_protocol |
 | a folder of bonafide/ and spoof/ becomes the same table, conditions included | test_folder |
 | an attack of eval that dev alone has is neither known nor unseen | test_folder_refuses_attacks_of_dev_alone |
+| links are followed; what they lead to stays where it is, too | test_links, test_link_to_a_corpus |
+| what lies in the folders of a corpus and is not taken is counted and named | test_not_taken |
+| so are names that are not UTF-8 | test_names_that_are_not_unicode |
+| a recording in two splits or both classes is refused, by whatever path or link | test_leaks, test_leaks_by_folders |
+| a folder that cannot be read is refused | test_folder_that_cannot_be_read |
 | bonafide/ and spoof/ alone are an eval | test_plain_folder |
 | a split narrow is read, has conditions, comes from where eval comes from, and is missed by nobody | test_narrow |
 | conditions of narrow that train or dev contradict are refused; none at all is allowed there | test_narrow_conditions |
@@ -38,6 +43,7 @@ import json
 import os
 import shutil
 import typing
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -64,6 +70,11 @@ FILES = [
 def write(folder, rows):
     pd.DataFrame(rows).fillna("").to_csv(folder / "protocol.csv", index=False)
     return touch(folder, [f"audio/{name}.flac" for name in "abcde"])
+
+
+def link(place, target):
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(os.path.relpath(target, place.parent))
 
 
 def touch(folder, names):
@@ -213,6 +224,7 @@ TABLES = {
     },
 }  # fmt: skip
 OPTIONS = {"wavefake": {"bonafide": "real"}, "mlaad": {"bonafide": "real"}}
+pytestmark = pytest.mark.filterwarnings("ignore:.*not taken")  # test_not_taken's business
 # these corpora are a few utterances long; what that says of their counts is test_counts' business
 few = pytest.mark.filterwarnings("ignore:.*published are")
 
@@ -500,7 +512,7 @@ def test_full_size(tmp_path, monkeypatch):
     (tmp_path / "keys/DF/CM").mkdir(parents=True)
     (tmp_path / "keys/DF/CM/trial_metadata.txt").write_text(text.getvalue())
     audio = [f"ASVspoof2021_DF_eval/flac/DF_E_{2_000_000 + i}.flac" for i in range(611_829)]
-    monkeypatch.setattr(corpora, "_files", lambda root: ["keys/DF/CM/trial_metadata.txt", *audio])
+    monkeypatch.setattr(corpora, "_files", lambda root: (["keys/DF/CM/trial_metadata.txt", *audio], {}))
     assert len(corpora.read(tmp_path, "asvspoof2021_df")) == 533_928
     table = corpora.read(tmp_path, "asvspoof2021_df", subset="all")
     assert len(table) == 611_829 and table["path"].tolist() == audio
@@ -521,6 +533,88 @@ def test_folder(tmp_path):
     assert table.loc["eval/spoof/vits/5.WAV", ["condition", "attack"]].tolist() == ["unseen", "vits"]
     assert table.loc["eval/spoof/6.wav", ["condition", "attack"]].tolist() == ["unseen", "unnamed"]
     assert set(table.loc[table["split"] != "eval", "condition"]) == {""}
+
+
+def test_links(tmp_path):
+    """A link takes nothing from others, wherever it leads; a whole corpus beside a link to it is one."""
+    touch(tmp_path, [*FILES, "shared/bob/1.wav", "shared/bob/2.wav", "shared/three.wav"])
+    link(tmp_path / "train/bonafide/bob", tmp_path / "shared/bob")
+    link(tmp_path / "train/spoof/one.wav", tmp_path / "shared/three.wav")
+    linked = ["train/bonafide/bob/1.wav", "train/bonafide/bob/2.wav", "train/spoof/one.wav"]
+    table = corpora.read(tmp_path, "folder")
+    assert set(table["path"]) == {*FILES, *linked} - {"eval/spoof/vits/notes.txt"}
+    assert (table.loc[table["path"].isin(linked[:2]), "speaker"] == "bob").all()
+
+
+@few
+def test_link_to_a_corpus(unpack):
+    root = unpack("asvspoof2019_la", "for_norm", move=lambda path: f"downloads/{path}")
+    for name in "for-norm", "LA":
+        link(root / name, root / "downloads" / name)
+    assert corpora.read(root, "for_norm")["path"].str.startswith("downloads/for-norm/").all()
+    assert len(corpora.read(root, "asvspoof2019_la")) == 9
+
+
+def test_not_taken(tmp_path):
+    others = ["train/bonafide/ann/1.txt", "train/spoof/espeak/README", "train/bonafide/ann/2.TXT"]
+    outside = ["train/real/1.wav", "bonafide/ann/2.wav", "eval/3.wav"]
+    takes = [f"train/bonafide/ann/{ending}.{ending}" for ending in "w64 sph wave oga aifc snd webm".split()]
+    touch(tmp_path, [*FILES, *others, *outside, *takes, "elsewhere/4.wav"])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = corpora.read(tmp_path, "folder")
+    assert set(table["path"]) == {*FILES, *takes} - {"eval/spoof/vits/notes.txt"}
+    assert [str(warning.message) for warning in caught] == [
+        "files not taken: 4, as their names do not end like a recording's (.txt 2, .TXT 1, none 1): "
+        "eval/spoof/vits/notes.txt, train/bonafide/ann/1.txt, train/bonafide/ann/2.TXT, train/spoof/espeak/README",
+        "recordings not taken: 3, as they lie outside the folders that README, Your own data, names: "
+        "bonafide/ann/2.wav, eval/3.wav, train/real/1.wav",
+    ]
+
+
+def test_names_that_are_not_unicode(tmp_path):
+    table = corpora.read(touch(tmp_path, FILES), "folder")
+    for name in (b"train/bonafide/ann/caf\xe9.wav", b"eval/spoof/\xff/5.wav"):
+        path = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, "x").close()
+    with pytest.warns(UserWarning, match=r"not taken: 2, as .*; rename them: eval/spoof/\\xff, train.*/caf\\xe9.wav$"):
+        assert corpora.read(tmp_path, "folder").equals(table)
+
+
+@pytest.mark.parametrize("path", ["audio/d.flac", "./audio//d.flac", "linked/d.flac", "link.flac"])
+def test_leaks(tmp_path, path):
+    """A recording in two splits, or both classes, by whatever path."""
+    link(write(tmp_path, ROWS) / "linked", tmp_path / "audio")
+    link(tmp_path / "link.flac", tmp_path / "audio/d.flac")
+    row = {"utt_id": "0", "path": path, "label": "spoof", "split": "train", "attack": "y"}
+    write(tmp_path, [*ROWS, row])
+    assert len(corpora.read(tmp_path)) == 6  # it may count twice
+    for change in {"split": "eval", "condition": "known"}, {"label": "bonafide", "attack": ""}:
+        write(tmp_path, [*ROWS, row | change])
+        found = row | change
+        assert refused(tmp_path) == (
+            f"ROOT/protocol.csv:7: 0 ({found['split']}, {found['label']}) is the same recording as d (train, spoof, "
+            f"protocol.csv:5), {path}: a recording belongs to one split and one class; leave out one of them"
+        )
+
+
+def test_leaks_by_folders(tmp_path):
+    link(touch(tmp_path, FILES) / "eval/bonafide/ann", tmp_path / "train/bonafide/ann")
+    assert refused(tmp_path, "folder").startswith("ROOT: train-bonafide-ann-1 (train, bonafide) is the same recording")
+
+
+def test_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    touch(tmp_path, FILES)
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("vits"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert refused(tmp_path, "folder") == "ROOT/eval/spoof/vits: cannot be read (Permission denied)"
 
 
 def test_plain_folder(tmp_path):
@@ -582,8 +676,8 @@ def test_narrow(tmp_path):
     ],
 )
 def test_narrow_conditions(tmp_path, attack, condition, message):
-    row = {"path": "audio/a.flac", "label": "spoof", "split": "narrow", "attack": attack, "condition": condition}
-    write(tmp_path, [*ROWS, row | {"utt_id": "n"}])
+    row = {"path": "audio/n.flac", "label": "spoof", "split": "narrow", "attack": attack, "condition": condition}
+    write(touch(tmp_path, ["audio/n.flac"]), [*ROWS, row | {"utt_id": "n"}])
     if message:
         with pytest.raises(UserError, match=message):
             corpora.read(tmp_path)
