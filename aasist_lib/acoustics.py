@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from aasist_lib import audio
+from aasist_lib.progress import progress
 
 BANDS = 64  # of an average spectrum, from 0 Hz to half the sample rate
 QUIET = 30  # dB below the loudest frame: what is quieter is no voice
@@ -97,7 +98,10 @@ def measure(table: pd.DataFrame, root: Path | str, sample_rate: int) -> dict[str
         every 4 dB above that; what lies beyond the end is 0) with `frame_rate` in frames a second.
     """
     root, rows = Path(root), sample(table)
-    found = [_measured(audio.read(root / path, sample_rate), sample_rate) for path in rows["path"]]
+    found = [
+        _measured(audio.read(root / path, sample_rate), sample_rate)
+        for path in progress(rows["path"], desc="levels and spectra", unit="recording")
+    ]
     groups = families(table)
     shown = pd.concat([rows.assign(family=i) for i, rows in enumerate(groups)]) if groups else table.head(0)
     read = {path: audio.read(root / path, sample_rate) for path in shown["path"]}

@@ -19,6 +19,7 @@ import torch
 from aasist_lib import audio, effects, evaluation, metrics
 from aasist_lib.detector import MIN_SECONDS, Detector
 from aasist_lib.errors import UserError
+from aasist_lib.progress import progress
 from aasist_lib.robustness import done, fingerprint, in_proportion, llr, logit, one_thread, runs, write
 
 STRENGTHS = (60.0, 50.0, 40.0)  # dB that the bound lies below the recording's rms value
@@ -287,8 +288,8 @@ def summary(
         return {"eer": counts.eer().value, "spoof_accepted": counts.rates(threshold)["spoof_accepted"]}
 
     before = attacked[attacked["method"] == "none"].set_index("utt_id")["llr"]
-    rows = []
-    for (method, db), group in attacked.groupby(["method", "db"], sort=False, dropna=False):
+    rows, groups = [], attacked.groupby(["method", "db"], sort=False, dropna=False)
+    for (method, db), group in progress(groups, desc="intervals", unit="method"):
         group = group.set_index("utt_id")
         was = before.loc[group.index]
         caught = was < threshold

@@ -51,7 +51,9 @@ def gmm(store: Store, rows: Sequence[int], *, seed: int = 0, components: int = 6
     for number, rows_of in enumerate(_train(store)):
         rng = np.random.default_rng((seed, number))
         each = max(1, FRAMES // len(rows_of))
-        frames = np.concatenate([_some(store.map(row).T, each, rng) for row in progress(rows_of, desc="gmm: read")])
+        frames = np.concatenate(
+            [_some(store.map(row).T, each, rng) for row in progress(rows_of, desc="gmm: read", unit="recording")]
+        )
         mixtures.append(GaussianMixture(components, covariance_type="diag", reg_covar=1e-3, random_state=seed))
         mixtures[-1].fit(frames.astype(np.float64))
     real, fake = mixtures
@@ -115,4 +117,4 @@ def _pooled(features: np.ndarray) -> np.ndarray:
 
 
 def _each(work: Callable, rows: Sequence[int], doing: str) -> np.ndarray:
-    return np.array([work(row) for row in progress(rows, desc=doing, unit="utt")])
+    return np.array([work(row) for row in progress(rows, desc=doing, unit="recording")])

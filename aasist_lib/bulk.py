@@ -75,7 +75,7 @@ def score(paths, detector_path, output, *, jobs: int = 0, cluster: str = "") -> 
         ]
         processes = min(jobs or os.cpu_count() or 1, len(todo))
         with progress(total=len(found), desc="score", unit="file") as bar, open(table, "a", encoding="utf-8") as grown:
-            bar.update(len(found) - len(waiting))
+            bar.skip(len(found) - len(waiting))
             compute = {"backend": "dask" if cluster else "local", "address": cluster}
             for job in in_processes(_work, todo, processes, "--jobs", compute) if todo else ():
                 grown.write(job.file.read_text("utf-8").partition("\n")[2])

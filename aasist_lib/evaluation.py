@@ -17,6 +17,7 @@ import pandas as pd
 
 from aasist_lib import metrics
 from aasist_lib.errors import UserError
+from aasist_lib.progress import progress
 
 CONDITIONS = {"known": "Known attacks", "unseen": "Unseen attacks", "all": "All attacks"}
 NARROW = "narrow"  # the split of telephone speech, and where metrics/eval.json keeps its measures, apart from eval's
@@ -172,7 +173,7 @@ def headline(
         return _measures(counts, costs) | ({} if threshold is None else counts.rates(threshold))
 
     table = {}
-    for condition, trials in _conditions(scores).items():
+    for condition, trials in progress(_conditions(scores).items(), desc="intervals", unit="condition"):
         bonafide, spoof = split_classes(trials)
         row = {"n_bonafide": len(bonafide), "n_spoof": len(spoof)}
         table[condition] = row | _with_intervals(statistics, trials, replicates, seed, clusters)
@@ -374,7 +375,7 @@ def operating_points(
 
     table = {policy: {"threshold": threshold} for policy, threshold in policies.items()}
     apart = _apart(scores)
-    for condition, trials in _conditions(scores).items():
+    for condition, trials in progress(_conditions(scores).items(), desc="intervals", unit="condition"):
         if condition not in apart:
             continue
         classes = split_classes(trials)

@@ -420,7 +420,7 @@ def score(detector: Detector, tiles: Tiles, taken: np.ndarray) -> np.ndarray:
     kept = torch.from_numpy(~np.asarray(taken, dtype=bool)).float()
     with torch.inference_mode():
         parts = kept.split(max(1, int(BATCH_SECONDS / tiles.times[-1])))
-        found = [_logits(detector, tiles.waveforms(part)) for part in progress(parts, desc="tiles", unit="batch")]
+        found = [_logits(detector, tiles.waveforms(part)) for part in progress(parts, desc="tiles")]
     return unit(detector)[0] * torch.cat(found).numpy()
 
 
@@ -635,7 +635,7 @@ def embeddings(
         except (OSError, ValueError, KeyError):  # broken: made again
             pass
     found = []
-    for row in progress(rows, desc="embed the corpus", unit="utt"):
+    for row in progress(rows, desc="embed the corpus", unit="recording"):
         spans = models.windows(int(store.table["frames"].iloc[row]), store.rate)
         parts = (store.maps(torch.from_numpy(store.read(row, start, end - start))[None]) for start, end in spans)
         found.append(_embedded(detector.network, parts, spans))

@@ -21,6 +21,7 @@ import pandas as pd
 
 from aasist_lib import evaluation, indexes, metrics, models, provenance, training
 from aasist_lib.copies import made_here
+from aasist_lib.progress import progress
 from aasist_lib.robustness import done, in_proportion, one_thread, write
 from aasist_lib.store import Store
 
@@ -206,7 +207,8 @@ def run(
     ]  # fmt: skip
     if not jobs:
         return pd.DataFrame(columns=["fold", "kind", *store.table, "learnt", "score"])
-    scores = done(jobs, _train, folder, _key(store, jobs), workers, "hold out")
+    key = _key(store, jobs)
+    scores = done(jobs, _train, folder, key, workers, "hold out", lambda job: job.left.name if job.left else REFERENCE)
     table = store.table.drop(columns=["shard", "start", "frames"])
     learnt = table["attack"].isin(table.loc[table["split"] == "train", "attack"])
     return scores.merge(table.assign(learnt=learnt), on="utt_id", how="left")
@@ -334,7 +336,7 @@ def summary(scores: pd.DataFrame, *, replicates: int = 200, seed: int = 0) -> pd
     reference = scores[scores["kind"] == REFERENCE]
     own = reference[_is(reference, "dev", "bonafide")]
     rows = []
-    for (kind, fold), group in scores.groupby(["kind", "fold"], sort=True):
+    for (kind, fold), group in progress(scores.groupby(["kind", "fold"], sort=True), desc="intervals", unit="fold"):
         left = set(fold.split(" + ")) if kind == "attack" else set()
         dev, fakes = group[_is(group, "dev", "bonafide")], group[_is(group, "dev", "spoof")]
         known = fakes[fakes["learnt"] & ~fakes["attack"].isin(left)]

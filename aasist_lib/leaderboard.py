@@ -20,7 +20,7 @@ import pandas as pd
 
 from aasist_lib import calibration, evaluation, indexes, metrics, provenance
 from aasist_lib.errors import UserError
-from aasist_lib.progress import progress
+from aasist_lib.progress import at_hand, progress
 from aasist_lib.robustness import one_thread
 from aasist_lib.store import Store
 from aasist_lib.systems import SPLITS, System, scored, share
@@ -164,10 +164,11 @@ def run(
         return [results[job] | {"about": job.system.about} for job in jobs if job in results]
 
     with progress(total=len(results) + len(waiting), desc="leaderboard", unit="run") as bar:
-        bar.update(len(results))
+        bar.skip(len(results))
         if save:
             save(so_far())
-        for job in in_processes(_work, waiting, min(workers, len(waiting)), "workers") if waiting else ():
+        finished = in_processes(_work, waiting, min(workers, len(waiting)), "workers") if waiting else ()
+        for job in at_hand(bar, finished, waiting, workers, lambda job: f"{job.system.name} with seed {job.seed}"):
             results[job] = _read(job.path)
             if save:
                 save(so_far())

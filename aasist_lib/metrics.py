@@ -28,6 +28,7 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import norm, t
 
 from aasist_lib.errors import UserError
+from aasist_lib.progress import progress
 
 
 class EER(NamedTuple):
@@ -603,7 +604,8 @@ def _replicated(statistics, systems, clusters, replicates, seed):
     if sum(sizes) < 50_000:  # threads would only wait for each other
         return [one(number) for number in range(replicates)], groups
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # numpy lets go of the lock in long operations
-        return list(pool.map(one, range(replicates))), groups
+        found = pool.map(one, range(replicates))
+        return list(progress(found, replicates, "bootstrap", "replicate")), groups
 
 
 def _distinct(scores):

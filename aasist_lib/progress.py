@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from tqdm import tqdm
@@ -15,7 +15,7 @@ NOBODY, LOG = "", "log"  # of AASIST_TERMINAL: who started this process shows th
 
 def progress(
     iterable: Iterable | None = None,
-    total: float | None = None,
+    total: int | None = None,
     desc: str = "",
     unit: str = "step",
     cost: float | None = None,
@@ -31,7 +31,7 @@ def progress(
     ----------
     iterable : iterable, optional
         What is looped over; without it call `update` yourself, and `close`, or use it in a `with` statement.
-    total : float, optional
+    total : int, optional
         Expected length, where it cannot be taken from `iterable`.
     desc, unit : str
         What is being done; what is counted, in the singular.
@@ -57,6 +57,34 @@ def progress(
             iterable, total=total, desc=desc, unit=unit, file=file, disable=file is None, leave=False, mininterval=0.5
         )
     return Lines(iterable, total, desc, unit, cost)
+
+
+def at_hand(bar: "Bar | Lines", finished: Iterable, jobs: Iterable, workers: int, name: Callable) -> Iterator:
+    """Passes on jobs as they finish, and names beside the bar those at hand: the first that have not finished.
+
+    Parameters
+    ----------
+    bar : Bar or Lines
+    finished : iterable of jobs
+        As `workers.in_processes` gives them.
+    jobs : iterable
+        All of them, in the order in which they are started.
+    workers : int
+        How many are done at a time.
+    name : callable
+        A job's name.
+
+    Yields
+    ------
+    object
+        Each finished job.
+    """
+    waiting = list(jobs)
+    bar.set_postfix_str(" and ".join(map(name, waiting[:workers])))
+    for job in finished:
+        waiting.remove(job)
+        bar.set_postfix_str(" and ".join(map(name, waiting[:workers])))
+        yield job
 
 
 def _screen():

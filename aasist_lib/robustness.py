@@ -24,7 +24,7 @@ from aasist_lib import audio, backends, calibration, detector, effects, evaluati
 from aasist_lib.detector import MIN_SECONDS, Detector
 from aasist_lib.effects import Silences
 from aasist_lib.errors import UserError
-from aasist_lib.progress import progress
+from aasist_lib.progress import at_hand, progress
 from aasist_lib.store import keep_memory
 from aasist_lib.workers import in_processes
 
@@ -422,7 +422,9 @@ def fingerprint(code: Sequence, detector_folder, recordings: Sequence[Path], res
     return key.hexdigest()
 
 
-def done(jobs: list, work: Callable, folder: Path, key: str, workers: int, words: str) -> pd.DataFrame:
+def done(
+    jobs: list, work: Callable, folder: Path, key: str, workers: int, words: str, name: Callable = lambda _: ""
+) -> pd.DataFrame:
     """The results of jobs, done in processes unless they are already there: their rows, one after the other.
 
     Parameters
@@ -439,6 +441,8 @@ def done(jobs: list, work: Callable, folder: Path, key: str, workers: int, words
         Processes; 1 works in this one.
     words : str
         For the progress bar.
+    name : callable, optional
+        A job's name, to be shown while it is done.
     """
     mark = folder / "key"
     folder.mkdir(parents=True, exist_ok=True)
@@ -447,14 +451,14 @@ def done(jobs: list, work: Callable, folder: Path, key: str, workers: int, words
             path.unlink(missing_ok=True)
         mark.write_text(key)
     waiting = [job for job in jobs if not job.path.exists()]
-    with progress(total=sum(len(job.utt_ids) for job in jobs), desc=words, unit="utt") as bar:
-        bar.update(sum(len(job.utt_ids) for job in jobs) - sum(len(job.utt_ids) for job in waiting))
+    with progress(total=sum(len(job.utt_ids) for job in jobs), desc=words, unit="recording") as bar:
+        bar.skip(sum(len(job.utt_ids) for job in jobs) - sum(len(job.utt_ids) for job in waiting))
         workers = min(workers, len(waiting))
         if workers > 1:
             finished = in_processes(work, waiting, workers, "audit.workers")
         else:
             finished = (work(job) or job for job in waiting)
-        for job in finished:
+        for job in at_hand(bar, finished, waiting, workers, name):
             bar.update(len(job.utt_ids))
     return pd.DataFrame([row for job in jobs for row in json.loads(job.path.read_text("utf-8"))])
 
@@ -531,7 +535,7 @@ def summary(
     trials = table.set_index("utt_id").loc[scores.index]
     rows = [
         _row(CONDITIONS[name], trials, scores["clean"], scores[name], threshold, costs, replicates, seed)
-        for name in scores
+        for name in progress(scores.columns, desc="intervals", unit="condition")
     ]
     return pd.DataFrame(rows)
 

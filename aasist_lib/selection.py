@@ -21,7 +21,7 @@ from aasist_lib import evaluation, holdout, metrics, training
 from aasist_lib.copies import beyond
 from aasist_lib.errors import UserError
 from aasist_lib.leaderboard import of_store
-from aasist_lib.progress import progress
+from aasist_lib.progress import at_hand, progress
 from aasist_lib.robustness import in_proportion, one_thread
 from aasist_lib.store import Store
 from aasist_lib.systems import System
@@ -138,8 +138,11 @@ def run(
     there = {result["key"]: result for result in kept}
     waiting = [(job, draws) for job, draws in jobs if job.key not in there and job.result() is None]
     with progress(total=len(jobs), desc="selection", unit="run") as bar:
-        bar.update(len(jobs) - len(waiting))
-        for _ in in_processes(_work, waiting, min(workers, len(waiting)), "workers") if waiting else ():
+        bar.skip(len(jobs) - len(waiting))
+        finished = in_processes(_work, waiting, min(workers, len(waiting)), "workers") if waiting else ()
+        for _ in at_hand(
+            bar, finished, waiting, workers, lambda given: f"{given[0].system.name}, fold {given[0].fold}"
+        ):
             bar.update()
             if save:
                 save(_results(jobs, there))

@@ -182,8 +182,8 @@ def measure(table: pd.DataFrame, root, sample_rate: int, folder, workers: int = 
     for file in set(folder.glob("*.npy")) - {job.file for job in jobs}:
         file.unlink()
     waiting = [job for job in jobs if not job.file.exists()]
-    with progress(total=len(table), desc="cues", unit="utt") as bar:
-        bar.update(len(table) - sum(len(job.paths) for job in waiting))
+    with progress(total=len(table), desc="cues", unit="recording") as bar:
+        bar.skip(len(table) - sum(len(job.paths) for job in waiting))
         for job in _done(waiting, workers):
             bar.update(len(job.paths))
     values = np.concatenate([np.load(job.file) for job in jobs]) if jobs else np.empty((0, len(CUES)))
@@ -277,10 +277,10 @@ def baselines(
                 f"{split} has no {evaluation.CLASSES[min(missing)]} recordings with cues: shortcuts are learnt on "
                 "train and read on eval, and need both classes in both"
             )
-    folds = _folds(train)
-    results = {}
+    folds, results = _folds(train), {}
+    names = tuple(GROUPS) if train["source"].nunique() < 2 else (*GROUPS, SOURCE)
     with threadpool_limits(1):  # more threads, other bytes; the tables are too small for them to help
-        for name in GROUPS if train["source"].nunique() < 2 else (*GROUPS, SOURCE):
+        for name in progress(names, desc="shortcuts", unit="baseline"):
             values = cues[list(GROUPS.get(name, CUES))].to_numpy()
             known, asked = values[table["split"] == "train"], values[table["split"] == "eval"]
             learn = _learn_source if name == SOURCE else _learn_class

@@ -162,8 +162,8 @@ def extract(
 
     numbers = range(math.ceil(len(table) / size))
     waiting = [number for number in numbers if not _is_done(partial, number)]
-    with progress(total=len(table), desc="extract", unit="utt") as bar:
-        bar.update(len(table) - sum(len(made[number * size : (number + 1) * size]) for number in waiting))
+    with progress(total=len(table), desc="extract", unit="recording") as bar:
+        bar.skip(len(table) - sum(len(made[number * size : (number + 1) * size]) for number in waiting))
         for done in _in_processes(map(job, waiting), min(workers, len(waiting)), compute if waiting else None):
             bar.update(len(done.paths))
 
@@ -379,12 +379,15 @@ def mend(folder, audio_root) -> list[str]:
         If a shard comes out with other bytes than it had, because recordings, the code or the processor are others
         than then, or if it is the index that is damaged: then only extracting again helps.
     """
+    from aasist_lib.progress import progress
+
     opened, files = Store(folder), Folder(folder)
-    damaged = [name for name in opened.checksums if opened.wrong_with(name)]
+    names = progress(opened.checksums, desc="check", unit="file")
+    damaged = [name for name in names if opened.wrong_with(name)]
     if indexes.NAME in damaged:
         raise UserError(f"{files}/{indexes.NAME}: {opened.wrong_with(indexes.NAME)}: extract again")
     beside = files.beside(".mended.partial")
-    for name in damaged:
+    for name in progress(damaged, desc="write again", unit="file"):
         rows = opened.table[opened.table["shard"] == int(re.sub(r"\D", "", name))]
         names = (rows[column].tolist() for column in ("utt_id", "path"))
         number, made = int(rows["shard"].iloc[0]), made_here(rows).tolist()

@@ -236,7 +236,7 @@ def scores(
     if not len(rows):
         raise UserError(f"{store.folder} has no utterances of split '{split}'")
     with _reproducible(threads), torch.inference_mode():
-        found = [_logit(network, store, row) for row in progress(rows, desc=f"score {split}", unit="utt")]
+        found = [_logit(network, store, row) for row in progress(rows, desc=f"score {split}", unit="recording")]
     columns = [c for c in store.table.columns if c not in ("shard", "start", "frames")]
     return store.table.loc[rows, columns].reset_index(drop=True).assign(score=np.array(found))
 
@@ -683,7 +683,7 @@ class Progress(pl.Callback):
 
     def on_train_start(self, trainer, module) -> None:
         self.bar = progress(total=self.total, desc="train", unit="step")
-        self.bar.update(self.done)
+        self.bar.skip(self.done)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         self.bar.update(1)

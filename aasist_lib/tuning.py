@@ -196,7 +196,7 @@ def run(search: Search, trials: int, workers: int = 1) -> optuna.Study:
         done = len(study.get_trials(deepcopy=False, states=DONE))
         jobs = [Job(search, name, place) for place in range(done, trials)]
         with progress(total=max(done, trials), desc="tune", unit="trial") as bar:
-            bar.update(done)
+            bar.skip(done)
             for _ in in_processes(_work, jobs, min(workers, len(jobs)), "--workers") if jobs else ():
                 bar.update()
                 found = best(study)

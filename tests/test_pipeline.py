@@ -3,6 +3,7 @@
 | what | test |
 |---|---|
 | a notebook gets its sections of params.yaml, the project's folder and package; twice: the same bytes | test_run |
+| progress of a notebook and its children reaches whoever started it, and is not on record | test_run |
 | only settings that the stage names in dvc.yaml go on record: other processes, same bytes | test_injected |
 | another installation's kernelspec or JUPYTER_PATH changes nothing: the kernel is this Python | test_own_kernel |
 | a failing cell: status 1, its own traceback, the notebook kept, the earlier one untouched | test_failing_cell |
@@ -54,6 +55,7 @@ def project(tmp_path):
     shutil.copytree(ROOT / "aasist_lib/pipeline", tmp_path / "aasist_lib/pipeline", ignore=ignore)
     for name in ("__init__", "errors", "paths", "progress"):
         shutil.copy(ROOT / f"aasist_lib/{name}.py", tmp_path / "aasist_lib")
+    shutil.copy(ROOT / "aasist_lib/pins.env", tmp_path / "aasist_lib")
     (tmp_path / "build/nb").mkdir(parents=True)
     return tmp_path
 
@@ -65,6 +67,7 @@ def command(project):
             nbformat.write(stage, project / "build/nb/20_train.ipynb")
         environment = os.environ | {name: str(ROOT / folder) for name, folder in run.KEPT_INSIDE.items()}
         environment.pop("PYTHONPATH", None)
+        environment.pop("PYTEST_CURRENT_TEST", None)  # a kernel would leave its children's error stream alone
         return subprocess.Popen(
             [sys.executable, "-m", "aasist_lib.pipeline", *(arguments or ("run", "20_train"))],
             cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
@@ -74,11 +77,23 @@ def command(project):
     return command
 
 
+CHILD = """
+import time
+from aasist_lib import progress
+progress.FIRST = 0.1
+with progress.progress(total=2, desc="in a child"):
+    time.sleep(0.5)
+"""
+
+
 def test_run(project, command):
     stage = notebook(
-        "import os, warnings\nfrom pathlib import Path\nimport aasist_lib\nfrom aasist_lib.progress import progress",
+        "import os, subprocess, sys, time, warnings\nfrom pathlib import Path\nimport aasist_lib\n"
+        "from aasist_lib import progress\nprogress.FIRST = progress.EVERY = 0.1",
         "print(Path.cwd() == Path(aasist_lib.__file__).parents[1])\nprint(os.environ['PYTHONHASHSEED'])",
-        "warnings.warn('for the person who watches')\nlist(progress(range(3)))\nprint(seed, model['name'])",
+        "warnings.warn('for the person who watches')\nprint(seed, model['name'])",
+        "for step in progress.progress(range(3), desc='listening'):\n    print(step)\n    time.sleep(0.3)",
+        f"subprocess.run([sys.executable, '-c', {CHILD!r}]);",
         "Path('result.txt').write_text(str(model)); hash('text')",
     )
     executed, texts = project / "runs/20_train.ipynb", []
@@ -89,6 +104,7 @@ def test_run(project, command):
         assert re.fullmatch(
             r"20_train: started\n20_train: done in \d+ s: runs/20_train.ipynb\n", out.replace(os.sep, "/")
         )
+        assert "listening: 1 of 3 steps, about " in err and "in a child: 0 of 2 steps, 0 s so far" in err
         assert "for the person who watches" in err and "Traceback" not in err and "encryption" not in err
         texts.append(executed.read_bytes())
     assert texts[0] == texts[1]
@@ -97,7 +113,11 @@ def test_run(project, command):
     assert injected.metadata["tags"] == ["injected-parameters"] and injected.id == "injected-parameters"
     assert re.fullmatch(r'# Parameters\nseed = \d+\nmodel = \{"name": "cnn_attention",.*\}\n', injected.source)
     outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
-    assert [output.get("text") for output in outputs[:2]] == ["True\n0\n", f"{_seed(project)} cnn_attention\n"]
+    assert [output.get("text") for output in outputs[:3]] == [
+        "True\n0\n",
+        f"{_seed(project)} cnn_attention\n",
+        "0\n1\n2\n",
+    ]
     assert all(output.get("name") != "stderr" for output in outputs)
     assert (project / "result.txt").read_text().startswith("{'name': 'cnn_attention'")
     assert b"papermill" not in texts[0] and b"iopub" not in texts[0]

@@ -4,6 +4,7 @@
 |---|---|
 | a bar on the terminal of the person who waits; nothing where a parent process counts | test_bar |
 | in a log: lines with what is done, at hand and left, even while no step ends; none for short work | test_lines |
+| jobs in processes: those at hand are named | test_at_hand |
 | what an earlier run did tells nothing of the time left; steps may cost unequally | test_left |
 """
 
@@ -16,7 +17,7 @@ import time
 import pytest
 
 from aasist_lib import progress as module
-from aasist_lib.progress import progress
+from aasist_lib.progress import at_hand, progress
 
 
 @pytest.fixture
@@ -93,3 +94,9 @@ def test_left(hasty, monkeypatch):
         bar.start -= 7200
         bar.update(25)
         assert bar._left() == "about 2.0 h left"
+
+
+def test_at_hand(hasty):
+    with progress(total=3) as bar:
+        named = [(job, bar.doing) for job in at_hand(bar, ["b", "a", "c"], ["a", "b", "c"], 2, str.upper)]
+    assert named == [("b", "A and C"), ("a", "C"), ("c", "")]
