@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
@@ -22,6 +23,7 @@ FRAMES = 100_000  # of each class, at random, that the mixtures learn from
 LARGEST = 20_000  # frames of an utterance that are scored at a time
 
 
+@threadpool_limits.wrap(limits=1)  # another number of threads, other bytes
 def gmm(store: Store, rows: Sequence[int], *, seed: int = 0, components: int = 64) -> np.ndarray:
     """A mixture of Gaussians for each class, as the baselines of the ASVspoof challenges have it.
 

@@ -203,7 +203,7 @@ def environment(root: Path, threads: int) -> dict[str, str]:
     -------
     dict of str to str
     """
-    pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     above = os.environ.get("PYTHONPATH")
     return {
         "PYTHONPATH": os.pathsep.join([str(root), *([above] if above else [])]),
@@ -211,6 +211,7 @@ def environment(root: Path, threads: int) -> dict[str, str]:
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         **{pool: str(threads) for pool in pools},
+        "OPENBLAS_NUM_THREADS": "1",  # it takes no more than there are cores, and sums otherwise with others
         **kept_inside(root),
         "AASIST_TERMINAL": os.ttyname(2) if os.isatty(2) else progress.LOG,
     }
