@@ -130,7 +130,8 @@ def rows(data: bytes, path: Path | str) -> tuple[list[str], list[list[str]], lis
     UserError
         No header, nothing below it, a row with more or fewer fields than the header, or a column named twice.
     """
-    reader = csv.reader(io.StringIO(data.decode().rstrip("\n") + "\n", newline=""))
+    # strict: else a quote that nobody closes takes the rows after it into its field
+    reader = csv.reader(io.StringIO(data.decode().rstrip("\n") + "\n", newline=""), strict=True)
     try:
         header = next(reader)
         numbered = [(reader.line_num, row) for row in reader]

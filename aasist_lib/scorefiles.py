@@ -211,7 +211,8 @@ def _lines(path: Path | str) -> list[str]:
 def _with_header(path: Path | str, delimiter: str, *needed: str) -> tuple[dict[str, list[str]], list[int]]:
     """Columns by the names in the header, and the line of every row; one `needed` may be this "or" that."""
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    reader = csv.reader((f"{line}\n" for line in _lines(path)), delimiter=delimiter, quoting=quoting)
+    # strict: else a quote that nobody closes takes the rows after it into its field
+    reader = csv.reader((f"{line}\n" for line in _lines(path)), delimiter=delimiter, quoting=quoting, strict=True)
     try:
         header = [name.strip() for name in next(reader)]
         rows = [(reader.line_num, row) for row in reader if any(row)]

@@ -733,6 +733,10 @@ def test_conditions(tmp_path, condition, attack, message):
         (b"utt_id,path,label,split\n", "2: expected rows below the header, found none"),
         (b"utt_id,path\n1,2\n", "1: lacks the column label"),
         (
+            b'utt_id,path,label,split\n1,2,spoof,"dev\n3,4,spoof,eval\n',
+            "3: expected a row of a csv table, found unexpected end of data",
+        ),
+        (
             b"utt_id,path,label,split,path\n1,2,spoof,dev,3\n",
             "1: a column is named 'path' a second time: utt_id, path, label, split, path",
         ),

@@ -117,6 +117,9 @@ def test_csv_takes_llr_before_score_and_parts_by_split(read, refused):
     assert read(table.replace("dev", "eval"), table.replace("dev", "eval"), "csv").subset == "eval"
     assert read("score,utt_id\n-3,a\n4,b\n", KEYS_CSV, "csv").table["llr"].tolist() == [-3.0, 4.0]
     assert read("utt_id,llr,,\na,1,,\nb,2,,\n,,,\n", KEYS_CSV, "csv").table["llr"].tolist() == [1.0, 2.0]
+    for close in "", '"':  # a quote that swallows rows
+        keys = f'utt_id,label,codec\na,spoof,"x\nb,bonafide,x{close}y\n'
+        assert "keys:3: not a row of a table" in refused("utt_id,llr\na,1\nb,2\n", keys, "csv")
     assert "a column is named 'llr' a second time" in refused("utt_id,llr,llr\na,1,2\n", KEYS_CSV, "csv")
     assert "scores:1: expected a header with utt_id and llr or score" in refused("id,llr\na,1\n", KEYS_CSV, "csv")
     assert "keys:1: expected a header with utt_id and label" in refused(table, "utt_id,truth\na,spoof\n", "csv")
