@@ -18,7 +18,7 @@ export DVC_NO_ANALYTICS := 1
 unexport JUPYTER_PATH
 include aasist_lib/pins.env
 
-.PHONY: help install repro quick select leaderboard tune test faults processors bench lint lab serve load fuzz strip readme compare verify lock clean
+.PHONY: help install repro quick select leaderboard tune test faults processors bench lint lab serve load fuzz strip readme compare experiments verify lock clean
 
 help:                ## list of targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -80,6 +80,10 @@ readme: $(READY)     ## the table of metrics in README.md
 
 compare: $(READY)    ## two runs as markdown for a pull request: make compare A=main B=HEAD
 	@python -m aasist_lib.pipeline compare "$(or $(A),HEAD)" "$(or $(B),workspace)"
+
+experiments: $(READY) ## those of `dvc exp run`: settings that differ and equal error rates, in 120 columns
+	@dvc exp show --only-changed --drop '.*/|(data|features|notebooks|params\.yaml|requirements\.lock)$$' \
+	  --drop '(known|unseen|all)\.(?!eer)'
 
 verify: $(READY)     ## whether results here are those of git to the byte, and if not, where and how far they part
 	@python -m aasist_lib.pipeline verify

@@ -1,4 +1,4 @@
-"""What the audit sets side by side, and what it puts on record in metrics/audit.json."""
+"""What the audit sets side by side, and what it puts on record in metrics/tables/audit.json."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -135,7 +135,7 @@ def headline(table: pd.DataFrame) -> list[dict]:
 
 
 def records(table: pd.DataFrame, *keys: str) -> dict:
-    """The numbers of a table by the texts in its columns `keys`, for metrics/audit.json: nothing where there is none.
+    """The numbers of a table by the texts in its columns `keys`, for metrics/tables/audit.json: nothing where there is none.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ from aasist_lib.errors import UserError
 from aasist_lib.progress import progress
 
 CONDITIONS = {"known": "Known attacks", "unseen": "Unseen attacks", "all": "All attacks"}
-NARROW = "narrow"  # the split of telephone speech, and where metrics/eval.json keeps its measures, apart from eval's
+NARROW = "narrow"  # the split of telephone speech
 
 FEW = 20  # trials of a class: with fewer, none of them an error, more than 14 % may yet be errors
 
@@ -42,6 +42,8 @@ MEASURES = {
     "n_bonafide": ("Real recordings", False),
     "n_spoof": ("Fakes", False),
 }
+COUNTS = ("n_bonafide", "n_spoof")
+COMPARED = ("eer", "accuracy", "precision", "recall", "f1", "min_dcf", "cllr")  # with dev's EER all that DVC compares
 
 
 def select(scores: pd.DataFrame, condition: str = "all") -> pd.DataFrame:
@@ -180,29 +182,58 @@ def headline(
     return table
 
 
-def results(of_eval: Mapping[str, Mapping], of_narrow: Mapping[str, Mapping]) -> dict[str, dict]:
-    """What metrics/eval.json holds: eval by condition, and all of the split narrow under a key of its own.
+def summary(of_eval: Mapping[str, Mapping], dev_eer: float) -> dict[str, dict]:
+    """What metrics/eval.json holds, the metrics that DVC compares: few, and short enough for a terminal.
 
     Parameters
     ----------
-    of_eval, of_narrow : what `headline` gave for each; the second is empty where there is no such split.
+    of_eval : what `headline` gave for eval.
+    dev_eer : equal error rate on dev.
 
-    >>> results({"all": {"eer": 0.1}}, {"all": {"eer": 0.2}})
-    {'all': {'eer': 0.1}, 'narrow': {'all': {'eer': 0.2}}}
-    >>> results({"all": {"eer": 0.1}}, {})
-    {'all': {'eer': 0.1}}
+    >>> summary({"all": {"eer": 0.123456, "eer_low": 0.1, "auc": 0.9}}, 0.1)
+    {'all': {'eer': 0.1235}, 'dev': {'eer': 0.1}}
     """
-    return dict(of_eval) | ({NARROW: dict(of_narrow)} if of_narrow else {})
+    rows = {name: {key: row[key] for key in COMPARED if key in row} for name, row in of_eval.items()}
+    rows["dev"] = {"eer": dev_eer}
+    return {name: {key: round(value, 4) for key, value in row.items()} for name, row in rows.items()}
 
 
-def apart(measured: Mapping[str, Mapping]) -> tuple[dict[str, dict], dict[str, dict]]:
-    """The two tables in metrics/eval.json, each as `headline` gives it: of eval, and of narrow (empty without it).
+def table(of_eval: Mapping[str, Mapping], of_narrow: Mapping[str, Mapping]) -> pd.DataFrame:
+    """All measures with their intervals as metrics/tables/eval.csv holds them.
 
-    >>> apart({"unseen": {"eer": 0.3}, "narrow": {"all": {"eer": 0.2}}, "known": {"eer": 0.1}})
-    ({'known': {'eer': 0.1}, 'unseen': {'eer': 0.3}}, {'all': {'eer': 0.2}})
+    Parameters
+    ----------
+    of_eval, of_narrow : what `headline` gave for each split; the second is empty where there is no such split.
+
+    Returns
+    -------
+    DataFrame
+        A row a measure: split (eval, narrow), condition, measure (keys of `MEASURES`), value, low, high (NaN where
+        there is no interval).
     """
-    eval_and_narrow = measured, measured.get(NARROW, {})
-    return tuple({name: table[name] for name in CONDITIONS if name in table} for table in eval_and_narrow)
+    rows = [
+        (split, condition, key, *(row.get(key + end) for end in ("", "_low", "_high")))
+        for split, measured in (("eval", of_eval), (NARROW, of_narrow))
+        for condition in CONDITIONS
+        for key in MEASURES
+        if key in (row := measured.get(condition, {}))
+    ]
+    columns = ["split", "condition", "measure", "value", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], float))
+
+
+def apart(found: pd.DataFrame) -> tuple[dict[str, dict], dict[str, dict]]:
+    """The two parts of `table`, each as `headline` gives it: of eval, and of narrow (empty without it).
+
+    >>> apart(table({"known": {"eer": 0.1, "eer_low": 0.0, "eer_high": 0.2}}, {"all": {"n_spoof": 7}}))
+    ({'known': {'eer': 0.1, 'eer_low': 0.0, 'eer_high': 0.2}}, {'all': {'n_spoof': 7}})
+    """
+    parts = {"eval": {}, NARROW: {}}
+    for split, condition, key, *values in found.itertuples(index=False):
+        row = parts[split].setdefault(condition, {})
+        numbers = zip(("", "_low", "_high"), values, strict=True)
+        row |= {key + end: int(x) if key in COUNTS else x for end, x in numbers if not math.isnan(x)}
+    return parts["eval"], parts[NARROW]
 
 
 def _conditions(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:

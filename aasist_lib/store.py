@@ -75,7 +75,7 @@ class Summary:
     copies: int = 0
 
     def to_dict(self) -> dict:
-        """For metrics/extract.json."""
+        """For metrics/tables/extract.json."""
         return {
             "utterances": self.utterances, "rejected": self.rejected, "copies": self.copies, "seconds": self.seconds,
             "splits": self.splits,

@@ -10,7 +10,7 @@ Its folder has spaces and letters beyond ASCII in its name.
 | saving a notebook with outputs makes no stage stale | test_saving_a_notebook |
 | without cache, corpus, features, models, runs: the same bytes again | test_same_bytes_again |
 | `aasist score` with the detector it trained; exit 3 when a file cannot be scored | test_score |
-| `dvc exp run -S`, `dvc metrics diff`, `dvc params diff`, `dvc plots show` as DVC's users expect | test_an_experiment |
+| `dvc exp run -S`, then `dvc metrics diff`, `dvc params diff`, `dvc plots show`; the run cache | test_an_experiment |
 | a failing cell: status, its own traceback, the notebook kept, the good outputs recoverable | test_a_failing_cell |
 | two `dvc repro` at once: the second says so and stops, the first goes on | test_two_at_once |
 | a damaged corpus stops extraction with the count and the first files | test_a_damaged_corpus |
@@ -21,6 +21,7 @@ The tests share one clone and run in this order.
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,8 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+
+from aasist_lib import evaluation
 
 ROOT = Path(__file__).parents[1]
 PROMISED = ["corpus/protocol.csv", "data.dvc", "dvc.lock", "metrics", "models", "reports", "scores", "runs"]
@@ -92,9 +95,12 @@ def test_from_a_clone(clone, run):
         assert f"{page}.html" in index and (clone / f"reports/{page}.html").is_file()
     metrics = json.loads((clone / "metrics/eval.json").read_text("utf-8"))
     assert {"known", "unseen"} <= set(metrics)
+    headline, _ = evaluation.apart(pd.read_csv(clone / "metrics/tables/eval.csv"))
     for condition in "known", "unseen":
-        assert metrics[condition]["eer_low"] <= metrics[condition]["eer"] <= metrics[condition]["eer_high"]
-    audit = json.loads((clone / "metrics/audit.json").read_text("utf-8"))
+        row = headline[condition]
+        assert row["eer_low"] <= row["eer"] <= row["eer_high"]
+        assert metrics[condition]["eer"] == pytest.approx(row["eer"], abs=1e-4)
+    audit = json.loads((clone / "metrics/tables/audit.json").read_text("utf-8"))
     names = [row["name"] for row in audit["headline"]]
     assert names[0] == "detector" and {"silence", "level", "all"} <= set(names)
     assert {"clean", "clipped"} & set(audit["conditions"]) and {"fgsm", "pgd"} <= set(audit["adversarial"])
@@ -169,6 +175,12 @@ def test_an_experiment(clone, run):
     run("git", "checkout", "--", ".")
     run("dvc", "checkout")
     assert "Running stage" not in run("dvc", "repro")
+    params = clone / "params.yaml"
+    params.write_text(re.sub(r"^  lr: \S+", "  lr: 3.0e-4", params.read_text("utf-8"), flags=re.MULTILINE), "utf-8")
+    again = [line for line in run("dvc", "repro").splitlines() if "Running stage" in line]
+    assert again == ["Running stage 'report':"]  # all else comes from the run cache
+    run("git", "checkout", "--", ".")
+    run("dvc", "checkout")
 
 
 def test_a_failing_cell(clone, run):

@@ -34,8 +34,8 @@ from aasist_lib.errors import UserError, full_disk_told
 ROOT = Path(__file__).parents[1]
 STAGES = {
     "corpus": ["corpus"],
-    "extract": ["features", "runs/10_extract.ipynb", "metrics/extract.json"],
-    "train": ["models/network", "runs/20_train.ipynb", "metrics/train.json", "metrics/history.csv"],
+    "extract": ["features", "runs/10_extract.ipynb", "runs/tables/extract.json"],
+    "train": ["models/network", "runs/20_train.ipynb", "runs/tables/train.json", "metrics/history.csv"],
     "evaluate": ["scores/eval.csv", "runs/40_evaluate.ipynb", "metrics/eval.json", "metrics/confusion.csv"],
 }
 TIMES = int(os.environ.get("FAULTS", "20"))

@@ -2,9 +2,9 @@
 
 | what | test |
 |---|---|
-| measures by condition and of the split narrow, with intervals, are those of metrics/eval.json | test_measures |
+| measures by condition and of the split narrow, with intervals, are those of metrics/tables/eval.csv | test_measures |
 | attacks and sources: all, the worst first, with the tables' shares and counts | test_attacks, test_sources |
-| wear, attacks on purpose and what was left out: the numbers of metrics/audit.json | test_audit |
+| wear, attacks on purpose and what was left out: the numbers of metrics/tables/audit.json | test_audit |
 | every condition of the audit that is wear has words, and no other has | test_conditions |
 | what the network is, what trained it on what, and how its thresholds were set | test_details, test_thresholds |
 | every heading, link and caption; text is escaped | test_page |
@@ -49,10 +49,11 @@ PROVENANCE = [("data", "md5 0123.dir"), ("models/detector", "md5 4567.dir"), ("s
 @pytest.fixture
 def results():
     """Those of the last run, whatever they are, of a detector made up."""
-    names = ("eval", "alarms", "extract", "train", "operating_points", "calibration", "audit")
-    found = {name: json.loads((METRICS / f"{name}.json").read_text("utf-8")) for name in names}
+    names = ("alarms", "extract", "train", "operating_points", "calibration", "audit")
+    found = {name: json.loads((METRICS / f"tables/{name}.json").read_text("utf-8")) for name in names}
     found |= {name: pd.read_csv(METRICS / f"{name}.csv", keep_default_na=False, na_values=[""])
               for name in ("by_attack", "by_speaker")}  # fmt: skip
+    found["headline"], found["narrow"] = evaluation.apart(pd.read_csv(METRICS / "tables/eval.csv"))
     thresholds = {name: row["threshold"] for name, row in found["operating_points"].items()}
     detector = {"policy": "equal_error", "thresholds": thresholds, "dev_eer": 0.125, "prior_spoof": 0.05}
     return found | {"network": NETWORK, "detector": detector | {"cost_miss": 1.0, "cost_false_alarm": 10.0}}
@@ -86,14 +87,14 @@ def shown(row, key):
 
 
 def test_measures(results):
-    results["eval"]["narrow"] = {"all": results["eval"]["all"] | {"eer": 0.4375, "eer_low": 0.25, "eer_high": 0.5}}
+    results["narrow"] = {"all": results["headline"]["all"] | {"eer": 0.4375, "eer_low": 0.25, "eer_high": 0.5}}
     page = rendered(results)
     table = captioned(page, "Eval, with 95 % intervals")
     names = {words: key for key, (words, _) in evaluation.MEASURES.items() if key in modelcard.SHOWN}
     assert set(table) == set(names)
     for words, key in names.items():
         for condition, heading in evaluation.CONDITIONS.items():
-            row, percent = results["eval"][condition], evaluation.MEASURES[key][1]
+            row, percent = results["headline"][condition], evaluation.MEASURES[key][1]
             ends = [f"{100 * row[name]:.1f}" if percent else f"{row[name]:.3f}" if isinstance(row[name], float)
                     else str(row[name]) for name in (key, f"{key}_low", f"{key}_high") if name in row]  # fmt: skip
             assert table[words][heading] == (f"{ends[0]} {ends[1]} to {ends[2]}" if len(ends) > 1 else ends[0])
@@ -235,12 +236,8 @@ def test_caveats(results):
     known, unseen, everything = (
         {"spoof_accepted": x, "bonafide_rejected": 0.25, "cllr": 2 * x} for x in (0.125, 0.75, 0.4)
     )
-    results["eval"] = {
-        "known": known,
-        "unseen": unseen,
-        "all": everything,
-        "narrow": {"known": {"bonafide_rejected": 0.5}},
-    }
+    results["headline"] = {"known": known, "unseen": unseen, "all": everything}
+    results["narrow"] = {"known": {"bonafide_rejected": 0.5}}
     passing = {"40": {"eer": 0.9, "success": 0.5}, "100": {"eer": 0.8}}
     passing = {"none": {"eer": 0.1, "success": 0.0}, "pgd": passing}
     results["audit"] = {"alarms": ["silence tells"], "adversarial": passing}
@@ -269,7 +266,8 @@ def test_other_corpus(results, tmp_path):
     scores = scores.assign(
         speaker="", condition="", language="", source="", attack=[""] * 50 + [f"A{i}" for i in range(50)]
     )
-    results |= {"eval": evaluation.headline(scores, 0.5, replicates=0), "audit": {}, "calibration": {}}
+    results |= {"headline": evaluation.headline(scores, 0.5, replicates=0), "narrow": {}}
+    results |= {"audit": {}, "calibration": {}}
     for name in ("by_attack", "by_speaker"):
         evaluation.save_csv(tmp_path / f"{name}.csv", getattr(evaluation, name)(scores, 0.5))
         results[name] = report._csv(tmp_path / f"{name}.csv")
@@ -292,7 +290,7 @@ def test_other_corpus(results, tmp_path):
     assert "Telephone" not in text
     # one class alone: nothing is measured, and the page says so
     only = scores[scores["label"] == "spoof"]
-    results |= {"eval": {}, "operating_points": {}, "by_attack": evaluation.by_attack(only, 0.5)}
+    results |= {"headline": {}, "narrow": {}, "operating_points": {}, "by_attack": evaluation.by_attack(only, 0.5)}
     results["by_speaker"] = evaluation.by_speaker(only, 0.5)
     assert "Nothing could be measured" in plain(rendered(results, used))
     results["by_attack"] = evaluation.by_attack(scores[scores["label"] == "bonafide"], 0.5)

@@ -111,7 +111,7 @@ def test_asvspoof2019_la(project, run, downloads):
     run("dvc", "repro")
     index = (project / "reports/index.html").read_text("utf-8")
     assert "ASVspoof 2019 LA, eval" in index
-    assert json.loads((project / "metrics/extract.json").read_text())["test_set"] == "ASVspoof 2019 LA, eval"
+    assert json.loads((project / "metrics/tables/extract.json").read_text())["test_set"] == "ASVspoof 2019 LA, eval"
     scores = pd.read_csv(project / "scores/eval.csv", keep_default_na=False)
     listed = downloads / "LA/ASVspoof2019_LA_cm_protocols/ASVspoof2019.LA.cm.eval.trl.txt"
     assert sorted(scores["utt_id"]) == sorted(line.split()[1] for line in listed.read_text().splitlines())

@@ -50,26 +50,30 @@ def measured(eer, n_spoof):
     return row
 
 
+def write_measured(project, headline, narrow=None):
+    evaluation.save_csv(project / "runs/tables/eval.csv", evaluation.table(headline, narrow or {}))
+
+
 @pytest.fixture
 def project(tmp_path):
     """Results as stages leave them, of 200 real voices, 100 known and 50 unseen fakes."""
     for name in ("params.yaml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("metrics", "runs", "features", "models/network"):
+    for name in ("metrics", "runs/tables", "features", "models/network"):
         (tmp_path / name).mkdir(parents=True)
     made_with = {"librosa": "0.1", "numpy": "0.2", "python": "3.0", "torch": "0.4"}
     (tmp_path / "models/network/network.json").write_text(json.dumps({"made_with": made_with}))
     headline = {"unseen": measured(0.25, 50), "known": measured(0.125, 100), "all": measured(0.17, 150)}
-    (tmp_path / "metrics/eval.json").write_text(json.dumps(headline))
-    (tmp_path / "metrics/extract.json").write_text(json.dumps({"test_set": "ASVspoof 2021 DF, subset eval"}))
-    (tmp_path / "metrics/alarms.json").write_text(json.dumps({"alarms": []}))
+    write_measured(tmp_path, headline)
+    (tmp_path / "runs/tables/extract.json").write_text(json.dumps({"test_set": "ASVspoof 2021 DF, subset eval"}))
+    (tmp_path / "runs/tables/alarms.json").write_text(json.dumps({"alarms": []}))
     points = {"equal_error": {"threshold": 0.0, "bonafide_rejected": 0.1}, "few_misses": {"threshold": 1.5}}
-    (tmp_path / "metrics/operating_points.json").write_text(json.dumps(points))
+    (tmp_path / "runs/tables/operating_points.json").write_text(json.dumps(points))
     (tmp_path / "models/detector").mkdir()
     calibrated = {"policy": "equal_error", "min_spoof_found": 0.95}
-    (tmp_path / "metrics/calibration.json").write_text(json.dumps({"after": {"cllr": 0.25}}))
+    (tmp_path / "runs/tables/calibration.json").write_text(json.dumps({"after": {"cllr": 0.25}}))
     (tmp_path / "models/detector/calibration.json").write_text(json.dumps(calibrated))
-    (tmp_path / "metrics/train.json").write_text(json.dumps({"best_epoch": 3, "parameters": 123456}))
+    (tmp_path / "runs/tables/train.json").write_text(json.dumps({"best_epoch": 3, "parameters": 123456}))
     trials = [("", "bonafide", 1.0)] * 180 + [("", "bonafide", -1.0)] * 20
     trials += [("known", "spoof", -1.0)] * 90 + [("known", "spoof", 1.0)] * 10
     trials += [("unseen", "spoof", -1.0)] * 30 + [("unseen", "spoof", 1.0)] * 20
@@ -107,7 +111,7 @@ def project(tmp_path):
     (tmp_path / "runs/.failed/20_train.ipynb").write_text("not to be shown")
     (tmp_path / "dvc.lock").write_text(
         "schema: '2.0'\nstages:\n  extract:\n    cmd: x\n    deps:\n    - {path: data, md5: 0123.dir}\n"
-        "    outs:\n    - {path: features, md5: 4567.dir}\n    - {path: metrics/extract.json, md5: '89'}\n"
+        "    outs:\n    - {path: features, md5: 4567.dir}\n    - {path: runs/tables/extract.json, md5: '89'}\n"
     )
     return tmp_path
 
@@ -124,7 +128,7 @@ def test_alarms(project, pages):
     assert "Test set: ASVspoof 2021 DF, subset eval" in _plain(pages["index"].main)
     assert not pages["index"].select("[role=alert]")
     alarms = ["is the polarity <inverted>?", "there are no bona fide trials"]
-    (project / "metrics/alarms.json").write_text(json.dumps({"alarms": alarms}))
+    (project / "runs/tables/alarms.json").write_text(json.dumps({"alarms": alarms}))
     report.write(project)
     page = BeautifulSoup((project / "reports/index.html").read_text("utf-8"), "html.parser")
     assert [_plain(box) for box in page.select("[role=alert]")] == [f"Alarm: {alarm}." for alarm in alarms]
@@ -237,8 +241,7 @@ def test_numbers(pages):
 
 
 def test_one_condition(project):
-    path = project / "metrics/eval.json"
-    path.write_text(json.dumps({"all": measured(0.0005, 150)}))
+    write_measured(project, {"all": measured(0.0005, 150)})
     report.write(project)
     text = (project / "reports/index.html").read_text("utf-8")
     assert "fewer than one in a thousand" in text and "never met" not in text
@@ -246,9 +249,8 @@ def test_one_condition(project):
 
 def test_telephone(project, pages):
     assert "telephone" not in _plain(pages["index"].main)
-    headline = json.loads((project / "metrics/eval.json").read_text())
-    narrow = {"known": measured(0.375, 30), "all": measured(0.4375, 60)}
-    (project / "metrics/eval.json").write_text(json.dumps(headline | {"narrow": narrow}))
+    headline, _ = report._measured(project)
+    write_measured(project, headline, {"known": measured(0.375, 30), "all": measured(0.4375, 60)})
     used = (project / "features/index.csv").read_text()
     more = used.splitlines()[-1].replace("eval", "narrow").replace("robot", "jan")
     (project / "features/index.csv").write_text(f"{used}{more}\n")
@@ -275,8 +277,8 @@ def test_telephone(project, pages):
 
 def test_one_class(project):
     """Nothing could be measured: the page says why, and shows what there is."""
-    (project / "metrics/eval.json").write_text("{}")
-    (project / "metrics/alarms.json").write_text(json.dumps({"alarms": ["there are no bona fide trials"]}))
+    write_measured(project, {})
+    (project / "runs/tables/alarms.json").write_text(json.dumps({"alarms": ["there are no bona fide trials"]}))
     report.write(project)
     page = BeautifulSoup((project / "reports/index.html").read_text("utf-8"), "html.parser")
     assert "no bona fide trials" in _plain(page.select_one("[role=alert]"))
@@ -291,8 +293,8 @@ def test_model_card(project, pages):
     assert "Wear was not measured" in _plain(page.main) and "md5 4567.dir" not in _plain(page.dl)
     assert [tag["href"] for tag in pages["index"].main.find_all("a") if "model_card" in tag["href"]]
     conditions = {"clean": {"eer": 0.5}, "gsm": {"eer": 0.75}}
-    (project / "metrics/audit.json").write_text(json.dumps({"conditions": conditions}))
-    (project / "metrics/alarms.json").write_text(json.dumps({"alarms": ["upside <down>"]}))
+    (project / "runs/tables/audit.json").write_text(json.dumps({"conditions": conditions}))
+    (project / "runs/tables/alarms.json").write_text(json.dumps({"alarms": ["upside <down>"]}))
     report.write(project)
     page = BeautifulSoup((project / "reports/model_card.html").read_text("utf-8"), "html.parser")
     assert "75.0" in _plain(page.main) and "Wear was not" not in _plain(page.main)
@@ -468,10 +470,11 @@ def test_leaderboard_figures():
     plots.png(plots.standings(ranked.filter(regex="^(system|dev_eer|eer_all.*)$"), runs.assign(eer_all=0.2)))
 
 
-@pytest.mark.parametrize("name", ["metrics/eval.json", "metrics/confusion.csv", "features/index.csv"])
+@pytest.mark.parametrize("name", ["runs/tables", "runs/tables/eval.csv", "metrics/confusion.csv", "features/index.csv"])
 def test_missing(project, name):
-    (project / name).unlink()
+    shutil.rmtree(project / name) if name == "runs/tables" else (project / name).unlink()
     name = name.replace("index.csv", "index.arrow")  # the older one, which the newer one's absence asks for
+    name = name.replace("runs/tables/", "tables/")  # where it would have been copied to
     with pytest.raises(UserError, match=re.escape(f"{name} is missing: run `dvc repro`")):
         report.write(project)
 
@@ -479,6 +482,7 @@ def test_missing(project, name):
 def test_readme(project):
     path = project / "README.md"
     path.write_text("before\n<!-- metrics -->\nold\n<!-- /metrics -->\nafter\n")
+    report.write(project)
     with pytest.raises(UserError, match="README.md does not show"):
         report.update_readme(project, only_check=True)
     report.update_readme(project)
@@ -494,8 +498,8 @@ def test_readme(project):
 
 def test_committed_readme_is_current(tmp_path):
     """Of the last commit, not of the working tree: another machine's figures there are no mistake yet."""
-    (tmp_path / "metrics").mkdir()
-    for name in ("README.md", "metrics/eval.json"):
+    (tmp_path / report.TABLES).mkdir(parents=True)
+    for name in ("README.md", f"{report.TABLES}/eval.csv"):
         shown = subprocess.run(["git", "show", f"HEAD:./{name}"], cwd=ROOT, capture_output=True)
         if shown.returncode:
             pytest.skip(f"git has no {name} here")

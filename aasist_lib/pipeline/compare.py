@@ -26,6 +26,7 @@ from aasist_lib.errors import UserError
 
 WORKSPACE = "workspace"  # DVC's name for the working tree, as it is
 PARAMS, HEADLINE, SCORES = "params.yaml", "metrics/eval.json", "scores/eval.csv"
+TABLE = "metrics/tables/eval.csv"  # HEADLINE's numbers and more, with intervals
 # what a table of scores must have to be compared, beside what evaluation needs to group it
 NEEDED = ["utt_id", "label", "speaker", "attack", "condition", "source", "llr", "decision"]
 # of evaluation.MEASURES: what is compared trial by trial, and all of it the lower the better
@@ -47,7 +48,8 @@ class Run:
     rev : as it was asked for: a branch, tag, commit or experiment, or "workspace".
     commit : the first seven digits of the commit's hash; "" for the workspace.
     params : settings by dotted name.
-    headline : condition -> measures with intervals, as `evaluation.headline`; empty where there are none.
+    headline : condition -> measures with intervals, as `evaluation.headline`; empty where there are none. Of a commit
+        that has no metrics/tables/, what its metrics/eval.json holds.
     scores : a row a trial of eval, or None where they cannot be had.
     data : hash of the corpus that was scored; "" if not known.
     note : why there are no scores, in one line; "" if there are.
@@ -86,7 +88,7 @@ def runs(root: Path, num: int = 50) -> pd.DataFrame:
     -------
     DataFrame
         Text: Run (to be named in a comparison), What (the commit's subject, or where an experiment starts from), and
-        for known and unseen attacks the equal error rate and minDCF with intervals; newest first. In a folder without
+        for known and unseen attacks the equal error rate and minDCF; newest first. In a folder without
         git there is the workspace alone.
 
     Raises
@@ -134,10 +136,8 @@ def _main(headline: Mapping[str, Mapping]) -> dict[str, str]:
     cells = {}
     for condition in ("known", "unseen"):
         for measure, name in (("eer", "EER (%)"), ("min_dcf", "minDCF")):
-            row = headline.get(condition, {})
-            values = (row.get(measure + end) for end in ("", "_low", "_high"))
-            percent = evaluation.MEASURES[measure][1]
-            cells[f"{evaluation.CONDITIONS[condition]}: {name}"] = evaluation.interval(*values, percent=percent)
+            value, percent = headline.get(condition, {}).get(measure), evaluation.MEASURES[measure][1]
+            cells[f"{evaluation.CONDITIONS[condition]}: {name}"] = evaluation.interval(value, percent=percent)
     return cells
 
 
@@ -170,7 +170,7 @@ def load(root: Path, rev: str = WORKSPACE) -> Run:
     """
     rev = rev or WORKSPACE
     commit = "" if rev == WORKSPACE else _resolve(root, rev)
-    settings, headline, data = (_read(root, commit, name) for name in (PARAMS, HEADLINE, "data.dvc"))
+    settings, data = (_read(root, commit, name) for name in (PARAMS, "data.dvc"))
     scores, note = _scores(root, rev, commit)
     try:
         outs = (_yaml(data) or {}).get("outs", [{}])
@@ -178,13 +178,21 @@ def load(root: Path, rev: str = WORKSPACE) -> Run:
             rev=rev,
             commit=commit[:7],
             params=dict(_flat(_yaml(settings) or {})),
-            headline=json.loads(headline or "{}"),
+            headline=_headline(root, commit),
             scores=scores,
             data=outs[0].get("md5", ""),
             note=note,
         )
-    except (YAMLError, json.JSONDecodeError, AttributeError) as error:
+    except (YAMLError, ValueError, AttributeError) as error:
         raise UserError(f"{rev}: its settings or metrics cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _headline(root: Path, commit: str) -> dict[str, dict]:
+    """Measures by condition, with intervals where they are on record."""
+    if table := _read(root, commit, TABLE):
+        return evaluation.apart(pd.read_csv(StringIO(table)))[0]
+    found = json.loads(_read(root, commit, HEADLINE) or "{}")
+    return {condition: found[condition] for condition in evaluation.CONDITIONS if condition in found}
 
 
 def _resolve(root: Path, rev: str) -> str:

@@ -39,9 +39,10 @@ def values(results: Mapping, used: pd.DataFrame, provenance: list[tuple[str, str
     Parameters
     ----------
     results : mapping
-        What stages wrote, by the names of their files in metrics/: `eval`, `alarms`, `extract`, `train`,
-        `operating_points`, `calibration`, `audit` (`{}`, or parts missing, where that was not measured), the tables
-        `by_attack` and `by_speaker`; and `network` and `detector`, what models/ says of the two.
+        What stages wrote, by the names of their files in metrics/tables/: `alarms`, `extract`, `train`,
+        `operating_points`, `calibration`, `audit` (`{}`, or parts missing, where that was not measured); in
+        metrics/, `by_attack` and `by_speaker`; `headline` and `narrow`, the parts of metrics/tables/eval.csv; and
+        `network` and `detector`, what models/ says of the two.
     used : DataFrame
         The index of features/: the columns of a table of utterances, as text, and `seconds`.
     provenance : list of (name, value)
@@ -52,7 +53,7 @@ def values(results: Mapping, used: pd.DataFrame, provenance: list[tuple[str, str
     dict
         Texts and tables by name.
     """
-    headline, narrow = evaluation.apart(results["eval"])
+    headline, narrow = results["headline"], results["narrow"]
     detector, audit = results["detector"], results["audit"]
     sources = _by_source(results["by_speaker"])
     held_out = audit.get("held_out", {})
@@ -89,7 +90,7 @@ def values(results: Mapping, used: pd.DataFrame, provenance: list[tuple[str, str
 
 
 def wear(name: str) -> tuple[str, str] | None:
-    """Kind and words of a condition in metrics/audit.json; None where it is no wear.
+    """Kind and words of a condition in metrics/tables/audit.json; None where it is no wear.
 
     >>> wear("white_20"), wear("mp3_low"), wear("gsm"), wear("silence_swapped")
     (('White noise', 'SNR 20 dB'), ('Codec', 'MP3 low'), ('Codec', 'GSM'), None)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import jinja2
@@ -22,14 +23,8 @@ from aasist_lib.folders import Folder
 from aasist_lib.pipeline import datasheet, modelcard, params, standings
 
 TEMPLATES = Path(__file__).with_name("templates")
-MEASURED = (
-    "eval",
-    "alarms",
-    "extract",
-    "train",
-    "operating_points",
-    "calibration",
-)  # what the model card reads of metrics/
+MEASURED = ("alarms", "extract", "train", "operating_points", "calibration")  # of metrics/tables/, for the model card
+TABLES = "metrics/tables"
 BOARD = "Leaderboard: which detector errs least?"
 
 # what the numbers of the headline table mean, for somebody who meets them for the first time
@@ -53,6 +48,9 @@ MEANING = {
 def write(root: Path) -> list[Path]:
     """Writes `reports/index.html`, a page for every notebook in `runs/`, datasheet, model card, and README.md's figure.
 
+    First copies `runs/tables/`, which DVC keeps, to `metrics/tables/`, which is in git: outputs in git would switch off
+    the run cache of the stages that measure, unless they were metrics or plots, which DVC shows.
+
     Where there is `metrics/leaderboard.json`, the leaderboard's page as well.
 
     Parameters
@@ -70,6 +68,10 @@ def write(root: Path) -> list[Path]:
     UserError
         When a stage's results are missing.
     """
+    if not (root / "runs/tables").is_dir():
+        raise UserError("runs/tables is missing: run `dvc repro`")
+    shutil.rmtree(root / TABLES, ignore_errors=True)
+    shutil.copytree(root / "runs/tables", root / TABLES)
     notebooks = sorted((root / "runs").glob("*.ipynb"))
     used = _index(root / "features")
     stages = [(f"{path.stem}.html", _title(path)) for path in notebooks]
@@ -124,12 +126,12 @@ def update_readme(root: Path, *, only_check: bool = False) -> None:
     Raises
     ------
     UserError
-        When README.md lacks the two lines or metrics/eval.json is missing, or, with `only_check`, when the table is
-        not that of metrics/eval.json.
+        When README.md lacks the two lines or metrics/tables/eval.csv is missing, or, with `only_check`, when README.md
+        does not show that table.
     """
     path = root / "README.md"
     old = path.read_text(encoding="utf-8")
-    table = evaluation.headline_table(evaluation.apart(_json(root / "metrics/eval.json"))[0])
+    table = evaluation.headline_table(_measured(root)[0])
     lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.itertuples(index=False)]
     block = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
     new, found = re.subn(
@@ -140,7 +142,7 @@ def update_readme(root: Path, *, only_check: bool = False) -> None:
     if new == old:
         return
     if only_check:
-        raise UserError("README.md does not show metrics/eval.json: run `python -m aasist_lib.pipeline readme`")
+        raise UserError(f"README.md does not show {TABLES}/eval.csv: run `python -m aasist_lib.pipeline readme`")
     _replace(path, new)
 
 
@@ -169,20 +171,26 @@ def write_plots_page(root: Path) -> Path:
 
 
 def _datasheet(root: Path, used: pd.DataFrame) -> dict:
-    rejected = _json(root / "metrics/extract.json").get("rejected", 0)
+    rejected = _json(root / TABLES / "extract.json").get("rejected", 0)
     corpus = params.read("corpus", root / "params.yaml")
     return datasheet.values(used, corpus, root / "runs/acoustics.npz", rejected)
 
 
 def _model_card(root: Path, used: pd.DataFrame) -> dict:
-    metrics, audit = root / "metrics", root / "metrics/audit.json"
-    results = {name: _json(metrics / f"{name}.json") for name in MEASURED}
-    results |= {name: _csv(metrics / f"{name}.csv") for name in ("by_attack", "by_speaker")}
+    audit = root / TABLES / "audit.json"
+    results = {name: _json(root / TABLES / f"{name}.json") for name in MEASURED}
+    results |= {name: _csv(root / f"metrics/{name}.csv") for name in ("by_attack", "by_speaker")}
     results["audit"] = _json(audit) if audit.is_file() else {}
     results["network"] = _json(root / "models/network/network.json")
     results["detector"] = _json(root / "models/detector/calibration.json")
-    summary = _summary(evaluation.apart(results["eval"])[0])
+    results["headline"], results["narrow"] = _measured(root)
+    summary = _summary(results["headline"])
     return modelcard.values(results, used, _provenance(root)) | {"summary": summary}
+
+
+def _measured(root: Path) -> tuple[dict[str, dict], dict[str, dict]]:
+    """Measures of eval and of the split narrow, by condition."""
+    return evaluation.apart(_csv(root / TABLES / "eval.csv"))
 
 
 def _board(root: Path, board: Path) -> dict:
@@ -195,15 +203,15 @@ def _board(root: Path, board: Path) -> dict:
 
 def _results(root: Path, used: pd.DataFrame) -> dict:
     """What the index shows, from metrics/, the index of features/ (`used`), params.yaml and dvc.lock."""
-    metrics = root / "metrics"
-    headline, narrow = evaluation.apart(_json(metrics / "eval.json"))
+    metrics, tables = root / "metrics", root / TABLES
+    headline, narrow = _measured(root)
     meaning = {words: MEANING.get(key, "") for key, (words, _) in evaluation.MEASURES.items()}
     calibrated = _json(root / "models/detector/calibration.json")
     return {
         "headline": headline,
-        "alarms": _json(metrics / "alarms.json")["alarms"],
-        "test_set": _json(metrics / "extract.json")["test_set"],
-        "points": evaluation.operating_points_table(_json(metrics / "operating_points.json"), calibrated),
+        "alarms": _json(tables / "alarms.json")["alarms"],
+        "test_set": _json(tables / "extract.json")["test_set"],
+        "points": evaluation.operating_points_table(_json(tables / "operating_points.json"), calibrated),
         "policy": calibrated["policy"],
         "summary": _summary(headline),
         "table": evaluation.headline_table(headline),
@@ -214,7 +222,7 @@ def _results(root: Path, used: pd.DataFrame) -> dict:
         "telephone": _telephone(headline, narrow),
         "corpus": _corpus(used),
         "speakers_in_two_splits": _speakers_in_two_splits(used),
-        "training": _json(metrics / "train.json"),
+        "training": _json(tables / "train.json"),
         "history": _curves(_csv(metrics / "history.csv")),
         "settings": _settings(root / "params.yaml"),
         "provenance": _provenance(root),
@@ -368,7 +376,7 @@ def _provenance(root: Path) -> list[tuple[str, str]]:
     rows = [("data", f"md5 {data}")] if data else []
     for stage in ("extract", "train", "calibrate", "evaluate"):
         for out in stages.get(stage, {}).get("outs", []):
-            if not out["path"].startswith("metrics/"):  # those are in git themselves
+            if not out["path"].startswith(("metrics/", "runs/tables/")):  # those are in git themselves
                 rows.append((out["path"], f"md5 {out['md5']}"))
     with open(root / "requirements.lock", "rb") as file:
         rows.append(("requirements.lock", f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"))
