@@ -5,14 +5,28 @@ channels, any rate. Blocks are decoded, mixed down and resampled one after the o
 more memory than its result.
 
 A source is a path, or a binary file object that can seek, such as an upload held in memory; it is read from its
-beginning and stays open.
+beginning and stays open. A pipe among paths, such as a shell's <(ffmpeg ...), is read to its end first.
+
+What is decided where a header and what follows it disagree:
+
+- Fewer bytes than promised: truncated. One byte fewer is read: some programs count the pad byte that makes a chunk even
+  and leave it out. The largest number there is, from a program that could not seek back, means all that follows.
+- A WAV header that counts no samples although bytes follow, as when a recorder was killed: empty. These bytes may be
+  anything, so a person has to say that they are samples, by mending the header.
+- Recordings one after the other in one Ogg or MP3 file, of which libsndfile decodes the first, and MP3 of variable
+  bit rate without a count of frames, of which it leaves out the end: partly readable. Nobody should take a score of a
+  part for one of the whole.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
+import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -35,7 +49,23 @@ BLOCK = 2**18  # frames decoded at a time: 6 s at 44.1 kHz
 OGG_TAIL = 2**17  # bytes that surely hold the last page of an Ogg file (a page has 65,307 at most)
 UNKNOWN_SIZE = 2**31 - 2**16  # header sizes from here on are what a program writes that cannot seek back
 UNKNOWN_FRAMES = 2**62  # libsndfile's largest number, above this, stands for "not said"
-MP3_SLACK = 2 * 1152  # frames: without a Xing header, libsndfile goes by the file's size and is off by this much
+MP3_SLACK = 2 * 1152  # frames that may lack at the end of an MP3 file, of which the last may be cut
+PAD = 1  # bytes that a chunk may lack: see above
+SILENCE = 2.0**-15  # a step of 16 bits: what moves no further has no sound in it
+FIRST_PAGE = re.compile(rb"OggS\0[\2\3\6\7]")  # of a stream in an Ogg file
+# MPEG audio: version by its two bits, which also choose the row of bit rates; layers I, II and III are 3, 2 and 1
+MPEG_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+MPEG_KBITS = {
+    (1, 3): [32 * step for step in range(1, 15)],
+    (1, 2): [32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384],
+    (1, 1): [32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320],
+    (0, 3): [32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256],
+    (0, 2): [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160],
+    (0, 1): [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160],
+}
+MPEG_LONGEST = 2881  # bytes of a frame: layer II at 160 kbit/s and 8 kHz
+MPEG_SLACK = 0.5  # seconds: a header's own frame, and what encoder and decoder add at both ends, at 8 kHz
+PIECE = 2**20  # bytes read at a time where no samples are decoded
 # "data : 420000 (should be 209978)": libsndfile's log says so of a WAV, AIFF, AU or W64 file cut short.
 SIZE_TOO_LARGE = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 
@@ -51,7 +81,8 @@ class BadAudio(UserError):
     path : Path
         The file; "recording" for a file object without a name.
     reason : str
-        One of "missing", "unreadable", "not audio", "empty", "truncated", "not finite", "too short", "too long".
+        One of "missing", "unreadable", "not audio", "empty", "truncated", "partly readable", "not finite", "silent",
+        "too short", "too long".
     detail : str
         What exactly was found; may be empty.
     """
@@ -85,14 +116,16 @@ def read(path, sample_rate: int) -> np.ndarray:
     Raises
     ------
     BadAudio
-        If the file is missing, cannot be read, is not audio, holds no samples, ends before its header says, or
-        holds NaN or infinite samples. Not every cut can be seen: see `cut_short`.
+        If the file is missing, cannot be read or only in part, is not audio, holds no samples, ends before its header
+        says, or holds NaN or infinite samples. Not every cut can be seen: see `cut_short`.
     """
     blocks = list(_blocks(path, sample_rate))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def read_windows(source, sample_rate: int, window_seconds: float, *, max_seconds: Limit = None) -> Iterator[np.ndarray]:
+def read_windows(
+    source, sample_rate: int, window_seconds: float, *, max_seconds: Limit = None, refuse_silence: bool = False
+) -> Iterator[np.ndarray]:
     """The file in windows, for recordings too long to hold in memory.
 
     Parameters
@@ -106,6 +139,9 @@ def read_windows(source, sample_rate: int, window_seconds: float, *, max_seconds
     max_seconds : float or function of the open soundfile.SoundFile that gives one, optional
         A longer recording is refused: at once where its header tells, else where the reading gets there. What the
         function raises, having seen the header, ends the reading.
+    refuse_silence : bool
+        Raise BadAudio at the end if there was no sound at all: digital silence, a constant, or channels that cancel
+        each other out when they are averaged.
 
     Yields
     ------
@@ -120,7 +156,7 @@ def read_windows(source, sample_rate: int, window_seconds: float, *, max_seconds
     """
     size = round(window_seconds * sample_rate)
     held, count = [], 0
-    for block in _blocks(source, sample_rate, max_seconds):
+    for block in _blocks(source, sample_rate, max_seconds, refuse_silence):
         held.append(block)
         count += len(block)
         if count >= size:
@@ -160,8 +196,8 @@ def cut_short(source, file: soundfile.SoundFile) -> str:
     Seen here: WAV, AIFF, AU and W64 whose header promises more bytes than there are (unless it was written by
     a program that could not seek back, which promises the largest number there is); Ogg whose last page is
     incomplete. Seen when decoding: FLAC that breaks off, MP3 that promises more frames than it holds. Not to be
-    seen: RF64, MP3 without a count of frames (of which, if of variable bit rate, libsndfile may leave out the
-    end), and Ogg cut exactly between two pages (the mark of the last page is no help: some whole ones lack it).
+    seen: RF64, MP3 without a count of frames, and Ogg cut exactly between two pages (the mark of the last page is no
+    help: some whole ones lack it).
 
     Parameters
     ----------
@@ -191,9 +227,83 @@ def cut_short(source, file: soundfile.SoundFile) -> str:
             return "the last Ogg page is incomplete"
         return ""
     for promised, found in SIZE_TOO_LARGE.findall(file.extra_info):
-        if int(found) < int(promised) < UNKNOWN_SIZE:
+        if int(found) + PAD < int(promised) < UNKNOWN_SIZE:
             return f"the header promises {promised} bytes, {found} are there"
     return ""
+
+
+def _promised(source, file: soundfile.SoundFile) -> float:
+    """Frames that must come out of an open file, or 0; BadAudio if libsndfile would leave out some of the sound."""
+    mend = "convert it, as with ffmpeg -i FILE out.wav"
+    if file.format == "OGG":
+        with _raw(source) as raw:
+            parts = sum(1 for _ in _first_pages(raw))
+        if parts > 1:
+            raise BadAudio(name(source), "partly readable", f"{parts} recordings in one Ogg file: {mend}")
+    if file.frames >= UNKNOWN_FRAMES:
+        return 0
+    if file.format not in ("MP3", "MPEG"):
+        return file.frames
+    with _raw(source) as raw:
+        seconds, counted = _mpeg_sound(raw)
+    heard = file.frames / file.samplerate
+    if seconds > heard + MPEG_SLACK:
+        raise BadAudio(name(source), "partly readable", f"{heard:.1f} of {seconds:.1f} s: {mend}")
+    # without a count libsndfile goes by the size of the file, tags and pictures included
+    return file.frames - MP3_SLACK if counted else (seconds - MPEG_SLACK) * file.samplerate
+
+
+def _pieces(raw: BinaryIO) -> Iterator[bytes]:
+    """All bytes, from the beginning; leaves the file, which libsndfile may be reading, where it was."""
+    position = raw.tell()
+    raw.seek(0)
+    yield from iter(lambda: raw.read(PIECE), b"")
+    raw.seek(position)
+
+
+def _first_pages(raw: BinaryIO) -> Iterator[None]:
+    held = b""
+    for piece in _pieces(raw):
+        held += piece
+        for _ in FIRST_PAGE.finditer(held):
+            yield
+        held = held[-5:]
+
+
+def _mpeg_sound(raw: BinaryIO) -> tuple[float, bool]:
+    """Seconds of all MPEG audio frames, whatever lies between them (tags, junk), and whether the first counts them.
+
+    A frame counts that follows one that counts, or is followed by one of its kind: two bytes alone prove nothing.
+    """
+    seconds, counted, held, at, follows = 0.0, False, b"", 0, False
+    for piece in itertools.chain(_pieces(raw), [bytes(MPEG_LONGEST + 4)]):
+        held, at = held[at:] + piece, 0
+        while at + MPEG_LONGEST + 4 <= len(held):
+            if frame := _mpeg_frame(held, at):
+                size, lasts, kind = frame
+                if follows or ((after := _mpeg_frame(held, at + size)) and after[2] == kind):
+                    if not seconds:
+                        counted = any(word in held[at : at + size] for word in (b"Xing", b"Info", b"VBRI"))
+                    seconds, at, follows = seconds + lasts, at + size, True
+                    continue
+            follows, found = False, held.find(b"\xff", at + 1)
+            at = found if found >= 0 else len(held)
+    return seconds, counted
+
+
+def _mpeg_frame(data: bytes, at: int) -> tuple[int, float, tuple] | None:
+    """Bytes, seconds, and (version, layer, rate) of the frame that begins there; None if none does."""
+    if data[at] != 0xFF or data[at + 1] < 0xE0:
+        return None
+    header = data[at : at + 4]
+    version, layer, kbits, rate = header[1] >> 3 & 3, header[1] >> 1 & 3, header[2] >> 4, header[2] >> 2 & 3
+    if version == 1 or layer == 0 or kbits in (0, 15) or rate == 3:  # 0: a free bit rate, which nobody uses
+        return None
+    hertz, first = MPEG_RATES[version][rate], version == 3
+    samples = 384 if layer == 3 else 1152 if layer == 2 or first else 576
+    slot = 4 if layer == 3 else 1
+    size = (samples // 8 // slot * 1000 * MPEG_KBITS[first, layer][kbits - 1] // hertz + (header[2] >> 1 & 1)) * slot
+    return size, samples / hertz, (version, layer, rate)
 
 
 def name(source) -> str:
@@ -214,43 +324,72 @@ def _raw(source) -> Iterator[BinaryIO]:
 
 def _open(source) -> soundfile.SoundFile:
     if not hasattr(source, "read"):
-        source = Path(source)
         try:
-            there = source.is_file()
+            mode = os.stat(source).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            raise BadAudio(source, "missing") from None
         except OSError as error:  # a name too long
             raise BadAudio(source, "unreadable", error.strerror or "") from None
-        if not there:
-            raise BadAudio(source, "missing")
+        if not stat.S_ISREG(mode):
+            raise BadAudio(source, "unreadable", "neither a file nor a pipe")
     with _raw(source) as raw:  # libsndfile would not say why it cannot
         raw.seek(0)
         if not raw.read(1):
             raise BadAudio(name(source), "empty", "0 bytes")
         raw.seek(0)
     try:
-        return soundfile.SoundFile(source)
+        return soundfile.SoundFile(
+            source if hasattr(source, "read") else os.fsencode(source)
+        )  # a name need not be text
     except soundfile.LibsndfileError as error:
         raise BadAudio(name(source), "not audio", error.error_string.strip().rstrip(".")) from None
     except TypeError:  # soundfile takes the name *.raw for headerless samples and asks for their rate
         raise BadAudio(name(source), "not audio", "headerless samples") from None
 
 
-def _blocks(source, sample_rate: int, max_seconds: Limit = None) -> Iterator[np.ndarray]:
+@contextmanager
+def _whole(source) -> Iterator:
+    """The source; of a pipe, which cannot seek, a file with all that comes out of it."""
+    if hasattr(source, "read") or not is_pipe(source):
+        yield source
+        return
+    with tempfile.NamedTemporaryFile() as copy:
+        with _raw(source) as raw:
+            shutil.copyfileobj(raw, copy)
+            copy.flush()
+        try:
+            yield copy.name
+        except BadAudio as error:
+            raise BadAudio(source, error.reason, error.detail) from None
+
+
+def is_pipe(path) -> bool:
+    """Whether a path is that of a pipe."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _blocks(source, sample_rate: int, max_seconds: Limit = None, refuse_silence: bool = False) -> Iterator[np.ndarray]:
     """Mono float32 blocks at `sample_rate`, at least one of them; raises BadAudio as `read_windows` says."""
     path = name(source)
-    with _open(source) as file:
+    with _whole(source) as source, _open(source) as file:
         if callable(max_seconds):
             max_seconds = max_seconds(file)
         if problem := cut_short(source, file):
             raise BadAudio(path, "truncated", problem)
         most = math.inf if max_seconds is None else max_seconds * file.samplerate
         if most < file.frames < UNKNOWN_FRAMES:
-            raise _too_long(path, file.frames / file.samplerate, max_seconds)
+            raise _too_long(path, max_seconds)
+        promised = _promised(source, file)
         # Or soundfile seeks after every block, which fails at the end of a FLAC that does not tell its length.
         file.seekable = lambda: False
         stream = None
         if file.samplerate != sample_rate:
             stream = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
         decoded = given = 0
+        sound, low, high = False, math.inf, -math.inf
         while True:
             try:
                 block = file.read(BLOCK, dtype="float32", always_2d=True)
@@ -260,10 +399,14 @@ def _blocks(source, sample_rate: int, max_seconds: Limit = None) -> Iterator[np.
             ended = len(block) < BLOCK
             decoded += len(block)
             if decoded > most:  # the header did not tell
-                raise _too_long(path, decoded / file.samplerate, max_seconds)
+                raise _too_long(path, max_seconds)
             mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
             if not np.isfinite(mono).all():
                 raise BadAudio(path, "not finite", "NaN or infinite samples")
+            if refuse_silence and not sound and len(mono):
+                signals = np.column_stack([mono, block])
+                low, high = np.minimum(low, signals.min(axis=0)), np.maximum(high, signals.max(axis=0))
+                sound = high[0] - low[0] > SILENCE
             if stream:
                 mono = stream.resample_chunk(np.ascontiguousarray(mono), last=ended)
             if len(mono):
@@ -271,12 +414,25 @@ def _blocks(source, sample_rate: int, max_seconds: Limit = None) -> Iterator[np.
                 yield mono
             if ended:
                 break
-        slack = MP3_SLACK if file.format in ("MP3", "MPEG") else 0
-        if decoded + slack < file.frames < UNKNOWN_FRAMES:
+        if decoded < promised:
             raise BadAudio(path, "truncated", f"{decoded} of {file.frames} frames")
         if not given:
-            raise BadAudio(path, "empty", "no samples")
+            raise BadAudio(path, "empty", _no_samples(source))
+        if refuse_silence and not sound:
+            one_by_one = (high - low).max() > SILENCE
+            raise BadAudio(path, "silent", "channels that cancel each other out" if one_by_one else "a constant")
 
 
-def _too_long(path: str, seconds: float, most: float) -> BadAudio:
-    return BadAudio(path, "too long", f"{seconds:.0f} s or more, and {most:g} s are allowed")
+def _no_samples(source) -> str:
+    with _raw(source) as raw:
+        size = raw.seek(0, os.SEEK_END)
+    if size < 1000:
+        return "no samples"
+    return (
+        f"the header counts no samples in {size} bytes: if the recorder was stopped, mend it, as with "
+        "ffmpeg -i FILE out.wav"
+    )
+
+
+def _too_long(path: str, most: float) -> BadAudio:
+    return BadAudio(path, "too long", f"more than the {most:g} s that are allowed")
