@@ -60,7 +60,7 @@ class Torch:
         except ModuleNotFoundError as error:
             raise UserError(
                 f"{folder}: a detector's folder needs {error.name}, which is not installed: "
-                'pip install "aasist[research]", or score with an ONNX file (aasist export)'
+                'in a checkout of the project, pip install ".[research]", or score with an ONNX file (aasist export)'
             ) from None
         network, about = models.load(folder)
         if "features" not in about:

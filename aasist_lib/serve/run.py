@@ -40,7 +40,9 @@ def build(detector: str | Path, bounds: Bounds, token: str | None):
     try:
         from aasist_lib.serve.app import create_app
     except ModuleNotFoundError as error:
-        raise UserError(f"the service needs {error.name}: pip install 'aasist[serve]'") from None
+        raise UserError(
+            f'the service needs {error.name}: in a checkout of the project, pip install ".[serve]"'
+        ) from None
     from aasist_lib.detector import Detector
 
     quiet()
