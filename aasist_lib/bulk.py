@@ -7,12 +7,14 @@ table of the same name grows; `tail -f` shows it. Whoever starts again with the 
 import hashlib
 import os
 import shutil
+import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from aasist_lib import detector
+from aasist_lib import audio, detector, outputs
 from aasist_lib.errors import UserError, full_disk_told
 from aasist_lib.progress import progress
 from aasist_lib.workers import in_processes
@@ -57,17 +59,20 @@ def score(paths, detector_path, output, *, jobs: int = 0, cluster: str = "") -> 
     Raises
     ------
     UserError
-        The detector cannot be loaded, the disk is full, or a process was killed.
+        The detector cannot be loaded, the output cannot be written, the disk is full, or a process was killed.
     """
-    output = Path(output).absolute()
-    found = [str(path) for path in detector.find(paths)]
+    outputs.check(output)
+    files, _ = detector.find(paths)
+    if pipes := [path for path in files if audio.is_pipe(path)]:
+        raise UserError(f"{pipes[0]} is a pipe, which other processes cannot read: leave out --jobs")
+    found = [detector.printable(path) for path in files]
     detector.Detector.load(detector_path)  # what is wrong with it is said before any process starts
-    partial = output.with_name(f"{output.name}.partial")
-    table = partial / f"{output.stem}.csv"
-    with full_disk_told(output):
+    with _partial(output) as partial, full_disk_told(output):
+        partial = Path(partial)
+        table = partial / f"{Path(output).stem}.csv"
         _start_or_go_on(partial, table, _key(Path(detector_path)))
         there = set(_read(table)["path"])
-        waiting = [path for path in found if path not in there]
+        waiting = [str(path) for path, name in zip(files, found, strict=True) if name not in there]
         pieces = [waiting[at : at + PIECE] for at in range(0, len(waiting), PIECE)]
         todo = [
             Job(tuple(piece), os.getcwd(), str(Path(detector_path).absolute()), partial / f"piece-{at:06d}.csv")
@@ -84,8 +89,14 @@ def score(paths, detector_path, output, *, jobs: int = 0, cluster: str = "") -> 
                 bar.update(len(job.paths))
         rows = _read(table).set_index("path").loc[found].reset_index()[detector.COLUMNS]
         _write(rows, output)
-    shutil.rmtree(partial)
+        shutil.rmtree(partial)
     return rows
+
+
+def _partial(output):
+    """The folder for what is done; for an output that is no file, one that goes with this run."""
+    file = outputs.target(output)
+    return nullcontext(file.with_name(f"{file.name}.partial")) if file else tempfile.TemporaryDirectory()
 
 
 def _work(job: Job) -> None:
@@ -93,7 +104,7 @@ def _work(job: Job) -> None:
     if job.detector not in _loaded:
         _loaded[job.detector] = detector.Detector.load(job.detector)
     rows = _loaded[job.detector].score([os.path.join(job.folder, path) for path in job.paths])
-    rows["path"] = job.paths
+    rows["path"] = [detector.printable(path) for path in job.paths]
     beside = job.file.with_suffix(".new")
     rows.to_csv(beside, index=False)
     os.replace(beside, job.file)
@@ -131,11 +142,9 @@ def _read(table: Path) -> pd.DataFrame:
     return rows.drop_duplicates("path")
 
 
-def _write(rows: pd.DataFrame, output: Path) -> None:
-    """The whole file or none of it."""
-    beside = output.with_name(f"{output.name}.partial") / f"whole{output.suffix}"
-    if output.suffix == ".parquet":
-        rows.to_parquet(beside, index=False)
-    else:
-        rows.round({"seconds": 3, "llr": 6}).to_csv(beside, index=False, lineterminator="\n")
-    os.replace(beside, output)
+def _write(rows: pd.DataFrame, output) -> None:
+    with outputs.whole(output) as beside:
+        if Path(output).suffix.lower() == ".parquet":
+            rows.to_parquet(beside, index=False)
+        else:
+            rows.round({"seconds": 3, "llr": 6}).to_csv(beside, index=False, lineterminator="\n")

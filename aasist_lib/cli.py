@@ -9,7 +9,10 @@ from pathlib import Path
 
 from aasist_lib.errors import UserError
 
-ALL_SCORED, WRONG_USAGE, SOME_NOT_SCORED = 0, 2, 3
+ALL_SCORED, WRONG_USAGE, SOME_NOT_SCORED, STOPPED = 0, 2, 3, 130
+# What a file is, by how its name ends, in large or small letters
+SCORES = {"": "table", ".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "table"}
+MEASURES = {"": "table", ".json": "json", ".txt": "table"}
 MARK = "!! ALARM:"
 MANY_FILES = 200  # so many and more are scored by several processes, where they go into a csv
 MANY_TRIALS = 50_000  # from so many on the bootstrap takes minutes
@@ -26,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0 all scored or measured, 2 wrong usage or files, 3 some could not be scored.
+        Exit code: 0 all scored or measured, 2 wrong usage or files, 3 some could not be scored, 130 stopped by Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="aasist", description="Tells bona fide human speech from deepfake speech.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -34,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         "score",
         help="score recordings",
         description="Score recordings: a log-likelihood ratio and a decision for each file.",
-        epilog="Exit code: 0 all files scored, 3 some could not be, 2 wrong usage.",
+        epilog="Exit code: 0 all files scored, 3 some could not be, 2 wrong usage, 130 stopped by Ctrl-C.",
     )
     score.add_argument("paths", nargs="*", metavar="PATH", help="audio files, or folders to search for them")
     score.add_argument(
@@ -76,9 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if not error.name or error.name.startswith("aasist_lib"):
             raise
-        needs = f'needs {error.name}, which is not installed: pip install "aasist[research]"'
+        needs = f'needs {error.name}, which is not installed: in a checkout of the project, pip install ".[research]"'
         print(f"aasist: {given.command} {needs}", file=sys.stderr)
         return WRONG_USAGE
+    except KeyboardInterrupt as error:
+        print(f"aasist: stopped{error}", file=sys.stderr)
+        return STOPPED
     except BrokenPipeError:  # `aasist score ... | head`: whoever read has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ALL_SCORED
@@ -94,28 +100,59 @@ def _score(given: argparse.Namespace) -> int:
     folder = given.detector or _default_detector()
     if given.follow:
         return _follow(Detector.load(folder))
-    endings = {".csv": "csv", ".json": "json"}
-    given.format = given.format or endings.get(output.suffix.lower() if output else "", "table")
-    as_table = output is not None and (output.suffix == ".parquet" or given.format == "csv")
+    if output and given.format and output.suffix.lower() == ".parquet":
+        raise UserError(f"--format {given.format}: {output} would be parquet; leave --format out, or name another file")
+    form = given.format or _form(output, SCORES, "--format")
+    as_table = output is not None and form in ("csv", "parquet")
     asked = "--cluster" if given.cluster else "--jobs" if given.jobs is not None else ""
     if asked and not as_table:
         raise UserError(f"{asked}: goes with an --output that ends with .csv or .parquet")
-    if as_table and (output.suffix == ".parquet" or asked or len(find(given.paths)) >= MANY_FILES):
-        from aasist_lib import bulk
-
-        rows = bulk.score(given.paths, folder, output, jobs=given.jobs or 0, cluster=given.cluster or "")
+    found, left_out = find(given.paths)
+    if left_out:
+        said = ", ".join(f"{count} {end or 'without an ending'}" for end, count in left_out.most_common())
+        print(f"aasist: left out, as not named like recordings: {said}", file=sys.stderr)
+    if as_table and (form == "parquet" or asked or len(found) >= MANY_FILES):
+        rows = _score_in_processes(given, found, folder, output)
     else:
-        detector = Detector.load(folder)
-        rows = detector.score(given.paths, show_progress=True)
-        text = {"table": _table, "csv": _csv, "json": _json}[given.format](rows, detector)
-        if output:
-            _write(output, text)
-        else:
-            print(text, end="", flush=True)
+        rows = _score_one_by_one(Detector.load(folder), found, output, form)
     failed = rows[rows["error"] != ""]
     for row in failed.itertuples():
         print(f"aasist: {row.path}: {row.error}", file=sys.stderr)
     return SOME_NOT_SCORED if len(failed) else ALL_SCORED
+
+
+def _score_in_processes(given: argparse.Namespace, found: list[Path], detector, output: Path):
+    from aasist_lib import bulk
+
+    try:
+        return bulk.score(found, detector, output, jobs=given.jobs or 0, cluster=given.cluster or "")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(": the same command goes on from what is done") from None
+
+
+def _score_one_by_one(detector, found: list[Path], output: Path | None, form: str):
+    """Rows of all files, which are written; Ctrl-C writes those that there are, beside the file that is asked for."""
+    import pandas as pd
+
+    from aasist_lib import outputs
+    from aasist_lib.detector import COLUMNS
+    from aasist_lib.progress import progress
+
+    records, stopped = [], False
+    try:
+        for path in progress(found, desc="score", unit="file") if len(found) > 1 else found:
+            records.append(detector.score_file(path))
+    except KeyboardInterrupt:
+        stopped = True
+        if output and (file := outputs.target(output)):  # a part must not pass for the whole
+            output = file.with_name(f"{file.name}.stopped")
+    rows = pd.DataFrame(records, columns=COLUMNS)
+    if records or not stopped:
+        _give({"table": _table, "csv": _csv, "json": _json}[form](rows, detector), output)
+    if stopped:
+        where = f", in {output}" if records and output else ""
+        raise KeyboardInterrupt(f": {len(records)} of {len(found)} recordings are scored{where}")
+    return rows
 
 
 def _follow(detector) -> int:
@@ -156,8 +193,8 @@ def _export(given: argparse.Namespace) -> int:
 
     detector = Detector.load(folder)
     clips = export.project_clips() if given.int8 else None
-    export.export(detector, output, about=export.provenance(folder), clips=clips)
-    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, scores at {detector.sample_rate} Hz")
+    size = export.export(detector, output, about=export.provenance(folder), clips=clips)
+    print(f"{output}: {size / 1e6:.1f} MB, scores at {detector.sample_rate} Hz")
     return ALL_SCORED
 
 
@@ -256,7 +293,9 @@ def _add_metrics(commands) -> None:
         metavar=("SCORES", "KEYS"),
         help="the same system on dev, in the same format (2019's with 2021's): an alarm if dev is much easier",
     )
-    measure.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    measure.add_argument(
+        "--json", action="store_true", help="one JSON document instead of tables; so does an --output *.json"
+    )
     measure.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
     measure.set_defaults(run=_metrics)
 
@@ -278,6 +317,7 @@ def _samples(text: str) -> int:
 
 def _metrics(given: argparse.Namespace) -> int:
     output = _output(given)
+    as_json = given.json or _form(output, MEASURES, "--json") == "json"
     if given.asv_keys and not given.asv:
         raise UserError("--asv-keys: goes with --asv")
 
@@ -286,7 +326,7 @@ def _metrics(given: argparse.Namespace) -> int:
     trials = scorefiles.read(given.scores, given.keys, given.format, given.subset)
     dev_eer = _dev_eer(*given.dev, given.format) if given.dev else None
     alarms = evaluation.alarms(trials.table, dev_eer=dev_eer)
-    if given.json or output or not sys.stdout.isatty():  # else they are in what is printed, and twice is once too often
+    if as_json or output or not sys.stdout.isatty():  # else they are in what is printed, and twice is once too often
         for alarm in alarms:
             print(f"aasist: {MARK} {alarm}", file=sys.stderr)
     asv = scorefiles.read_asv(given.asv, trials, given.keys, given.asv_keys) if given.asv else None
@@ -312,14 +352,11 @@ def _metrics(given: argparse.Namespace) -> int:
         "dev_eer": dev_eer,
     }
     settings = {"costs": costs, "bootstrap": {"samples": given.bootstrap, "seed": given.seed}}
-    if given.json:
+    if as_json:
         text = _metrics_json(about | settings | found)
     else:
         text = _metrics_text(about | settings | found)
-    if output:
-        _write(output, text)
-    else:
-        print(text, end="", flush=True)
+    _give(text, output)
     return ALL_SCORED
 
 
@@ -455,22 +492,31 @@ def _serve(given: argparse.Namespace) -> int:
 
 
 def _output(given: argparse.Namespace) -> Path | None:
-    output = Path(given.output) if given.output else None
-    if output and not os.path.isdir(output.absolute().parent):  # said before an hour of scoring, not after it
-        raise UserError(f"--output: {output.parent} is not a folder: make it first")
-    return output
+    from aasist_lib import outputs
+
+    if not given.output:
+        return None
+    outputs.check(given.output)  # before an hour of scoring, not after it
+    return Path(given.output)
 
 
-def _write(path: Path, text: str) -> None:
-    """The whole file or none of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(beside, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UserError(f"--output: {path} cannot be written ({error.strerror})") from None
+def _form(output: Path | None, known: dict[str, str], option: str) -> str:
+    """What is to be written, by how the name of the file ends."""
+    ending = output.suffix.lower() if output else ""
+    if ending not in known:
+        endings = ", ".join(filter(None, known))
+        raise UserError(f"--output: {output} ends with none of {endings}: rename it, or give {option}")
+    return known[ending]
+
+
+def _give(text: str, output: Path | None) -> None:
+    from aasist_lib import outputs
+
+    if output is None:
+        print(text, end="", flush=True)
+        return
+    with outputs.whole(output) as beside:
+        beside.write_text(text, encoding="utf-8", newline="")
 
 
 if __name__ == "__main__":

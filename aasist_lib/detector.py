@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,17 +159,21 @@ class Detector:
         Raises
         ------
         audio.BadAudio
-            The recording cannot be used; its `reason` is "too long" beyond `max_seconds`.
+            The recording cannot be used; its `reason` is "too long" beyond `max_seconds`, and "silent" where there is
+            no sound in it: of nothing, nothing is decided.
         UserError
             The path is a folder, the recording is shorter than `MIN_SECONDS`, or the network gives no number for it.
         """
         if not hasattr(source, "read") and os.path.isdir(source):
-            raise UserError("no audio files in this folder")
+            raise UserError(_folder(source))
         rate = self.sample_rate
         logits, samples, found = [], [], []
-        for window in windows(source, rate, self.backend.window_seconds, max_seconds):
+        for window in windows(source, rate, self.backend.window_seconds, max_seconds, refuse_silence=True):
             if len(window) < MIN_SECONDS * rate:  # only ever the first: later ones have half the length
-                raise UserError(f"too short: {len(window) / rate:.2f} s, and {MIN_SECONDS} s are needed")
+                raise UserError(
+                    f"too short: {len(window)} samples at {rate} Hz, and {math.ceil(MIN_SECONDS * rate)} "
+                    f"({MIN_SECONDS} s) are needed"
+                )
             logit = self.backend(window)
             if not math.isfinite(logit):
                 raise UserError("the network gave no number for it")
@@ -193,12 +198,13 @@ class Detector:
         Returns
         -------
         DataFrame
-            One row a file, in order: path; seconds; llr, the natural-log likelihood ratio of bona fide speech to
-            fakes, NaN if there is none; decision, "bonafide", "spoof" or ""; error, "" or why it has no score.
+            One row a file, in order: path, in which bytes that are no UTF-8 are written as `\\xe9`; seconds; llr, the
+            natural-log likelihood ratio of bona fide speech to fakes, NaN if there is none; decision, "bonafide",
+            "spoof" or ""; error, "" or why it has no score.
         """
         import pandas as pd  # takes a moment, and `examine` does without
 
-        found = find(paths)
+        found, _ = find(paths)
         if show_progress and len(found) > 1:
             from aasist_lib.progress import progress
 
@@ -217,7 +223,7 @@ class Detector:
         dict
             The columns of `score`.
         """
-        row = {"path": str(path), "seconds": math.nan, "llr": math.nan, "decision": "", "error": ""}
+        row = {"path": printable(path), "seconds": math.nan, "llr": math.nan, "decision": "", "error": ""}
         try:
             found = self.examine(path)
         except audio.BadAudio as error:  # its message names the file, and so does the row
@@ -227,7 +233,9 @@ class Detector:
         return {**row, "seconds": found.seconds, "llr": found.llr, "decision": found.decision}
 
 
-def windows(source, rate: int, seconds: float, max_seconds: audio.Limit = None) -> Iterator[np.ndarray]:
+def windows(
+    source, rate: int, seconds: float, max_seconds: audio.Limit = None, *, refuse_silence: bool = False
+) -> Iterator[np.ndarray]:
     """A recording in windows to score, cut as `models.windows` says; holds no more than three of them.
 
     Parameters
@@ -237,7 +245,7 @@ def windows(source, rate: int, seconds: float, max_seconds: audio.Limit = None) 
         Samples a second that the windows shall have.
     seconds : float
         Length of a window; a rest shorter than half of it goes with the one before.
-    max_seconds : optional
+    max_seconds, refuse_silence : optional
         As in `audio.read_windows`.
 
     Yields
@@ -251,7 +259,7 @@ def windows(source, rate: int, seconds: float, max_seconds: audio.Limit = None) 
         As `audio.read_windows`.
     """
     waiting = None
-    for window in audio.read_windows(source, rate, seconds, max_seconds=max_seconds):
+    for window in audio.read_windows(source, rate, seconds, max_seconds=max_seconds, refuse_silence=refuse_silence):
         if waiting is None:
             waiting = window
         elif len(window) < round(seconds * rate) // 2:
@@ -263,10 +271,10 @@ def windows(source, rate: int, seconds: float, max_seconds: audio.Limit = None) 
         yield waiting
 
 
-def find(paths) -> list[Path]:
-    """Files named, and audio files below folders named (sorted, hidden ones left out).
+def find(paths) -> tuple[list[Path], Counter]:
+    """Files named, and audio files below folders named (sorted, hidden ones left out); links are followed.
 
-    A folder without any stays in the list, and so does a file that cannot be read: it gets a row that says so.
+    A folder without any stays in the list, as does a folder or file that cannot be read: it gets a row that says so.
 
     Parameters
     ----------
@@ -274,21 +282,66 @@ def find(paths) -> list[Path]:
 
     Returns
     -------
-    list of Path
+    found : list of Path
+    left_out : Counter
+        How many files below these folders were not taken, by how their names end ("" without an ending); "hidden" are
+        files and folders.
     """
-    found = []  # os.path.isdir: Path.is_dir raises for names that the system refuses
+    found, left_out = [], Counter()
     for path in [paths] if isinstance(paths, str | Path) else paths:
         path = Path(path)
-        inside = sorted(
-            p for p in path.rglob("*")
-            if p.suffix.lower() in audio.ENDINGS and not os.path.isdir(p) and not _hidden(p.relative_to(path))
-        ) if os.path.isdir(path) else []  # fmt: skip
+        # os.path.isdir: Path.is_dir raises for names that the system refuses
+        inside = sorted(_below(path, left_out, ())) if os.path.isdir(path) else []
         found += inside or [path]
-    return found
+    return found, left_out
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _below(folder: Path, left_out: Counter, above: tuple) -> Iterator[Path]:
+    """Audio files of a folder and of those in it; a link back to one `above` ends there."""
+    try:
+        entries, there = list(os.scandir(folder)), os.stat(folder)
+    except OSError:
+        yield folder  # whose row says why
+        return
+    above = (*above, (there.st_dev, there.st_ino))
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith("."):
+            left_out["hidden"] += 1
+        elif os.path.isdir(path):
+            to = os.stat(path)
+            if (to.st_dev, to.st_ino) not in above:
+                yield from _below(path, left_out, above)
+        elif path.suffix.lower() in audio.ENDINGS and (os.path.isfile(path) or entry.is_symlink()):
+            yield path
+        else:
+            left_out[path.suffix.lower()] += 1
+
+
+def _folder(path) -> str:
+    """Why a folder has no score."""
+    try:
+        os.listdir(path)
+    except OSError as error:
+        return f"unreadable ({error.strerror})"
+    return "no audio files in this folder"
+
+
+def printable(path) -> str:
+    """A path as text that any file or terminal can hold: bytes that are no UTF-8 are written as `\\xe9`.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    str
+
+    >>> print(printable(os.fsdecode(b"caf\\xe9.wav")))
+    caf\\xe9.wav
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def in_words(llr: float) -> str:

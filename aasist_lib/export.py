@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import tempfile
 import warnings
 from importlib import metadata as packages
@@ -28,7 +27,7 @@ import torch
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
-from aasist_lib import audio, backends, calibration
+from aasist_lib import audio, backends, calibration, outputs
 from aasist_lib.detector import MIN_SECONDS, Detector
 from aasist_lib.errors import UserError
 from aasist_lib.features.bands import lowest
@@ -120,7 +119,7 @@ class Whole(nn.Module):
         return (self.calibrated(score) if self.calibrated else self.line[0] * score + self.line[1]), score
 
 
-def export(detector: Detector, output: Path, *, about: dict[str, str] | None = None, clips=None) -> None:
+def export(detector: Detector, output: Path, *, about: dict[str, str] | None = None, clips=None) -> int:
     """Write a detector as one ONNX file, whole or not at all.
 
     Parameters
@@ -133,6 +132,11 @@ def export(detector: Detector, output: Path, *, about: dict[str, str] | None = N
     clips : iterable of path, optional
         Recordings of dev. With them the network's convolutions are of 8-bit numbers: see `in_int8`.
 
+    Returns
+    -------
+    int
+        Bytes that were written.
+
     Raises
     ------
     UserError
@@ -144,14 +148,10 @@ def export(detector: Detector, output: Path, *, about: dict[str, str] | None = N
     held = metadata(detector) | (about or {}) | {"numbers": "float32" if clips is None else "int8"}
     onnx.helper.set_model_props(made, held)
     onnx.checker.check_model(made)
-    output = Path(output)
-    beside = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(made.SerializeToString())
-        os.replace(beside, output)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UserError(f"{output} cannot be written ({error.strerror})") from None
+    content = made.SerializeToString()
+    with outputs.whole(output) as beside:
+        beside.write_bytes(content)
+    return len(content)
 
 
 def graph(detector: Detector) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from aasist_lib import audio
 from aasist_lib.detector import MIN_SECONDS, Detector
 
 STEP = 1.0  # seconds from score to score
@@ -23,7 +24,7 @@ class Heard:
     start, end : float
         Of the sound that was scored, in seconds from the beginning of the stream.
     llr : float
-        Of that window; NaN where the network gives no number for it.
+        Of that window; NaN where there is no sound in it, or the network gives no number for it.
     decision : str
         "bonafide", "spoof", or "" without a number.
     delay : float
@@ -72,7 +73,7 @@ def follow(
         if len(fresh) < MIN_SECONDS * rate:
             return
         held, count = np.concatenate([held, fresh])[-round(window * rate) :], count + len(fresh)
-        score = detector.backend(held)
+        score = detector.backend(held) if np.ptp(held) > audio.SILENCE else math.nan
         llr = float(detector.calibrated(score)) if math.isfinite(score) else math.nan
         decision = "" if math.isnan(llr) else detector.decide(llr, policy)
         yield Heard((count - len(held)) / rate, count / rate, llr, decision, time.perf_counter() - arrived)

@@ -59,7 +59,12 @@ def in_processes(work: Callable, jobs: Iterable, workers: int, setting: str, com
     jobs, workers = iter(jobs), max(1, workers)
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare)
     try:
-        futures = {pool.submit(work, job): job for job in itertools.islice(jobs, AHEAD * workers)}
+        # processes start here, with this mask: Ctrl-C while they do is for the parent alone
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            futures = {pool.submit(work, job): job for job in itertools.islice(jobs, AHEAD * workers)}
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         while futures:
             for future in wait(futures, return_when=FIRST_COMPLETED).done:
                 future.result()

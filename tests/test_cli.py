@@ -4,7 +4,9 @@
 |---|---|
 | formats | table, csv and json say the same as `Detector.score`; the table ends with plain words |
 | exit codes | 0 all scored, 3 some not, 2 wrong usage; errors go to stderr alone |
-| output | written whole or not at all; impossible places are refused before anything is scored |
+| output | written whole or not at all; impossible places are refused before anything is scored; links and pipes stay |
+| stopped | Ctrl-C ends with one line and 130, and nothing that was scored is lost |
+| left out | what is not taken from a folder is counted |
 | help | comes without loading torch |
 | pipes | a reader that stops early is no error |
 | metrics | tables and json say what the library says; alarms come first; wrong files are one line and exit code 2 |
@@ -13,8 +15,10 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -108,6 +112,118 @@ def test_output_is_whole_or_absent(score, two, tmp_path, monkeypatch):
         code, _, err = score(*two, "--output", target)
     assert code == 2 and "No space left" in err
     assert target.read_text() == "before" and os.listdir(tmp_path) == ["scores.csv"]
+
+
+@pytest.mark.parametrize("arguments", [["--format", "csv"], ["--format", "csv", "--jobs", "1"]])
+def test_output_to_a_link_and_to_a_pipe(score, two, tmp_path, arguments):
+    wanted = score(*two, "--format", "csv")[1]
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/scores").write_text("before")
+    (tmp_path / "link").symlink_to("there/scores")
+    assert score(*two, *arguments, "--output", tmp_path / "link")[0] == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there/scores").read_text() == wanted
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    assert score(*two, *arguments, "--output", tmp_path / "pipe")[0] == 0
+    reader.join()
+    assert read == [wanted] and (tmp_path / "pipe").is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe", "there"] and os.listdir(tmp_path / "there") == ["scores"]
+
+
+def test_output_to_where_standard_output_goes(folder, two, tmp_path):
+    (tmp_path / "log").write_text("before\n")
+    command = f'"{sys.executable}" -m aasist_lib.cli score --detector "{folder}" "{two[0]}" --output /dev/stdout'
+    subprocess.run(["bash", "-c", f'{command} >> "{tmp_path}/log"'], check=True, cwd=ROOT)
+    before, *scores = (tmp_path / "log").read_text().splitlines()
+    assert before == "before" and scores[1].startswith(two[0])
+
+
+def test_output_that_cannot_be_written_is_said_first(score, measure, two, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Detector, "load", lambda *_: pytest.fail("began to score"))
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    commands = [
+        lambda output: score(*two, "--output", output), lambda output: score(*two, "--jobs", 2, "--output", output),
+        lambda output: measure(some_scores(), "--output", output),
+        lambda output: (cli.main(["export", "--output", str(output)]), *capsys.readouterr()),
+    ]  # fmt: skip
+    for run in commands:
+        # nobody, root neither, makes files in /proc
+        for output, said in {"folder": "is a folder", ".": "is a folder", "/proc/a.csv": "cannot be written"}.items():
+            code, out, err = run(output)
+            assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.xlsx", "a.PARQUET"])
+def test_output_is_what_its_name_says(score, two, tmp_path, name):
+    code, _, err = score(*two, "--output", tmp_path / name)
+    if name == "a.PARQUET":
+        assert code == 0 and len(pd.read_parquet(tmp_path / name)) == 2
+    else:
+        assert code == 2 and "none of .csv, .json, .parquet, .txt" in err and not os.listdir(tmp_path)
+        assert score(*two, "--output", tmp_path / name, "--format", "csv")[0] == 0
+
+
+def test_name_that_is_no_text(score, two, tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.wav")).write_bytes(Path(two[0]).read_bytes())
+    wanted = str(tmp_path / r"caf\xe9.wav")
+    for form in "table", "csv", "json":
+        code, out, err = score(tmp_path, two[1], "--format", form)
+        assert (code, err) == (0, "") and (json.dumps(wanted) if form == "json" else wanted) in out
+    (tmp_path / "out").mkdir()
+    for name in "a.csv", "a.parquet":
+        assert score(tmp_path, "--jobs", 1, "--output", tmp_path / "out" / name)[0] == 0
+    assert pd.read_csv(tmp_path / "out/a.csv")["path"].tolist() == [wanted]
+    assert pd.read_parquet(tmp_path / "out/a.parquet")["path"].tolist() == [wanted]
+
+
+def test_what_is_left_out_is_counted(score, two, tmp_path):
+    for name in ("a.txt", "b.TXT", "README", ".hidden.wav"):
+        (tmp_path / name).touch()
+    (tmp_path / "a.wav").write_bytes(Path(two[0]).read_bytes())
+    code, out, err = score(tmp_path)
+    assert code == 0 and out.splitlines()[1].startswith(str(tmp_path / "a.wav"))
+    assert err.startswith("aasist: left out") and err.count("\n") == 1
+    assert "2 .txt" in err and "1 without an ending" in err and "1 hidden" in err
+
+
+@pytest.mark.parametrize("output", [[], ["--output", "scores.csv"]])
+def test_stopped_while_scoring(score, two, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    whole, one = score(two[0], "--format", "csv")[1], Detector.score_file
+
+    def interrupted(self, path):
+        if str(path) == two[1]:
+            raise KeyboardInterrupt
+        return one(self, path)
+
+    monkeypatch.setattr(Detector, "score_file", interrupted)
+    code, out, err = score(*two, "--format", "csv", *output)
+    assert code == 130 and err.startswith("aasist: stopped: 1 of 2 recordings are scored") and err.count("\n") == 1
+    assert (Path("scores.csv.stopped").read_text() if output else out) == whole
+    assert os.listdir() == (["scores.csv.stopped"] if output else [])
+
+
+def test_stopped_while_measuring(measure, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aasist_lib.scorefiles.measure", interrupted)
+    assert measure(some_scores()) == (130, "", "aasist: stopped\n")
+
+
+def test_stopped_while_following(folder):
+    command = [sys.executable, "-m", "aasist_lib.cli", "score", "--follow", "--detector", str(folder)]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        process.stdout.readline()
+        process.stdin.write(bytes(2 * 16000))
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(b"0.0,1.0,,,")  # of silence nothing is said
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b"aasist: stopped\n" and process.wait() == 130
 
 
 def test_no_detector(two, tmp_path, monkeypatch, capsys):

@@ -268,9 +268,9 @@ def test_files_that_cannot_be_scored(detector, speech_files, tmp_path):
 def test_shortest(detector, speech_files, tmp_path):
     samples = audio.read(speech_files[0], 16000)
     soundfile.write(tmp_path / "a.wav", samples[4000:8000], 16000)  # 0.25 s
-    soundfile.write(tmp_path / "b.wav", samples[4000:7990], 16000)
+    soundfile.write(tmp_path / "b.wav", samples[4000:7999], 16000)
     found = detector.score([tmp_path / "a.wav", tmp_path / "b.wav"])
-    assert math.isfinite(found["llr"][0]) and "short" in found["error"][1]
+    assert math.isfinite(found["llr"][0]) and "short: 3999 samples at 16000 Hz, and 4000" in found["error"][1]
 
 
 def test_folders(detector, speech_files, tmp_path):
@@ -279,18 +279,47 @@ def test_folders(detector, speech_files, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(speech_files[0].read_bytes())
     expected = [tmp_path / name for name in ("a.flac", "b/10.WAV", "b/2.wav")]
-    assert find(tmp_path) == expected == find([str(tmp_path)])
-    assert find([tmp_path / "b", tmp_path / "notes.txt"]) == [*expected[1:], tmp_path / "notes.txt"]
+    assert find(tmp_path) == (expected, {"hidden": 2, ".txt": 1}) == find([str(tmp_path)])
+    assert find([tmp_path / "b", tmp_path / "notes.txt"])[0] == [*expected[1:], tmp_path / "notes.txt"]
     assert len(detector.score(tmp_path)) == 3
     (tmp_path / "b/3.wav").symlink_to("nowhere")
     assert "missing" in detector.score(tmp_path / "b")["error"].tolist()  # not left out: somebody expects its score
-    assert find([]) == [] and detector.score([]).empty
+    assert find([]) == ([], {}) and detector.score([]).empty
 
 
 def test_hidden_above_the_folder_does_not_matter(tmp_path):
     (tmp_path / ".cache/speech").mkdir(parents=True)
     (tmp_path / ".cache/speech/a.wav").touch()
-    assert find(tmp_path / ".cache/speech") == [tmp_path / ".cache/speech/a.wav"]
+    assert find(tmp_path / ".cache/speech") == ([tmp_path / ".cache/speech/a.wav"], {})
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    (tmp_path / "there/below").mkdir(parents=True)
+    (tmp_path / "given").mkdir()
+    (tmp_path / "there/below/a.wav").touch()
+    (tmp_path / "given/link").symlink_to(tmp_path / "there")
+    (tmp_path / "there/below/back").symlink_to(tmp_path / "given")  # round and round
+    assert find(tmp_path / "given") == ([tmp_path / "given/link/below/a.wav"], {})
+
+
+def test_every_ending_gets_a_row(detector, tmp_path):
+    """What libsndfile cannot read, too."""
+    for ending in sorted(audio.ENDINGS):
+        (tmp_path / f"a{ending}").write_text("no sound")
+    found = detector.score(tmp_path)
+    assert {Path(path).suffix for path in found["path"]} == audio.ENDINGS >= {".webm", ".mp4", ".voc", ".mp2", ".sph"}
+    assert (found["error"] != "").all()
+
+
+@pytest.mark.parametrize("kind", ["zeros", "constant", "opposite"])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_nothing_is_decided_of_silence(detector, speech_files, tmp_path, kind, rate):
+    speech = audio.read(speech_files[0], rate)
+    samples = {"zeros": 0 * speech, "constant": 0 * speech + 0.25, "opposite": np.stack([speech, -speech], 1)}[kind]
+    soundfile.write(tmp_path / "a.wav", samples, rate)
+    row = detector.score_file(tmp_path / "a.wav")
+    why = "channels that cancel each other out" if kind == "opposite" else "a constant"
+    assert (row["error"], row["decision"]) == (f"silent ({why})", "") and math.isnan(row["llr"])
 
 
 @pytest.mark.parametrize("name", ["network.safetensors", "network.json", "calibration.json"])
