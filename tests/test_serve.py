@@ -196,6 +196,8 @@ def test_model_is_described(folder, service):
     [
         (b"", "empty"),
         (b"not audio at all", "not-audio"),
+        (tone(1, format="OGG") * 2, "partly-readable"),
+        (encoded(np.zeros(16000)), "silent"),
         (tone(2)[:20000], "truncated"),
         (tone(2, format="FLAC")[:9000], "truncated"),
         (tone(0.1), "unscorable"),
@@ -219,6 +221,12 @@ def test_wrong_requests(client):
     text = b'--limit\r\nContent-Disposition: form-data; name="file"\r\n\r\n/etc/passwd\r\n--limit--\r\n'
     refused(asked.post("/v1/score", content=text, headers=MULTIPART), 422, "not-a-file")
     refused(asked.post("/v1/score", content=b"rubbish", headers=MULTIPART), 400, "malformed-form")
+    names = {"undefined": b"a", "punycode": b"a-A.wav", "idna": b"xn--zz99", "unicode_escape": b"\\ud800"}
+    for charset, name in names.items():
+        part = b'--limit\r\nContent-Disposition: form-data; name="file"; filename="' + name + b'"\r\n\r\n'
+        headers = {"Content-Type": f"{MULTIPART['Content-Type']}; charset={charset}"}
+        content = part + tone(1) + b"\r\n--limit--\r\n"
+        refused(asked.post("/v1/score", content=content, headers=headers), 400, "malformed-form")
     refused(asked.post("/v1/score", files={"path": ("x", tone(1))}), 422, "unknown-field")
     for address in ("/docs", "/redoc", "/v1/score/", "/page/", "/static/../app.py"):
         assert asked.get(address).status_code == 404

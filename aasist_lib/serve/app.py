@@ -261,7 +261,12 @@ class _form:
         if kind != "multipart/form-data":
             raise Problem(415, "not-a-form", f"Send multipart/form-data, each recording as a part named {FIELD}.")
         try:
-            return await self.request.form(max_files=self.bounds.max_files, max_fields=0)
+            form = await self.request.form(max_files=self.bounds.max_files, max_fields=0)
+            for _, file in form.multi_items():
+                file.filename.encode()  # by some charsets a name is no text, which no answer could hold
+            return form
+        except UnicodeError:
+            raise Problem(400, "malformed-form", "The names in the form cannot be read in its charset.") from None
         except HTTPException as error:
             if "Too many files" in error.detail:
                 detail = f"A request may have {self.bounds.max_files} files."

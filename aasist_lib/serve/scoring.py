@@ -11,7 +11,7 @@ import soundfile
 
 from aasist_lib import audio
 from aasist_lib.errors import UserError
-from aasist_lib.serve.bounds import MEBI, Bounds
+from aasist_lib.serve.bounds import Bounds
 from aasist_lib.serve.problems import Problem
 
 # A block of a recording is decoded at once, and resampled at once: many channels or a tiny rate would make it huge.
@@ -109,8 +109,7 @@ class Scorer:
             raise Unscorable("unusual rate", f"{rate} Hz, and {RATES[0]} to {RATES[1]} are allowed")
         size = channels * SAMPLE
         if self.bounds.max_unpacked < frames * size and frames < audio.UNKNOWN_FRAMES:
-            unpacked = f"{frames * size / MEBI:.0f} MiB once decoded"
-            raise Unscorable("too large", f"{unpacked}, and {self.bounds.max_unpacked_mb:g} are allowed")
+            raise Unscorable("too large", f"decoded, more than the {self.bounds.max_unpacked_mb:g} MiB allowed")
         return min(self.bounds.max_seconds, self.bounds.max_unpacked / size / rate)
 
 
