@@ -3,6 +3,8 @@
 import errno
 import functools
 import inspect
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,44 @@ class UserError(Exception):
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in place of a traceback."""
         return [f"{type(self).__name__}: {self}"]
+
+
+def exit_status(command: Callable[[], int], stage: str = "") -> int:
+    """Runs a command and says on standard error what went wrong.
+
+    DVC adds only that the stage failed, so the last line of a stage says what to do next.
+
+    Parameters
+    ----------
+    command : callable
+        Returns an exit status.
+    stage : str
+        Name of the stage; without it, errors that nobody foresaw are raised.
+
+    Returns
+    -------
+    int
+        That of the command; 2 where the person has to mend something, 130 where they stopped it, 1 after an error that
+        nobody foresaw.
+    """
+    try:
+        status = command()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        status = 2
+    except ModuleNotFoundError as error:
+        print(f"{sys.executable} has no {error.name}: activate the environment (. .venv/bin/activate)", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        if not stage:
+            raise
+        traceback.print_exc()
+        status = 1
+    if status and stage:
+        print(f"{stage}: mend this and give the same command again", file=sys.stderr, flush=True)
+    return status
 
 
 @contextmanager

@@ -10,6 +10,7 @@
 | a dead kernel says so | test_dead_kernel |
 | Ctrl-C: status 130, one line, no process left | test_interrupted |
 | no such stage, a wrong setting, a strange parameters cell: one line, status 2 | test_mistakes |
+| the last line of a stage that fails says what to do next | test_failing_stages |
 | stripping undoes what JupyterLab saves, and nothing else | test_strip |
 | the quick folder follows the checkout and keeps its own results | test_quick_folder |
 | the project's root is found from its folders | test_root |
@@ -28,9 +29,10 @@ from pathlib import Path
 import nbformat
 import pytest
 from jupyter_client import KernelManager
+from ruamel.yaml import YAML
 
 from aasist_lib import paths
-from aasist_lib.errors import UserError
+from aasist_lib.errors import UserError, exit_status
 from aasist_lib.pipeline import notebooks, params, quick, run
 from aasist_lib.pipeline.kernel import OwnKernel
 
@@ -58,6 +60,10 @@ def project(tmp_path):
     shutil.copy(ROOT / "aasist_lib/pins.env", tmp_path / "aasist_lib")
     (tmp_path / "build/nb").mkdir(parents=True)
     return tmp_path
+
+
+def again(stage):
+    return f"{stage}: mend this and give the same command again\n"
 
 
 @pytest.fixture
@@ -195,6 +201,7 @@ def test_one_at_a_time(project, command):
     assert second.returncode == 2 and out == ""
     assert err == (
         f"20_train is being run already, by process {first.pid}: wait until it is done, or stop it (kill {first.pid})\n"
+        + again("20_train")
     )
     os.killpg(first.pid, signal.SIGINT)
     assert first.wait() == 130
@@ -210,7 +217,7 @@ def test_interrupted(project, command):
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert re.fullmatch(r"\n20_train: stopped after \d+ s\n", err)
+    assert re.fullmatch(r"\n20_train: stopped after \d+ s; the same command runs it again\n", err)
     kernel = int((project / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         for _ in range(50):
@@ -236,7 +243,8 @@ def test_strange_parameters(tmp_path, parameters, said):
 
 def test_mistakes(project, command):
     done = command("run", "21_train", stage=notebook())
-    assert done.communicate() == ("", "there is no build/nb/21_train.ipynb; there are: 20_train\n")
+    said = "there is no build/nb/21_train.ipynb; there are: 20_train\n"
+    assert done.communicate() == ("", said + again("21_train"))
     assert done.returncode == 2
     settings = project / "params.yaml"
     settings.write_text(settings.read_text().replace("  lr:", "  learning_rate:"))
@@ -244,6 +252,28 @@ def test_mistakes(project, command):
         done = command(*arguments)
         _, err = done.communicate()
         assert done.returncode == 2 and "train.learning_rate is not a setting" in err and "Traceback" not in err
+
+
+def test_failing_stages(project, capsys):
+    """Each command of dvc.yaml, without what it needs, and with a Python that lacks a package."""
+    settings = project / "params.yaml"
+    settings.write_text(settings.read_text().replace("  profile: default", "  profile: huge"))
+    stages = YAML(typ="safe").load(project / "dvc.yaml")["stages"]
+    kinds = {stage["cmd"].rpartition(" ")[0]: (name, stage["cmd"].split()) for name, stage in stages.items()}
+    assert len(kinds) == 4
+    shutil.copytree(ROOT / "aasist_lib/corpus", project / "aasist_lib/corpus", ignore=shutil.ignore_patterns("*.c*"))
+    (project / "notebooks").mkdir()
+    (project / "notebooks/20_train.ipynb").write_text("<<<<<<< HEAD\n")
+    lacking = [sys.executable, "-S"]  # without site-packages
+    for name, (_, *command) in kinds.values():
+        for python in ([sys.executable], lacking):
+            done = subprocess.run([*python, *command], cwd=project, capture_output=True, text=True)
+            assert done.returncode == 2 and "Traceback" not in done.stderr
+            said = done.stderr.splitlines(keepends=True)
+            assert said[-1] == again(command[-1] if "run" in command else name)
+            assert (python == lacking) == said[-2].endswith(": activate the environment (. .venv/bin/activate)\n")
+    assert exit_status(lambda: 1 // 0, "corpus") == 1
+    assert capsys.readouterr().err.endswith("ZeroDivisionError: integer division or modulo by zero\n" + again("corpus"))
 
 
 def test_strip(tmp_path):

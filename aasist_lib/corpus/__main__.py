@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from aasist_lib import paths
-from aasist_lib.errors import UserError
+from aasist_lib.errors import exit_status
 
 
 def main() -> int:
@@ -14,6 +14,10 @@ def main() -> int:
     parser.add_argument("command", choices=["build"])
     parser.add_argument("folder", nargs="?", default="corpus", type=Path)
     arguments = parser.parse_args()
+    return exit_status(lambda: _build(arguments.folder), "corpus")
+
+
+def _build(folder: Path) -> int:
     try:
         from aasist_lib.pipeline import params
 
@@ -22,13 +26,10 @@ def main() -> int:
         settings = params.read("corpus")
         WORK.parent.mkdir(parents=True, exist_ok=True)
         with paths.alone(WORK.with_suffix(".lock")):
-            build(arguments.folder, settings["profile"], settings["workers"])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            build(folder, settings["profile"], settings["workers"])
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        raise
     return 0
 
 

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from aasist_lib import paths
-from aasist_lib.errors import UserError
-from aasist_lib.pipeline.run import kept_inside
+from aasist_lib.errors import exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,8 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 1 where a stage fails or results differ, 2 where the person has to mend something, 130 where they
-        stopped it.
+        Exit status: 1 where a stage fails or results differ, else as `errors.exit_status`.
     """
     parser = argparse.ArgumentParser(prog="python -m aasist_lib.pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -59,19 +57,16 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("verify", help="whether the results here are those of a commit, to the byte")
     command.add_argument("commit", nargs="?", default="HEAD", help="or branch, tag or experiment (HEAD)")
     given = parser.parse_args(arguments)
-    try:
-        return _run(given)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    stages = {"run": getattr(given, "stage", ""), "notebooks": "notebooks", "report": "report"}  # as in dvc.yaml
+    return exit_status(lambda: _run(given), stages.get(given.command, ""))
 
 
 def _run(given: argparse.Namespace) -> int:
+    # each command imports only what it needs: nbconvert and papermill take a second each
+    from aasist_lib.pipeline.run import kept_inside
+
     os.environ.update(kept_inside(paths.root()))
     os.environ.pop("JUPYTER_PATH", None)  # another installation's kernels, and page templates of its nbconvert
-    # each command imports only what it needs: nbconvert and papermill take a second each
     match given.command:
         case "check":
             from aasist_lib.pipeline import params

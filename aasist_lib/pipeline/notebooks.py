@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from aasist_lib.errors import UserError
+
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -42,11 +44,20 @@ def copy_stripped(source: Path, target: Path) -> list[Path]:
     -------
     list of pathlib.Path
         What was written.
+
+    Raises
+    ------
+    UserError
+        A file is no notebook.
     """
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for path in sorted(source.glob("*.ipynb")):
-        stripped, copy = strip(path.read_text(encoding="utf-8")), target / path.name
+        copy = target / path.name
+        try:
+            stripped = strip(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path} is no notebook ({error!r}): is a merge unfinished, or was it cut off?") from None
         if copy.is_file() and copy.read_text(encoding="utf-8") == stripped:
             continue
         beside = copy.with_suffix(".partial")

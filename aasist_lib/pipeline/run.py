@@ -92,7 +92,8 @@ def run(stage: str) -> int:
         where = f"{_where(unfinished)}, where its process died (out of memory?),"
         return _failed(stage, where, unfinished, start)
     except KeyboardInterrupt:
-        print(f"\n{stage}: stopped after {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        took = f"{time.monotonic() - start:.0f} s"
+        print(f"\n{stage}: stopped after {took}; the same command runs it again", file=sys.stderr, flush=True)
         raise
     os.replace(unfinished, executed)
     print(f"{stage}: done in {time.monotonic() - start:.0f} s: {executed}", flush=True)
