@@ -82,11 +82,16 @@ def test_nothing_kept_at_home(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def copy_for_make(folder):
+    (folder / "aasist_lib").mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml", "aasist_lib/pins.env"):
+        shutil.copy(ROOT / name, folder / name)
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 @pytest.mark.parametrize("python, said", [("false", "Python 3.11, 3.12 or 3.13 is needed")])
 def test_make_without_python(tmp_path, python, said):
-    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+    copy_for_make(tmp_path)
     done = subprocess.run(["make", "install", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode and done.stderr.startswith(said)
     assert not (tmp_path / ".venv").exists()
@@ -96,9 +101,7 @@ def test_make_without_python(tmp_path, python, said):
 def checkout(tmp_path):
     """A checkout in whose environment all programs but `jupyter` do nothing, and a Python that makes such ones."""
     folder = tmp_path / "mit Leerzeichen/Störung"
-    folder.mkdir(parents=True)
-    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
-        shutil.copy(ROOT / name, folder)
+    copy_for_make(folder)
     python = tmp_path / "a python"
     python.write_text(f"""#!/bin/sh
 [ "$2" = venv ] || exit 0

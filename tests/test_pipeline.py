@@ -55,9 +55,8 @@ def project(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "aasist_lib/pipeline", tmp_path / "aasist_lib/pipeline", ignore=ignore)
-    for name in ("__init__", "errors", "paths", "progress"):
-        shutil.copy(ROOT / f"aasist_lib/{name}.py", tmp_path / "aasist_lib")
-    shutil.copy(ROOT / "aasist_lib/pins.env", tmp_path / "aasist_lib")
+    for name in ("__init__.py", "errors.py", "paths.py", "pins.env", "progress.py"):
+        shutil.copy(ROOT / "aasist_lib" / name, tmp_path / "aasist_lib")
     (tmp_path / "build/nb").mkdir(parents=True)
     return tmp_path
 
