@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from aasist_lib.errors import UserError
 
@@ -59,12 +60,8 @@ def in_processes(work: Callable, jobs: Iterable, workers: int, setting: str, com
     jobs, workers = iter(jobs), max(1, workers)
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare)
     try:
-        # processes start here, with this mask: Ctrl-C while they do is for the parent alone
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _interrupted_later():  # the processes start here
             futures = {pool.submit(work, job): job for job in itertools.islice(jobs, AHEAD * workers)}
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         while futures:
             for future in wait(futures, return_when=FIRST_COMPLETED).done:
                 future.result()
@@ -83,6 +80,23 @@ def in_processes(work: Callable, jobs: Iterable, workers: int, setting: str, com
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Ctrl-C waits until the processes are there that start here. They inherit that it is for the parent alone."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    held, handler = [], None
+    if threading.current_thread() is threading.main_thread():  # where Python handles what another thread received
+        handler = signal.signal(signal.SIGINT, lambda *_: held.append(True))
+    try:
+        yield
+    finally:
+        if handler:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if held:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _prepare() -> None:
