@@ -264,3 +264,6 @@ def test_runs(path, project, monkeypatch):
     shown = json.dumps([cell.outputs for cell in notebook.cells if cell.cell_type == "code"])
     for word in SHOWN.get(path.stem, ()):
         assert word in shown
+    if path.stem == "10_extract":
+        counts = pd.read_csv(project / "runs/tables/recordings.csv").groupby("split")["recordings"].sum()
+        assert dict(counts) == {split.name: len(list(split.rglob("*.wav"))) for split in (project / "data").iterdir()}
