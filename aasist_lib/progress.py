@@ -80,10 +80,14 @@ def at_hand(bar: "Bar | Lines", finished: Iterable, jobs: Iterable, workers: int
         Each finished job.
     """
     waiting = list(jobs)
-    bar.set_postfix_str(" and ".join(map(name, waiting[:workers])))
+
+    def names() -> str:
+        return " and ".join(filter(None, map(name, waiting[:workers])))
+
+    bar.set_postfix_str(names())
     for job in finished:
         waiting.remove(job)
-        bar.set_postfix_str(" and ".join(map(name, waiting[:workers])))
+        bar.set_postfix_str(names())
         yield job
 
 
