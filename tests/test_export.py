@@ -9,18 +9,21 @@
 | int8 | one file, convolutions of the network alone in 8 bits, llr near |
 | TensorRT | only operators that it documents |
 | alone | scores where nothing but the package's own dependencies can be imported: no torch, librosa, sklearn |
+| other Pythons | `pip install ".[serve]"` scores and serves there: each that pyproject.toml allows and that is found |
 | what is no such file | one line: missing, text, cut, another model, other files' weights, broken metadata |
 | the command | `aasist export`, and `aasist score --detector` on what it wrote |
 """
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import httpx
 import numpy as np
 import onnx
 import pytest
@@ -35,6 +38,9 @@ from aasist_lib import Detector, audio, backends, calibration, cli, export, feat
 from aasist_lib.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from service import Service  # noqa: E402
+
 BENDS = calibration.Isotonic((-2.0, -0.5, 0.5, 1.5), (-3.0, -1.0, -1.0, 2.0))
 COMMON = dict(sample_rate=16000, n_fft=256, hop_length=64, deltas=0, normalise="none")
 SMALL = {
@@ -266,6 +272,41 @@ def test_scores_without_torch(folder, exported, speech_files):
     assert [line.split(": in a checkout")[0] for line in others] == [
         "aasist: export needs onnx, which is not installed", "aasist: metrics needs scipy, which is not installed",
     ]  # fmt: skip
+
+
+def other_python(version: str) -> Path | str | None:
+    """One that starts: what pyenv puts into PATH need not."""
+    for python in (shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")):
+        if python and subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0:
+            return python
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [v for v in ("3.11", "3.12", "3.13") if not sys.version.startswith(f"{v}.")])
+def test_installed_in_another_python(version, folder, exported, speech_files, tmp_path, monkeypatch):
+    """What `pip install ".[serve]"` brings there, in the versions of requirements.lock, scores and serves the file."""
+    python = other_python(version)
+    if python is None:
+        pytest.skip(f"there is no Python {version} in PATH or in ~/.pyenv/versions")
+    package, environment = tmp_path / "package", tmp_path / "environment"
+    shutil.copytree(ROOT / "aasist_lib", package / "aasist_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, package)
+    subprocess.run([python, "-m", "venv", environment], check=True)
+    pip = [environment / "bin/python", "-m", "pip", "install", "--quiet", "--no-compile"]
+    subprocess.run([*pip, "--constraint", ROOT / "requirements.lock", f"{package}[serve]"], check=True)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setattr(sys, "executable", str(environment / "bin/python"))
+    expected = pytest.approx(Detector.load(folder).score(speech_files[0])["llr"][0], abs=1e-4)
+    command = [environment / "bin/aasist", "score", speech_files[0], "--detector", exported, "--format", "json"]
+    (scored,) = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert scored["llr"] == expected
+    with Service(exported, PYTHONPATH="") as service, open(speech_files[0], "rb") as file:
+        answer = httpx.post(f"{service.url}/v1/score", files={"file": file}).json()
+    assert answer["files"][0]["llr"] == expected
 
 
 def varint(number: int) -> bytes:
