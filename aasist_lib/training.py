@@ -521,7 +521,7 @@ class Training(pl.LightningModule):
         self.network.eval()  # the running means are not to learn from what is on the way
         steps, size = self.settings.adversarial_steps, (self.processes, len(held), 1, 1)
         db = rng.uniform(*self.settings.adversarial_db, size=size)[self.rank]
-        bound = held.square().mean(dim=2, keepdim=True).sqrt() * torch.from_numpy(10 ** (-db / 20)).float()
+        bound = held.norm(dim=2, keepdim=True) / held.shape[2] ** 0.5 * torch.from_numpy(10 ** (-db / 20)).float()
         moved = held
         for _ in range(steps):
             leaf = moved.detach().requires_grad_()

@@ -51,7 +51,7 @@ class Normalise(nn.Module):
             square = self._around(exact.square()) if self.variance else None
         exact = exact - mean
         if self.variance:
-            exact = exact / (square - mean**2).clamp(min=VARIANCE_FLOOR).sqrt()
+            exact = exact * (square - mean**2).clamp(min=VARIANCE_FLOOR).rsqrt()
         return exact.to(x.dtype)
 
     def packed(self, x: Tensor, counts: list[int]) -> Tensor:

@@ -119,7 +119,7 @@ def states(encoder: nn.Module, waveforms: Tensor) -> tuple[Tensor, ...]:
         a moment earlier, its last one counts twice, so that the windows of a long recording keep step with time.
     """
     x = waveforms - waveforms.mean(dim=1, keepdim=True)
-    x = x / (x.square().mean(dim=1, keepdim=True) + 1e-7).sqrt()
+    x = x * (x.square().mean(dim=1, keepdim=True) + 1e-7).rsqrt()
     found = encoder(x, output_hidden_states=True).hidden_states
     count = torch.sym_max(1, x.shape[1] // hop(encoder))
     moments = torch.arange(count, device=x.device).clamp(max=found[0].shape[1] - 1)

@@ -103,7 +103,9 @@ class AttentiveStatistics(nn.Module):
         mean = (weights * x).sum(dim=1)
         variance = (weights * (x - mean[:, None]).square()).sum(dim=1)
         # the floor keeps the root's slope finite where all tokens are alike
-        return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=1), weights[..., 0]
+        variance = variance.clamp(min=1e-5)
+        # torch.sqrt is MKL's, whose last bit differs between Intel and AMD
+        return torch.cat([mean, variance * variance.rsqrt()], dim=1), weights[..., 0]
 
 
 class Cosine(nn.Linear):
