@@ -443,8 +443,8 @@ def test_order(tmp_path, monkeypatch):
     batches = [("attack", name, {"attack": name.partition("-")[0]}) for name in names]
     order = []
     monkeypatch.setattr(build, "in_processes", lambda work, jobs, *_: order.extend(name for _, name, _ in jobs) or [])
-    with pytest.raises(FileNotFoundError):
-        build._batches(batches, tmp_path, tmp_path, 2, progress())
+    with pytest.raises(FileNotFoundError), progress() as bar:
+        build._batches(batches, tmp_path, tmp_path, 2, bar)
     assert order == ["mlsa-0", "flite-0", "mlsa-1", "flite-1"]
 
 
