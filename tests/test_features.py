@@ -241,6 +241,9 @@ def test_deltas(speech_files, order):
     assert np.abs(found - wanted).max() < 1e-3
 
 
+NEAR = {"cqt": 2e-3}  # dB: its long sums, 80 dB below the loudest, with the kernels of pins.env
+
+
 @every_kind
 @pytest.mark.parametrize("normalise", ["none", "sliding_mean_variance"])
 def test_batch(waves, kind, normalise):
@@ -255,7 +258,7 @@ def test_batch(waves, kind, normalise):
         alone = front_end(wave[None])[0]
         frames = len(wave) if kind == "waveform" else 1 + len(wave) // 64
         assert alone.shape == (front_end.coefficients, frames) and front_end.frames(len(wave)) == frames
-        assert (found[:, :frames] - alone).abs().max() < 2e-3
+        assert (found[:, :frames] - alone).abs().max() < NEAR.get(kind, 1e-3)
         assert (found[:, frames:] == 0).all()
 
 
@@ -357,7 +360,7 @@ def test_dense(waves, kind, normalise):
     front_end = features.build(settings_of(kind, normalise=normalise, deltas=2))
     for batch in torch.from_numpy(np.stack([wave[:16000] for wave in waves])), torch.randn(1, 1001):
         found, wanted = front_end.dense(batch).transpose(1, 2), front_end(batch)
-        assert found.shape == wanted.shape and (found - wanted).abs().max() < 2e-3
+        assert found.shape == wanted.shape and (found - wanted).abs().max() < NEAR.get(kind, 1e-3)
 
 
 @every_kind

@@ -178,7 +178,9 @@ def test_gradients_reach_every_parameter(any_network):
     any_network(input_of(any_network, 4)).square().sum().backward()
     for name, parameter in any_network.named_parameters():
         unused = ".unused." in name or name.startswith("encoder.")  # published AASIST's first norms; a frozen encoder
-        if not name.endswith("pool.score.2.bias"):  # softmax takes off what it adds to all
+        if name == "pool.score.2.bias":  # softmax takes off what it adds to all: 0 but for rounding
+            assert parameter.grad.abs().max() < 1e-5
+        else:
             assert unused == (parameter.grad is None or not parameter.grad.abs().sum() > 0), name
 
 
@@ -477,7 +479,7 @@ def test_published_weights_are_saved_like_any(tmp_path):
     models.save(net, tmp_path, {"model": {"name": "aasist", "size": "light"}, **SOUND})
     x = golden_inputs("chirp_0_3")[:1]
     with torch.inference_mode():
-        # not equal to the bit: the published file's weights lie elsewhere in memory, which MKL's sums depend on
+        # equal to the bit in a process of their own; after other networks, with MKL_CBWR=COMPATIBLE, but for the last
         torch.testing.assert_close(models.load(tmp_path)[0].logits(x), net.logits(x), atol=1e-5, rtol=1e-5)
 
 
