@@ -17,10 +17,10 @@ import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Sampler
 
 from aasist_lib.errors import UserError
+from aasist_lib.models.layers import BatchNorm
 
 ACCELERATORS = ("cpu", "gpu", "auto")
 
@@ -127,14 +127,11 @@ class _Summed(torch.autograd.Function):
     backward = forward
 
 
-class SharedBatchNorm(_BatchNorm):
+class SharedBatchNorm(BatchNorm):
     """Batch normalisation over the batch that all processes hold together, equal shares of it.
 
     torch's own, SyncBatchNorm, is for GPUs alone.
     """
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        pass
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, ...) -> the same shape."""
@@ -157,7 +154,7 @@ def share_batch_norm(network: nn.Module) -> None:
     """Let the batch normalisations of a network see the whole batch, where several processes share it."""
     if world()[1] > 1:
         for part in network.modules():
-            if isinstance(part, _BatchNorm):
+            if isinstance(part, BatchNorm):
                 part.__class__ = SharedBatchNorm  # the same weights under the same names
 
 

@@ -313,7 +313,8 @@ def test_quick_folder(tmp_path):
     subprocess.run(["git", "add", "a.py"], cwd=checkout, check=True)  # the rest is new and not ignored
     quick.copy(checkout, folder)
     assert (folder / "a.py").read_text() == "1" and (folder / "dvc.yaml").exists()
-    assert not (folder / "dvc.lock").exists() and not (folder / "metrics").exists() and not (folder / "data").exists()
+    assert not (folder / "dvc.lock").exists() and not (folder / "data").exists()
+    assert not [*(folder / "metrics").iterdir()]
     assert "path: corpus" in (folder / "data.dvc").read_text()
     assert "profile: tiny" in (folder / "params.yaml").read_text()
     assert "no_scm = true" in (folder / ".dvc/config.local").read_text()

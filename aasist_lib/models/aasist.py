@@ -98,7 +98,7 @@ class Filters(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer("bank", filters(), persistent=False)
-        self.norm = nn.BatchNorm2d(1)
+        self.norm = layers.BatchNorm(1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.conv1d(x[:, None], self.bank)  # (b, 70, s - 128)
@@ -116,9 +116,9 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, out: int, first: bool):
         super().__init__()
-        self.unused = None if first else nn.BatchNorm2d(channels)
+        self.unused = None if first else layers.BatchNorm(channels)
         self.conv1 = nn.Conv2d(channels, out, (2, 3), padding=(1, 1))
-        self.norm = nn.BatchNorm2d(out)
+        self.norm = layers.BatchNorm(out)
         self.conv2 = nn.Conv2d(out, out, (2, 3), padding=(0, 1))
         self.shortcut = nn.Identity() if channels == out else nn.Conv2d(channels, out, (1, 3), padding=(0, 1))
 
@@ -131,7 +131,7 @@ def _direction(width: int) -> nn.Parameter:
     return nn.Parameter(nn.init.xavier_normal_(torch.empty(width, 1)))
 
 
-def _per_node(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+def _per_node(norm: layers.BatchNorm, x: Tensor) -> Tensor:
     return norm(x.flatten(0, 1)).view_as(x)
 
 
@@ -146,7 +146,7 @@ class Graph(nn.Module):
         self.weigh = _direction(out)
         self.gathered = nn.Linear(width, out)
         self.own = nn.Linear(width, out)
-        self.norm = nn.BatchNorm1d(out)
+        self.norm = layers.BatchNorm(out)
         self.dropout = nn.Dropout(0.2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class TwoGraphs(nn.Module):
         self.weigh_across = _direction(out)
         self.gathered = nn.Linear(width, out)
         self.own = nn.Linear(width, out)
-        self.norm = nn.BatchNorm1d(out)
+        self.norm = layers.BatchNorm(out)
         self.stack_compare = nn.Linear(width, out)
         self.stack_weigh = _direction(out)
         self.stack_gathered = nn.Linear(width, out)

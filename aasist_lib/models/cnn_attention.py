@@ -61,10 +61,10 @@ class Residual(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(channels, out, 3, padding=1, stride=(stride, 1), bias=False),
-            nn.BatchNorm2d(out),
+            layers.BatchNorm(out),
             nn.ReLU(),
             nn.Conv2d(out, out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out),
+            layers.BatchNorm(out),
         )
         self.shortcut = nn.Conv2d(channels, out, 1, stride=(stride, 1), bias=False)
 
@@ -96,7 +96,7 @@ class CNNAttention(nn.Module):
             layers.Normalise(options.coefficients, options.channels, options.spectrum),  # (b, c, k, t)
             nn.Conv2d(options.channels, STEM, (3, 5), stride=(1, 2), padding=(1, 2), bias=False),
             nn.MaxPool2d(2),  # (b, STEM, k/2, t/4), this early because what comes before it costs most
-            nn.BatchNorm2d(STEM),
+            layers.BatchNorm(STEM),
             nn.ReLU(),
             Residual(STEM, MIDDLE),  # (b, MIDDLE, k/2, t/4)
             Residual(MIDDLE, TOP, stride=2),  # (b, TOP, k/4, t/4)

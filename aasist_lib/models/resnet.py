@@ -71,16 +71,16 @@ class Residual(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(channels, out, 3, padding=1, stride=stride, bias=False),
-            nn.BatchNorm2d(out),
+            layers.BatchNorm(out),
             nn.ReLU(),
             nn.Conv2d(out, out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out),
+            layers.BatchNorm(out),
             Excite(out),
         )
         if channels == out and stride == (1, 1):
             self.shortcut = nn.Identity()
         else:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out))
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), layers.BatchNorm(out))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))
@@ -116,7 +116,7 @@ class ResNet(nn.Module):
             layers.Normalise(options.coefficients, options.channels),  # (b, c, k, t)
             nn.Conv2d(options.channels, options.width, (3, 5), stride=(1, 2), padding=(1, 2), bias=False),
             nn.MaxPool2d(2),  # (b, w, k/2, t/4)
-            nn.BatchNorm2d(options.width),
+            layers.BatchNorm(options.width),
             nn.ReLU(),
             *blocks,  # (b, 8w, k/16, t/16)
         )

@@ -93,7 +93,7 @@ class Transformer(nn.Module):
             layers.Normalise(options.coefficients, options.channels),
             nn.Flatten(1, 2),  # (b, k, t): a token sees all coefficients at once
             nn.Conv1d(options.coefficients, width, 5, stride=2, padding=2, bias=False),
-            nn.BatchNorm1d(width),
+            layers.BatchNorm(width),
             nn.GELU(),
             nn.Conv1d(width, width, 5, stride=3, padding=2),  # (b, w, t/6)
         )

@@ -84,6 +84,7 @@ def copy(root: Path, folder: Path) -> None:
         if not target.is_file() or target.read_bytes() != (root / name).read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, target)
+    (folder / "metrics").mkdir(exist_ok=True)  # stages write into it, and all that git has there stayed behind
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     if not (folder / "data.dvc").exists():
         (folder / "data.dvc").write_text(DATA, encoding="utf-8")
