@@ -33,13 +33,13 @@ quick: $(READY)      ## the same on a tiny corpus, in build/quick: minutes, for 
 	python -m aasist_lib.pipeline quick
 
 select: $(READY)     ## trains the candidates of experiments/selection.yaml without attacks and sources left out in turn
-	python -m aasist_lib.pipeline select
+	python -m aasist_lib.studies select
 
 leaderboard: $(READY) ## trains and measures the systems of experiments/leaderboard.yaml; goes on; AGAIN=1: anew
-	python -m aasist_lib.pipeline leaderboard $(if $(AGAIN),--again)
+	python -m aasist_lib.studies leaderboard $(if $(AGAIN),--again)
 
 tune: $(READY)       ## searches for better settings as experiments/tune.yaml says; goes on where it was stopped
-	python -m aasist_lib.pipeline tune
+	python -m aasist_lib.studies tune
 
 test: $(READY)       ## all tests
 	python -m pytest -n 2 --dist loadfile
@@ -53,9 +53,10 @@ processors: $(READY) ## compares results with those of emulated processors (Debi
 bench: $(READY)      ## measures what is claimed of speed and size, into benchmarks/results/; leave the machine alone meanwhile
 	python -m benchmarks $(NAMES)
 
-lint: $(READY)       ## style of the code
+lint: $(READY)       ## style of the code, and which room may import which
 	ruff check .
 	ruff format --check .
+	lint-imports --no-cache
 
 lab: $(READY)        ## JupyterLab on notebooks/
 	mkdir -p "$(JUPYTER_RUNTIME_DIR)"
@@ -73,7 +74,7 @@ fuzz: $(READY)       ## broken requests and recordings against the service: FILE
 	python benchmarks/fuzz.py --files $(or $(FILES),2000)
 
 strip: $(READY)      ## notebooks/ without outputs, before committing
-	python -m aasist_lib.pipeline notebooks --in-place
+	python -m aasist_lib.pipeline strip
 
 readme: $(READY)     ## the table of metrics in README.md
 	python -m aasist_lib.pipeline readme

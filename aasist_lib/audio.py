@@ -36,7 +36,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 
 # How names of recordings end, in small letters: what folders are searched for. The last line is what people have and
 # libsndfile does not read: such a file is named with the reason, not passed over.

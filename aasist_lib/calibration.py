@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 
 POLICIES = ("equal_error", "min_cost", "few_false_alarms", "few_misses")
 METHODS = ("affine", "isotonic")
@@ -215,9 +215,9 @@ def fit_affine(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Affin
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    from aasist_lib.metrics import _checked
+    from aasist_lib.metrics import checked
 
-    bonafide, spoof = _checked(bonafide, spoof)
+    bonafide, spoof = checked(bonafide, spoof)
     weight = _weights(bonafide, spoof, attacks, prior_spoof)
     scores = np.concatenate([bonafide, spoof])
     centre, spread = scores.mean(), scores.std()
@@ -263,9 +263,9 @@ def fit_isotonic(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Iso
     """
     from scipy.optimize import isotonic_regression
 
-    from aasist_lib.metrics import _checked
+    from aasist_lib.metrics import checked
 
-    bonafide, spoof = _checked(bonafide, spoof)
+    bonafide, spoof = checked(bonafide, spoof)
     weight = _weights(bonafide, spoof, attacks, prior_spoof)
     scores = np.concatenate([bonafide, spoof])
     low, high = scores.min(), scores.max()
@@ -362,9 +362,9 @@ def cautious(
     """
     if method not in METHODS:
         raise UserError(f"calibrate.method: {method!r} is not one of {', '.join(METHODS)}")
-    from aasist_lib.metrics import _checked
+    from aasist_lib.metrics import checked
 
-    bonafide, spoof = _checked(bonafide, spoof)
+    bonafide, spoof = checked(bonafide, spoof)
     attacks = np.asarray(attacks, dtype=str)
     fit = {"affine": fit_affine, "isotonic": fit_isotonic}[method]
     kinds, (fold, spoof_fold) = np.unique(attacks), _folds(speakers, spoof_speakers, len(bonafide), len(spoof))

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 
 ALL_SCORED, WRONG_USAGE, SOME_NOT_SCORED, STOPPED = 0, 2, 3, 130
 # What a file is, by how its name ends, in large or small letters
@@ -122,7 +122,7 @@ def _score(given: argparse.Namespace) -> int:
 
 
 def _score_in_processes(given: argparse.Namespace, found: list[Path], detector, output: Path):
-    from aasist_lib import bulk
+    from aasist_lib.serving import bulk
 
     try:
         return bulk.score(found, detector, output, jobs=given.jobs or 0, cluster=given.cluster or "")
@@ -134,9 +134,9 @@ def _score_one_by_one(detector, found: list[Path], output: Path | None, form: st
     """Rows of all files, which are written; Ctrl-C writes those that there are, beside the file that is asked for."""
     import pandas as pd
 
-    from aasist_lib import outputs
+    from aasist_lib.base import outputs
+    from aasist_lib.base.progress import progress
     from aasist_lib.detector import COLUMNS
-    from aasist_lib.progress import progress
 
     records, stopped = [], False
     try:
@@ -156,7 +156,7 @@ def _score_one_by_one(detector, found: list[Path], output: Path | None, form: st
 
 
 def _follow(detector) -> int:
-    from aasist_lib.follow import follow
+    from aasist_lib.serving.follow import follow
 
     print("start,end,llr,decision,delay_ms", flush=True)
     for heard in follow(detector, sys.stdin.buffer):
@@ -188,8 +188,8 @@ def _export(given: argparse.Namespace) -> int:
     output = _output(given)
     folder = Path(given.detector or _default_detector())
 
-    from aasist_lib import export
     from aasist_lib.detector import Detector
+    from aasist_lib.serving import export
 
     detector = Detector.load(folder)
     clips = export.project_clips() if given.int8 else None
@@ -199,7 +199,7 @@ def _export(given: argparse.Namespace) -> int:
 
 
 def _default_detector() -> Path:
-    from aasist_lib import paths
+    from aasist_lib.base import paths
 
     try:
         return paths.root() / "models/detector"
@@ -321,7 +321,8 @@ def _metrics(given: argparse.Namespace) -> int:
     if given.asv_keys and not given.asv:
         raise UserError("--asv-keys: goes with --asv")
 
-    from aasist_lib import evaluation, scorefiles
+    from aasist_lib import evaluation
+    from aasist_lib.evaluation import scorefiles
 
     trials = scorefiles.read(given.scores, given.keys, given.format, given.subset)
     dev_eer = _dev_eer(*given.dev, given.format) if given.dev else None
@@ -361,7 +362,8 @@ def _metrics(given: argparse.Namespace) -> int:
 
 
 def _dev_eer(scores: str, keys: str, format: str) -> float:
-    from aasist_lib import evaluation, metrics, scorefiles
+    from aasist_lib import evaluation, metrics
+    from aasist_lib.evaluation import scorefiles
 
     # ASVspoof 2021 has no dev of its own: systems are developed on that of 2019
     trials = scorefiles.read(scores, keys, "asvspoof2019" if format == "asvspoof2021" else format)
@@ -456,7 +458,7 @@ def _aligned(table) -> list[str]:
 def _add_serve(commands) -> None:
     import dataclasses
 
-    from aasist_lib.serve import bounds
+    from aasist_lib.serving import bounds
 
     serve = commands.add_parser(
         "serve",
@@ -483,7 +485,7 @@ def _add_serve(commands) -> None:
 
 
 def _serve(given: argparse.Namespace) -> int:
-    from aasist_lib.serve import bounds, run
+    from aasist_lib.serving import bounds, run
 
     limits = bounds.read({name: getattr(given, name) for name in given.bounds})
     token = run.token(given.token_file)
@@ -492,7 +494,7 @@ def _serve(given: argparse.Namespace) -> int:
 
 
 def _output(given: argparse.Namespace) -> Path | None:
-    from aasist_lib import outputs
+    from aasist_lib.base import outputs
 
     if not given.output:
         return None
@@ -510,7 +512,7 @@ def _form(output: Path | None, known: dict[str, str], option: str) -> str:
 
 
 def _give(text: str, output: Path | None) -> None:
-    from aasist_lib import outputs
+    from aasist_lib.base import outputs
 
     if output is None:
         print(text, end="", flush=True)

@@ -27,8 +27,8 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 from scipy.stats import norm, t
 
-from aasist_lib.errors import UserError
-from aasist_lib.progress import progress
+from aasist_lib.base.errors import UserError
+from aasist_lib.base.progress import progress
 
 
 class EER(NamedTuple):
@@ -98,7 +98,7 @@ class Counts:
     @classmethod
     def of(cls, bonafide, spoof) -> "Counts":
         """Of (n,) bona fide and (m,) spoofed scores; `UserError` for a missing class or a NaN."""
-        bonafide, spoof = _checked(bonafide, spoof)
+        bonafide, spoof = checked(bonafide, spoof)
         scores, rows = _distinct(np.concatenate([bonafide, spoof]))
         return cls(scores, *(np.bincount(i, minlength=len(scores)) for i in np.split(rows, [len(bonafide)])))
 
@@ -374,8 +374,8 @@ def asv_rates(target, spoof, nontarget) -> ASVRates:
     target, spoof, nontarget : (k,), (m,) and (n,) scores of the verifier: the right speaker, fakes of that
         speaker, other speakers. Higher means the right speaker.
     """
-    target, spoof = _checked(target, spoof)
-    threshold, nontarget = eer(target, nontarget).threshold, _checked(target, nontarget)[1]
+    target, spoof = checked(target, spoof)
+    threshold, nontarget = eer(target, nontarget).threshold, checked(target, nontarget)[1]
     accepted = [float(np.mean(scores >= threshold)) for scores in (nontarget, spoof)]
     return ASVRates(accepted[0], float(np.mean(target < threshold)), accepted[1])
 
@@ -444,8 +444,8 @@ def a_dcf(target, spoof, nontarget, *, priors=PRIORS, costs=COSTS) -> MinCost:
     UserError
         A class is missing, or a score is not a number.
     """
-    target, spoof = _checked(target, spoof)
-    nontarget = _checked(target, nontarget)[1]
+    target, spoof = checked(target, spoof)
+    nontarget = checked(target, nontarget)[1]
     scores = np.unique(np.concatenate([target, spoof, nontarget]))
     thresholds = np.append(scores[0] - 0.001, scores)
     classes = (np.sort(x) for x in (target, spoof, nontarget))
@@ -576,7 +576,7 @@ def _interval(values, groups: int, level: float) -> tuple[float, float]:
 
 def _replicated(statistics, systems, clusters, replicates, seed):
     """Statistics of every system on each sample, the same trials for all systems; how many groups are drawn from."""
-    systems = [_checked(*system) for system in systems]
+    systems = [checked(*system) for system in systems]
     # the order in which trials come decides nothing
     orders = [np.lexsort([scores[i] for scores in reversed(systems)]) for i in (0, 1)]
     factors = [_factor(names, orders) for names in (clusters or {}).values()]
@@ -651,7 +651,7 @@ def _resample(rng, n, draws):
     return np.bincount(rng.integers(n, size=draws), minlength=n)
 
 
-def _checked(bonafide, spoof):
+def checked(bonafide, spoof):
     """Both classes as float64 vectors, neither empty, all finite."""
     arrays = [np.asarray(scores, dtype=np.float64).ravel() + 0.0 for scores in (bonafide, spoof)]  # no -0.0
     for name, scores in zip(("bona fide", "spoofed"), arrays, strict=True):

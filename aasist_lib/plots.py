@@ -23,7 +23,7 @@ from matplotlib.ticker import MultipleLocator
 from scipy.stats import norm
 
 from aasist_lib import metrics
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 
 BONAFIDE, KNOWN, UNSEEN, GREY = "#0072B2", "#D55E00", "#CC79A7", "#595959"
 COLOURS = {"bonafide": BONAFIDE, "spoof": KNOWN, "known": KNOWN, "unseen": UNSEEN}

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from aasist_lib import provenance
+from aasist_lib.base import provenance
 
 HERE = Path(__file__).parent
 # in the order of the pipeline; what needs minutes and little else is last

@@ -21,8 +21,7 @@ import torch
 import transformers
 from transformers.utils import logging
 
-from aasist_lib import audio, corpora, detector, store, training
-from aasist_lib.pipeline import params
+from aasist_lib import audio, corpora, detector, params, store, training
 
 ROOT = Path(__file__).parents[1]
 BATCH = 32

@@ -19,9 +19,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 
-from aasist_lib import Detector, audio, corpora, export, metrics, paths
-from aasist_lib.pipeline import params
-from aasist_lib.progress import progress
+from aasist_lib import Detector, audio, corpora, metrics, params
+from aasist_lib.base import paths
+from aasist_lib.base.progress import progress
+from aasist_lib.serving import export
 
 SECONDS = 4.0
 

@@ -73,11 +73,12 @@ def measure(side: str, options: argparse.Namespace) -> dict:
     import numpy as np
     import torch
 
-    from aasist_lib import audio, paths, store
-    from aasist_lib.pipeline import params
+    from aasist_lib import audio, params, store
+    from aasist_lib.base import paths
+    from aasist_lib.base.jobs import keep_memory
 
     torch.set_num_threads(1)
-    store.keep_memory()
+    keep_memory()
     settings = params.read("features")
     rate, front_end = settings["sample_rate"], store.build(settings)
     files, waveforms = recordings(options.audio or paths.root() / "data/audio", options.files, front_end)
@@ -112,9 +113,8 @@ def measure(side: str, options: argparse.Namespace) -> dict:
 def recordings(folder: Path, most: int, front_end) -> tuple[list[Path], list]:
     """Audio files below a folder, spread evenly over their sorted names, that are long enough; and their samples."""
     from aasist_lib import audio
-    from aasist_lib.corpora import AUDIO
 
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in audio.ENDINGS)
     files, waveforms = [], []
     for path in found[:: -(-len(found) // most) or 1]:
         try:

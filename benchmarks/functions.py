@@ -65,7 +65,7 @@ def main() -> int:
 
 def answered(path: Path, requests: int) -> dict:
     """When the first answer was there, and the seconds of each after it."""
-    from aasist_lib.serve import functions
+    from aasist_lib.serving import functions
 
     asked, seconds, first = json.loads(path.read_text()), [], 0.0
     for _ in range(requests + 1):

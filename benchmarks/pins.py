@@ -45,8 +45,7 @@ def step(pinned: bool) -> float:
         kernel, x = torch.rand(4, 4, 3, 3, requires_grad=True), torch.rand(1, 4, 64, 64, requires_grad=True)
         y = functional.conv2d(x, kernel).flatten() @ torch.rand(4 * 62 * 62)
         (y + torch.fft.rfft(x).abs().exp().log().sum() + x.softmax(3).sum()).backward()
-    from aasist_lib import features, models
-    from aasist_lib.pipeline import params
+    from aasist_lib import features, models, params
 
     settings = params.load()
     front_end = features.build(settings["features"])

@@ -76,8 +76,9 @@ def make(rows: int, folder: Path) -> None:
     import numpy as np
     import pandas as pd
 
-    from aasist_lib import corpora, indexes
-    from aasist_lib.folders import Folder
+    from aasist_lib import corpora
+    from aasist_lib.store import indexes
+    from aasist_lib.store.folders import Folder
 
     number = np.arange(rows)
     speaker = "s" + pd.Series(number % 4000).astype("str").str.zfill(5)
@@ -125,8 +126,7 @@ def reading(folder: Path) -> None:
     import numpy as np
     import torch
 
-    from aasist_lib import models
-    from aasist_lib.pipeline import params
+    from aasist_lib import models, params
     from aasist_lib.store import Store
 
     store, rng, times = Store(folder), np.random.default_rng(0), []
@@ -199,8 +199,7 @@ def extracted(utterances: int, workers: int, folder: Path) -> float:
     """Seconds that `store.extract` takes for so many."""
     import pandas as pd
 
-    from aasist_lib import corpora, store
-    from aasist_lib.pipeline import params
+    from aasist_lib import corpora, params, store
 
     rows = [{"utt_id": f"u{i:08d}", "path": f"{i % FILES:04d}.flac"} for i in range(utterances)]
     table = pd.DataFrame(rows).assign(label="bonafide", split="train").reindex(columns=corpora.COLUMNS, fill_value="")
@@ -216,7 +215,8 @@ def record(folder: Path) -> None:
     import numpy as np
     import soundfile
 
-    from aasist_lib import audio, effects
+    from aasist_lib import audio
+    from aasist_lib.augment import effects
 
     speech = np.concatenate([audio.read(path, RATE) for path in sorted((ROOT / "tests/speech").glob("*.flac"))])
     rng = np.random.default_rng(0)

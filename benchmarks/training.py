@@ -33,11 +33,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
-from aasist_lib import augment, indexes, losses, models, training
-from aasist_lib.folders import Folder
+from aasist_lib import augment, models, params
 from aasist_lib.models import layers
-from aasist_lib.pipeline import params
-from aasist_lib.store import Store
+from aasist_lib.store import Store, indexes
+from aasist_lib.store.folders import Folder
+from aasist_lib.training import loop as training
+from aasist_lib.training import losses
 
 ROOT = Path(__file__).parents[1]
 COMPARED = 20  # steps of which the losses are compared

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from aasist_lib import baselines, calibration, corpora, evaluation, shortcuts, store, training
-from aasist_lib.pipeline import params
+from aasist_lib import calibration, corpora, evaluation, params, store, training
+from aasist_lib.audit import shortcuts
+from aasist_lib.studies import baselines
 
 ROOT = Path(__file__).parents[1]
 FRONT_ENDS = ("mfcc", "lfcc", "logspec", "cqt", "wavelet")

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 import soundfile
 
-from aasist_lib import acoustics, corpora
+from aasist_lib import corpora
+from aasist_lib.audit import acoustics
 
 RATE = 16000
 

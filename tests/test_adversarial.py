@@ -18,10 +18,12 @@ import pytest
 import soundfile
 from test_detector import make_detector
 
-from aasist_lib import adversarial, audio, calibration, effects, metrics, robustness
-from aasist_lib.adversarial import fgsm, pgd, slope
+from aasist_lib import audio, calibration, metrics
+from aasist_lib.audit import adversarial, robustness
+from aasist_lib.audit.adversarial import fgsm, pgd, slope
+from aasist_lib.augment import effects
+from aasist_lib.base.errors import UserError
 from aasist_lib.detector import Detector
-from aasist_lib.errors import UserError
 
 RATE = 16000
 

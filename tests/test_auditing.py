@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aasist_lib import auditing, evaluation
-from aasist_lib.errors import UserError
+from aasist_lib import evaluation
+from aasist_lib.audit import auditing
+from aasist_lib.base.errors import UserError
 
 DETECTOR = {
     "known": {"eer": 0.1, "eer_low": 0.05, "eer_high": 0.2},

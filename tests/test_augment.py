@@ -25,9 +25,9 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from aasist_lib import audio, effects, rawboost
-from aasist_lib.augment import NEEDS, Augment
-from aasist_lib.errors import UserError
+from aasist_lib import audio
+from aasist_lib.augment import NEEDS, Augment, effects, rawboost
+from aasist_lib.base.errors import UserError
 
 RATE = 16000
 FULL = {

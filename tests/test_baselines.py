@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 from scipy.stats import multivariate_normal
 
-from aasist_lib import baselines, metrics
-from aasist_lib.errors import UserError
+from aasist_lib import metrics
+from aasist_lib.base.errors import UserError
 from aasist_lib.store import Store
+from aasist_lib.studies import baselines
 
 FEATURES = {
     "kind": "mfcc",

@@ -22,7 +22,8 @@ import pandas as pd
 import pytest
 from test_detector import make_detector
 
-from aasist_lib import Detector, audio, bulk, cli, follow
+from aasist_lib import Detector, audio, cli
+from aasist_lib.serving import bulk, follow
 
 ROOT = Path(__file__).parents[1]
 

@@ -22,8 +22,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from aasist_lib import calibration, metrics
+from aasist_lib.base.errors import UserError
 from aasist_lib.calibration import Affine, fit_affine, thresholds
-from aasist_lib.errors import UserError
 
 
 def _gaussians(seed=0, n_bonafide=4000, n_spoof=6000, distance=2.0):

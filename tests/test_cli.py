@@ -210,7 +210,7 @@ def test_stopped_while_measuring(measure, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aasist_lib.scorefiles.measure", interrupted)
+    monkeypatch.setattr("aasist_lib.evaluation.scorefiles.measure", interrupted)
     assert measure(some_scores()) == (130, "", "aasist: stopped\n")
 
 

@@ -29,8 +29,8 @@ from test_detector import make_detector
 from test_store import SETTINGS, bytes_of, table_of
 
 from aasist_lib import cli, store
-from aasist_lib.errors import UserError
-from aasist_lib.workers import in_processes
+from aasist_lib.base.errors import UserError
+from aasist_lib.base.workers import in_processes
 
 ROOT = Path(__file__).parents[1]
 LOCAL = {"backend": "dask", "address": ""}
@@ -66,7 +66,7 @@ def test_error(cluster):
 
 
 def test_nobody(monkeypatch):
-    monkeypatch.setattr("aasist_lib.cluster.SECONDS", 0.5)
+    monkeypatch.setattr("aasist_lib.base.cluster.SECONDS", 0.5)
     for address in ("tcp://127.0.0.1:9", "nowhere"):
         with pytest.raises(UserError, match=f"no scheduler answers at {address}.*start one"):
             list(in_processes(exec, ["pass"], 1, "extract.workers", {"backend": "dask", "address": address}))
@@ -110,7 +110,7 @@ def test_few_at_a_time(backend, cluster):
 
 
 def test_score(cluster, speech, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("aasist_lib.bulk.PIECE", 5)
+    monkeypatch.setattr("aasist_lib.serving.bulk.PIECE", 5)
     monkeypatch.chdir(speech.parent)  # the workers are elsewhere
     folder, absent, tables = make_detector(tmp_path / "detector"), tmp_path / "absent.wav", []
     for options in ([], ["--cluster", cluster[0]["address"]]):

@@ -38,7 +38,7 @@ from nbclient import NotebookClient
 from ruamel.yaml import YAML
 
 from aasist_lib import evaluation, metrics
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.pipeline import compare, run
 from aasist_lib.pipeline.compare import Run
 from aasist_lib.pipeline.kernel import OwnKernel

@@ -50,9 +50,9 @@ import pandas as pd
 import pytest
 import soundfile
 
-from aasist_lib import corpora, store
-from aasist_lib.errors import UserError
-from aasist_lib.pipeline import params
+from aasist_lib import corpora, params, store
+from aasist_lib.audit.reference import differences_from_reference
+from aasist_lib.base.errors import UserError
 
 ROWS = [
     {"utt_id": "b", "path": "audio/b.flac", "label": "spoof", "split": "eval", "condition": "unseen", "attack": "x"},
@@ -512,7 +512,7 @@ def test_full_size(tmp_path, monkeypatch):
     (tmp_path / "keys/DF/CM").mkdir(parents=True)
     (tmp_path / "keys/DF/CM/trial_metadata.txt").write_text(text.getvalue())
     audio = [f"ASVspoof2021_DF_eval/flac/DF_E_{2_000_000 + i}.flac" for i in range(611_829)]
-    monkeypatch.setattr(corpora, "_files", lambda root: (["keys/DF/CM/trial_metadata.txt", *audio], {}))
+    monkeypatch.setattr("aasist_lib.corpora.table._files", lambda root: (["keys/DF/CM/trial_metadata.txt", *audio], {}))
     assert len(corpora.read(tmp_path, "asvspoof2021_df")) == 533_928
     table = corpora.read(tmp_path, "asvspoof2021_df", subset="all")
     assert len(table) == 611_829 and table["path"].tolist() == audio
@@ -808,19 +808,19 @@ def test_differences_from_reference(speech, speech_files, tmp_path):
     store.extract(table, speech, tmp_path / "features", settings)
     opened = store.Store(tmp_path / "features")
     assert len(rows) == 22
-    few, reference = corpora.differences_from_reference(opened, speech, 3)
+    few, reference = differences_from_reference(opened, speech, 3)
     assert reference == "librosa"
     assert list(few.index) == [rows[0]["utt_id"], rows[10]["utt_id"], rows[-1]["utt_id"]]
-    every, _ = corpora.differences_from_reference(opened, speech, 1000)
+    every, _ = differences_from_reference(opened, speech, 1000)
     assert list(every.index) == list(opened.table["utt_id"]) and every.max() < 1e-3
     shard = np.load(tmp_path / "features/shard-00000.npy")
     shard[5, 7] += 1  # a frame of the first recording
     np.save(tmp_path / "features/shard-00000.npy", shard)
     about = json.loads((tmp_path / "features/meta.json").read_text())
     (tmp_path / "features/meta.json").write_text(json.dumps(about | {"checksums": {}}))  # as if it had been written so
-    broken, _ = corpora.differences_from_reference(store.Store(tmp_path / "features"), speech, 3)
+    broken, _ = differences_from_reference(store.Store(tmp_path / "features"), speech, 3)
     assert broken.iloc[0] > 0.9
     other = dict(kind="logspec", sample_rate=16000, n_fft=512, hop_length=160, n_bands=40, deltas=1, normalise="mean")
     store.extract(table, speech, tmp_path / "other", other)
-    alone, reference = corpora.differences_from_reference(store.Store(tmp_path / "other"), speech, 1000)
+    alone, reference = differences_from_reference(store.Store(tmp_path / "other"), speech, 1000)
     assert reference == "the front-end on each recording alone" and len(alone) == 22 and alone.max() < 1e-3

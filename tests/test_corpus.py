@@ -41,10 +41,10 @@ import pytest
 import soundfile
 from scipy import signal
 
+from aasist_lib.base.errors import UserError
+from aasist_lib.base.progress import progress
+from aasist_lib.base.workers import in_processes
 from aasist_lib.corpus import build, fetch, humans, treat
-from aasist_lib.errors import UserError
-from aasist_lib.progress import progress
-from aasist_lib.workers import in_processes
 
 ROOT = Path(__file__).parents[1]
 SOURCES = build.read_sources("default")

@@ -22,9 +22,9 @@ import pytest
 from bs4 import BeautifulSoup
 from ruamel.yaml import YAML
 
-from aasist_lib import acoustics
+from aasist_lib.audit import acoustics
+from aasist_lib.base.errors import UserError
 from aasist_lib.corpus import treat
-from aasist_lib.errors import UserError
 from aasist_lib.pipeline import datasheet, report
 
 SETTINGS = {"profile": "default", "format": "protocol", "eval_format": "", "bonafide": "", "subset": "eval"}

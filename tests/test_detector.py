@@ -27,8 +27,8 @@ import soundfile
 import torch
 
 from aasist_lib import audio, calibration, models, store, training
+from aasist_lib.base.errors import UserError
 from aasist_lib.detector import Detector, find, in_words, windows
-from aasist_lib.errors import UserError
 
 MFCC = dict(kind="mfcc", sample_rate=16000, n_mfcc=20, n_fft=512, hop_length=160, n_mels=64, deltas=2)
 # without their means, so that an untrained network hears more than the loudness of its input

@@ -4,7 +4,7 @@
 |---|---|
 | two as one | two processes give the losses, dev EER and weights of one, to rounding, without dropout |
 | killed | all processes SIGKILLed in the middle of an epoch and started again: the bytes of a run without that |
-| stage | `torchrun -m aasist_lib.train` leaves what the stage's call writes out without a step |
+| stage | `torchrun -m aasist_lib.training` leaves what the stage's call writes out without a step |
 | deal | of every batch each process gets its part, whole couples, and all parts make the batch |
 | what cannot be | a batch that does not divide, a GPU where there is none, devices that do not agree: one line |
 """
@@ -28,9 +28,10 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from test_training import FEATURES, MODEL, SPEECH, TRAIN, bytes_of, count_steps, table
 
-from aasist_lib import distributed, store, training
-from aasist_lib.errors import UserError
-from aasist_lib.pipeline import params
+from aasist_lib import params, store
+from aasist_lib.base.errors import UserError
+from aasist_lib.training import distributed
+from aasist_lib.training import loop as training
 
 ROOT = Path(__file__).parents[1]
 HOW = dict(
@@ -123,7 +124,7 @@ def test_stage(speech, two, tmp_path):
     (tmp_path / "params.yaml").write_text(json.dumps(settings), "utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([*command, "aasist_lib.train"], cwd=tmp_path, env=environment, check=True)
+    subprocess.run([*command, "aasist_lib.training"], cwd=tmp_path, env=environment, check=True)
     names = ("model", "train", "augment", "seed", "threads", "compute")
     given = {name: params.read(name, tmp_path / "params.yaml") for name in names}
     call = dict(store=speech, output=tmp_path / "network", checkpoints=tmp_path / "build/checkpoints", **given)

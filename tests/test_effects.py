@@ -19,8 +19,9 @@
 import numpy as np
 import pytest
 
-from aasist_lib import audio, effects
-from aasist_lib.errors import UserError
+from aasist_lib import audio
+from aasist_lib.augment import effects
+from aasist_lib.base.errors import UserError
 
 RATE = 16000
 

@@ -37,11 +37,11 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
-from aasist_lib import audio, calibration, corpora, evaluation, features, models, store, training
+from aasist_lib import audio, calibration, corpora, evaluation, features, models, params, store, training
+from aasist_lib.audit.reference import differences_from_reference
+from aasist_lib.base.errors import UserError
 from aasist_lib.detector import Detector
-from aasist_lib.errors import UserError
 from aasist_lib.features.wav2vec2 import read_encoder
-from aasist_lib.pipeline import params
 
 LAYERS, WIDTH = 3, 128
 KINDS = ["Wav2Vec2", "Hubert", "WavLM"]
@@ -297,7 +297,7 @@ def test_store(held, corpus, encoder):
         assert found.dtype == np.float32 and found.shape == wanted.shape
         assert (np.abs(found - wanted) <= 2.0**-11 * np.abs(wanted) + 1e-4).all()  # and in float32
         np.testing.assert_array_equal(opened.read(row, 5, 9), found[:, 5:14])
-    differences, _ = corpora.differences_from_reference(opened, corpus[0])
+    differences, _ = differences_from_reference(opened, corpus[0])
     assert differences.max() < 1e-3
 
 

@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 
 from aasist_lib import evaluation, metrics, plots
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 
 HUMANS = [("ana", "es", "stamps"), ("ben", "en", "prompts"), ("cyd", "en", "prompts"), ("dov", "ru", "game")]
 ATTACKS = [("formant", "known"), ("vocoder", "known"), ("neural", "unseen")]

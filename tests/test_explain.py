@@ -28,12 +28,15 @@ import torch
 from nbclient import NotebookClient
 from torch import nn
 
-from aasist_lib import Detector, audio, backends, calibration, explain, indexes, models, plots, store
-from aasist_lib.errors import UserError
+from aasist_lib import Detector, audio, calibration, models, plots, store
+from aasist_lib.audit import explain
+from aasist_lib.base.errors import UserError
+from aasist_lib.detector import backends
 from aasist_lib.features import build
-from aasist_lib.folders import Folder
 from aasist_lib.pipeline import run
 from aasist_lib.pipeline.kernel import OwnKernel
+from aasist_lib.store import indexes
+from aasist_lib.store.folders import Folder
 
 ROOT = Path(__file__).parents[1]
 RATE = 16000

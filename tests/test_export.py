@@ -34,8 +34,10 @@ from packaging.utils import canonicalize_name
 from test_detector import make_detector
 from test_embeddings import make_encoder
 
-from aasist_lib import Detector, audio, backends, calibration, cli, export, features, models
-from aasist_lib.errors import UserError
+from aasist_lib import Detector, audio, calibration, cli, features, models
+from aasist_lib.base.errors import UserError
+from aasist_lib.detector import backends
+from aasist_lib.serving import export
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))

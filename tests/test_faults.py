@@ -28,8 +28,8 @@ from test_detector import make_detector
 from test_store import SETTINGS, bytes_of, table_of
 from test_training import fit, write_store
 
-from aasist_lib import store
-from aasist_lib.errors import UserError, full_disk_told
+from aasist_lib.base.errors import UserError, full_disk_told
+from aasist_lib.store import store
 
 ROOT = Path(__file__).parents[1]
 STAGES = {

@@ -28,7 +28,7 @@ import scipy.signal
 import torch
 
 from aasist_lib import audio, features
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.features.normalise import WAYS
 
 SETTINGS = dict(kind="mfcc", sample_rate=16000, n_mfcc=20, n_fft=512, hop_length=160, n_mels=64, deltas=2)

@@ -16,7 +16,7 @@ from test_detector import make_detector
 from test_serve import form
 
 from aasist_lib import Detector
-from aasist_lib.serve import functions
+from aasist_lib.serving import functions
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,7 +51,7 @@ def ask(request, folder, monkeypatch):
     def of_google(method, path, body=b"", kind="", headers=token):
         import functions_framework
 
-        app = functions_framework.create_app("google_cloud", str(ROOT / "aasist_lib/serve/functions.py"), "http")
+        app = functions_framework.create_app("google_cloud", str(ROOT / "aasist_lib/serving/functions.py"), "http")
         answer = app.test_client().open(path, method=method, data=body, content_type=kind, headers=headers)
         return answer.status_code, answer.headers, json.loads(answer.data)
 

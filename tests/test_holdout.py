@@ -16,8 +16,10 @@ import pandas as pd
 import pytest
 from test_training import MODEL, TRAIN, write_store
 
-from aasist_lib import holdout, metrics, plots
-from aasist_lib.holdout import Item
+from aasist_lib import metrics, plots
+from aasist_lib.audit import holdout
+from aasist_lib.corpora import folds
+from aasist_lib.corpora.folds import Item
 from aasist_lib.store import Store
 
 COLUMNS = ["utt_id", "label", "speaker", "attack", "split", "source", "pair_id"]
@@ -43,21 +45,21 @@ def table():
 
 
 def test_items(table):
-    found = holdout.items(table, 9, 9)
+    found = folds.items(table, 9, 9)
     assert found == [
         Item("attack", ("espeak",)), Item("attack", ("world", "world_vc")), Item("attack", ("griffin_lim",)),
         Item("attack", ("units",)),
         Item("source", ("game", "prompts")), Item("source", ("stamps",)), Item("source", ("radio",)),
     ]  # fmt: skip
-    assert [item.name for item in holdout.items(table, 2, 1)] == ["espeak", "world + world_vc", "game + prompts"]
+    assert [item.name for item in folds.items(table, 2, 1)] == ["espeak", "world + world_vc", "game + prompts"]
     one = table[table["attack"].isin(["", "espeak"]) & (table["source"] != "radio")]
     one = one[one["speaker"] != "ann"].reset_index(drop=True)
-    assert holdout.items(one, 9, 9) == []
+    assert folds.items(one, 9, 9) == []
 
 
 def test_left_out(table):
     def names(*left):
-        return set(table.loc[holdout.left_out(table, left), "utt_id"])
+        return set(table.loc[folds.left_out(table, left), "utt_id"])
 
     assert names(Item("attack", ("world", "world_vc"))) == {"w1", "w2"}
     assert names(Item("source", ("stamps",))) == {"a1", "a2", "w1", "w2"}
@@ -101,10 +103,10 @@ def test_never_heard(store, scores, monkeypatch, tmp_path):
     found = holdout.run(store, tmp_path, attacks=1, sources=1, **OPTIONS)
     pd.testing.assert_frame_equal(found, scores[1])
     table = Store(store).table
-    items = holdout.items(table, 1, 1)
+    items = folds.items(table, 1, 1)
     assert [item.kind for item in items] == ["attack", "source"] and len(read) == 3
     for number, item in enumerate([None, *items]):
-        out = holdout.left_out(table, [item] if item else [])
+        out = folds.left_out(table, [item] if item else [])
         assert read[number] and not out[list(read[number])].any()
         assert set(table.loc[list(read[number]), "split"]) == {"train", "dev"}
         group = found[found["fold"] == (item.name if item else "reference")]

@@ -34,13 +34,15 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
-from aasist_lib import corpora, evaluation, features, leaderboard, metrics, models, provenance, store, systems
-from aasist_lib.errors import UserError
+from aasist_lib import corpora, evaluation, features, metrics, models, params, store
+from aasist_lib.base import provenance
+from aasist_lib.base.errors import UserError
 from aasist_lib.models import aasist
-from aasist_lib.pipeline import params, standings
-from aasist_lib.pipeline.leaderboard import read
-from aasist_lib.pipeline.leaderboard import run as command
-from aasist_lib.systems import System
+from aasist_lib.pipeline import standings
+from aasist_lib.studies import leaderboard, systems
+from aasist_lib.studies.run_leaderboard import read
+from aasist_lib.studies.run_leaderboard import run as command
+from aasist_lib.studies.systems import System
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 REFERENCE = Path(__file__).resolve().parents[2] / "shared/reference/aasist"

@@ -22,7 +22,7 @@ from scipy.stats import norm
 from sklearn import metrics as sklearn_metrics
 
 from aasist_lib import metrics
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 
 A = RandomState(1).normal(2, 1, 1000), RandomState(0).normal(-2, 1, 9000)
 B = RandomState(14).normal(2, 1, 1500), RandomState(15).normal(-1.5, 1.5, 800)

@@ -22,7 +22,8 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from aasist_lib import adversarial, evaluation, robustness
+from aasist_lib import evaluation
+from aasist_lib.audit import adversarial, robustness
 from aasist_lib.pipeline import modelcard, report
 
 METRICS = Path(__file__).parents[1] / "metrics"

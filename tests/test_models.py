@@ -51,7 +51,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from aasist_lib import models
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.models import aasist, layers, resnet, wav2vec2
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "aasist"

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aasist_lib.errors import UserError
-from aasist_lib.pipeline import params
+from aasist_lib import params
+from aasist_lib.base.errors import UserError
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 TEXT = COMMITTED.read_text("utf-8")

@@ -31,16 +31,17 @@ import pytest
 from jupyter_client import KernelManager
 from ruamel.yaml import YAML
 
-from aasist_lib import paths
-from aasist_lib.errors import UserError, exit_status
-from aasist_lib.pipeline import notebooks, params, quick, run
+from aasist_lib import params
+from aasist_lib.base import paths
+from aasist_lib.base.errors import UserError, exit_status
+from aasist_lib.pipeline import quick, run, sources
 from aasist_lib.pipeline.kernel import OwnKernel
 
 ROOT = Path(__file__).parents[1]
 
 
 def notebook(*cells, parameters='seed = params.read("seed")\nmodel = params.read("model")'):
-    cells = ["from aasist_lib.pipeline import params", parameters, *cells]
+    cells = ["from aasist_lib import params", parameters, *cells]
     cells = [nbformat.v4.new_code_cell(source, id=f"cell-{i}") for i, source in enumerate(cells)]
     cells[1].metadata["tags"] = ["parameters"]
     title = nbformat.v4.new_markdown_cell("# A stage", id="title")
@@ -55,7 +56,8 @@ def project(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "aasist_lib/pipeline", tmp_path / "aasist_lib/pipeline", ignore=ignore)
-    for name in ("__init__.py", "errors.py", "paths.py", "pins.env", "progress.py"):
+    shutil.copytree(ROOT / "aasist_lib/base", tmp_path / "aasist_lib/base", ignore=ignore)
+    for name in ("__init__.py", "params.py", "pins.env"):
         shutil.copy(ROOT / "aasist_lib" / name, tmp_path / "aasist_lib")
     (tmp_path / "build/nb").mkdir(parents=True)
     return tmp_path
@@ -258,7 +260,7 @@ def test_failing_stages(project, capsys):
     settings = project / "params.yaml"
     settings.write_text(settings.read_text().replace("  profile: default", "  profile: huge"))
     stages = YAML(typ="safe").load(project / "dvc.yaml")["stages"]
-    kinds = {stage["cmd"].rpartition(" ")[0]: (name, stage["cmd"].split()) for name, stage in stages.items()}
+    kinds = {" ".join(stage["cmd"].split()[:4]): (name, stage["cmd"].split()) for name, stage in stages.items()}
     assert len(kinds) == 4
     shutil.copytree(ROOT / "aasist_lib/corpus", project / "aasist_lib/corpus", ignore=shutil.ignore_patterns("*.c*"))
     (project / "notebooks").mkdir()
@@ -276,22 +278,22 @@ def test_failing_stages(project, capsys):
 
 
 def test_strip(tmp_path):
-    source = notebooks.strip(nbformat.writes(notebook("1 + 1")))
+    source = sources.strip(nbformat.writes(notebook("1 + 1")))
     assert json.loads(source)["metadata"]["kernelspec"]["name"] == "python3"
-    assert notebooks.strip(source) == source
+    assert sources.strip(source) == source
     ran = nbformat.reads(source, 4)
     for cell in ran.cells[1:]:
         cell.execution_count = 7
         cell.outputs = [nbformat.v4.new_output("stream", text="saved")]
         cell.metadata |= {"collapsed": True, "execution": {"iopub.status.busy": "now"}}
     ran.metadata["language_info"] = {"name": "python", "version": "3.11.2"}
-    assert notebooks.strip(nbformat.writes(ran)) == source
+    assert sources.strip(nbformat.writes(ran)) == source
     ran.cells[1].source += "\n2 + 2"
-    assert notebooks.strip(nbformat.writes(ran)) != source
+    assert sources.strip(nbformat.writes(ran)) != source
     nbformat.write(ran, tmp_path / "x.ipynb")
-    assert notebooks.copy_stripped(tmp_path, tmp_path / "to") == [tmp_path / "to/x.ipynb"]
-    assert notebooks.copy_stripped(tmp_path, tmp_path / "to") == []
-    assert notebooks.copy_stripped(tmp_path, tmp_path) == [tmp_path / "x.ipynb"]
+    assert sources.copy_stripped(tmp_path, tmp_path / "to") == [tmp_path / "to/x.ipynb"]
+    assert sources.copy_stripped(tmp_path, tmp_path / "to") == []
+    assert sources.copy_stripped(tmp_path, tmp_path) == [tmp_path / "x.ipynb"]
     assert (tmp_path / "x.ipynb").read_text() == (tmp_path / "to/x.ipynb").read_text()
 
 

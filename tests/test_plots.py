@@ -26,7 +26,7 @@ import soundfile
 from matplotlib.colors import to_hex
 
 from aasist_lib import evaluation, metrics, plots
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import time
 
 import pytest
 
-from aasist_lib import progress as module
-from aasist_lib.progress import at_hand, progress
+from aasist_lib.base import progress as module
+from aasist_lib.base.progress import at_hand, progress
 
 
 @pytest.fixture

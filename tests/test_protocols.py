@@ -14,8 +14,8 @@ import re
 
 import pytest
 
-from aasist_lib import protocols
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
+from aasist_lib.corpora import protocols
 
 ROWS = {
     "asvspoof2019": ["LA_0039 LA_E_2834763 - A11 spoof", "LA_0030 LA_E_5849185 - - bonafide"],

@@ -15,8 +15,9 @@
 import numpy as np
 import pytest
 
-from aasist_lib import audio, rawboost
-from aasist_lib.effects import rms
+from aasist_lib import audio
+from aasist_lib.augment import rawboost
+from aasist_lib.augment.effects import rms
 
 RATE = 16000
 every_kind = pytest.mark.parametrize("kind", rawboost.KINDS)

@@ -36,7 +36,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from aasist_lib import evaluation, plots
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.pipeline import report, standings
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,9 @@ import librosa
 import numpy as np
 import pytest
 
-from aasist_lib import audio, effects, resynthesis
+from aasist_lib import audio
+from aasist_lib.augment import effects
+from aasist_lib.augment import vocoders as resynthesis
 
 RATE = 16000
 

@@ -21,10 +21,12 @@ import pytest
 import soundfile
 from test_detector import make_detector
 
-from aasist_lib import audio, effects, metrics, robustness
+from aasist_lib import audio, metrics
+from aasist_lib.audit import robustness
+from aasist_lib.audit.robustness import CONDITIONS, Context
+from aasist_lib.augment import effects
+from aasist_lib.base.errors import UserError
 from aasist_lib.detector import Detector
-from aasist_lib.errors import UserError
-from aasist_lib.robustness import CONDITIONS, Context
 
 RATE = 16000
 FEW = ["clean", "white_10", "babble_5", "room_0.6", "silence_swapped", "cut_1"]

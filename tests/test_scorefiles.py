@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aasist_lib import metrics, scorefiles
-from aasist_lib.errors import UserError
+from aasist_lib import metrics
+from aasist_lib.base.errors import UserError
+from aasist_lib.evaluation import scorefiles
 
 KEYS_2019 = """\
 LA_0039 LA_E_2834763 - A11 spoof

@@ -18,10 +18,11 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-from aasist_lib import copies, plots, selection, store, training
-from aasist_lib.errors import UserError
-from aasist_lib.pipeline import params
-from aasist_lib.systems import System
+from aasist_lib import params, plots, store, training
+from aasist_lib.base.errors import UserError
+from aasist_lib.corpora import copies
+from aasist_lib.studies import selection
+from aasist_lib.studies.systems import System
 
 ROOT = Path(__file__).parents[1]
 SPEECH = sorted((ROOT / "tests/speech").glob("festvox-ru_*.wav"))

@@ -37,11 +37,11 @@ from starlette.testclient import TestClient
 from test_detector import make_detector
 
 from aasist_lib import Detector, cli
+from aasist_lib.base.errors import UserError
 from aasist_lib.detector import Examined
-from aasist_lib.errors import UserError
-from aasist_lib.serve import bounds, run
-from aasist_lib.serve.app import create_app
-from aasist_lib.serve.bounds import Bounds
+from aasist_lib.serving import bounds, run
+from aasist_lib.serving.app import create_app
+from aasist_lib.serving.bounds import Bounds
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -473,7 +473,7 @@ with TestClient(run.build(sys.argv[1], bounds.Bounds(), None)) as client, open(s
 
 
 def test_an_onnx_file_is_served_without_torch(folder, tmp_path, speech_files):
-    from aasist_lib import export
+    from aasist_lib.serving import export
 
     path = tmp_path / "detector.onnx"
     export.export(Detector.load(folder), path)

@@ -24,8 +24,9 @@ import pytest
 import soundfile
 from scipy import signal
 
-from aasist_lib import audio, evaluation, shortcuts
-from aasist_lib.errors import UserError
+from aasist_lib import audio, evaluation
+from aasist_lib.audit import shortcuts
+from aasist_lib.base.errors import UserError
 
 RATE = 16000
 PIECE = int(0.8 * RATE)

@@ -32,10 +32,13 @@ import pytest
 import soundfile
 import torch
 
-from aasist_lib import audio, copies, corpora, features, indexes, leaderboard, store
-from aasist_lib.errors import UserError
-from aasist_lib.folders import Folder
+from aasist_lib import audio, corpora, features
+from aasist_lib.base.errors import UserError
+from aasist_lib.corpora import copies
 from aasist_lib.pipeline.__main__ import main
+from aasist_lib.store import indexes, store
+from aasist_lib.store.folders import Folder
+from aasist_lib.studies import leaderboard
 
 SETTINGS = dict(kind="mfcc", sample_rate=16000, n_mfcc=20, n_fft=512, hop_length=160, n_mels=64, deltas=2)
 ROOT = Path(__file__).parents[1]
@@ -85,7 +88,7 @@ def test_killed(made, speech, speech_files, tmp_path):
     folder, table = tmp_path / "features", tmp_path / "table.csv"
     table_of(speech_files, 3).to_csv(table, index=False)
     code = (
-        "import pandas as pd, time; from aasist_lib import store\n"
+        "import pandas as pd, time; from aasist_lib.store import store\n"
         "work = store._work\n"
         "def slowly(job):\n    work(job); time.sleep(0.5)\n"
         "store._work = slowly\n"

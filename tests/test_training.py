@@ -40,11 +40,13 @@ import soundfile as sf
 import torch
 from safetensors.torch import load_file
 
-from aasist_lib import losses, metrics, models, training
+from aasist_lib import metrics, models
 from aasist_lib import store as storing
 from aasist_lib.augment import Augment
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.store import Store
+from aasist_lib.training import loop as training
+from aasist_lib.training import losses
 
 FEATURES = dict(kind="mfcc", sample_rate=16000, n_mfcc=8, n_fft=512, hop_length=160, n_mels=32, deltas=2)
 MODEL = dict(name="cnn_attention", width=16, heads=2, dropout=0.3)
@@ -203,7 +205,7 @@ def test_killed_and_started_again(store, trained, tmp_path):
 
 KILLED = """
 import os, signal
-from aasist_lib import training
+from aasist_lib.training import loop as training
 original = training.Training.training_step
 def step(self, *given):
     if self.global_step == {at}:

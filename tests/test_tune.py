@@ -32,15 +32,16 @@ import pytest
 import soundfile as sf
 from ruamel.yaml import YAML
 
-from aasist_lib import corpora, indexes, training, tuning
+from aasist_lib import corpora, params, training
 from aasist_lib import store as storing
-from aasist_lib.errors import UserError
-from aasist_lib.folders import Folder
-from aasist_lib.pipeline import params
+from aasist_lib.base.errors import UserError
 from aasist_lib.pipeline.__main__ import main
-from aasist_lib.pipeline.leaderboard import waveforms
-from aasist_lib.pipeline.tune import Plan, nested, runs
-from aasist_lib.store import Store
+from aasist_lib.store import Store, indexes
+from aasist_lib.store.folders import Folder
+from aasist_lib.studies import tuning
+from aasist_lib.studies.run_leaderboard import waveforms
+from aasist_lib.studies.run_tuning import Plan, nested, runs
+from aasist_lib.training import loop
 
 ROOT = Path(__file__).parents[1]
 SPEECH = sorted((ROOT / "tests/speech").glob("*.flac"))
@@ -183,8 +184,8 @@ def test_interrupted(project, found, tmp_path, monkeypatch):
         tuning.run(asked, 8)
     (kept,) = (tmp_path / "build").glob("*/trial-*/checkpoints/*.ckpt")
     kept = kept.stat().st_mtime_ns, kept
-    steps, step = [], training.Training.training_step
-    monkeypatch.setattr(training.Training, "training_step", lambda *given: steps.append(1) or step(*given))
+    steps, step = [], loop.Training.training_step
+    monkeypatch.setattr(loop.Training, "training_step", lambda *given: steps.append(1) or step(*given))
     epochs += [0] * 10
     table = tuning.table(tuning.run(asked, 8), asked)
     assert table["state"].tolist().count("fail") == 1

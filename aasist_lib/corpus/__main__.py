@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from aasist_lib import paths
-from aasist_lib.errors import exit_status
+from aasist_lib.base import paths
+from aasist_lib.base.errors import exit_status
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
 
 def _build(folder: Path) -> int:
     try:
-        from aasist_lib.pipeline import params
+        from aasist_lib import params
 
         from .build import WORK, build
 

@@ -20,9 +20,9 @@ import pandas as pd
 import soundfile
 from ruamel.yaml import YAML
 
-from aasist_lib.errors import UserError
-from aasist_lib.progress import Bar, Lines, progress
-from aasist_lib.workers import in_processes
+from aasist_lib.base.errors import UserError
+from aasist_lib.base.progress import Bar, Lines, progress
+from aasist_lib.base.workers import in_processes
 
 from . import fetch, humans
 from .treat import RATE, cut, second_chain, through, treat

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from aasist_lib.errors import UserError
-from aasist_lib.progress import progress
+from aasist_lib.base.errors import UserError
+from aasist_lib.base.progress import progress
 
 from .portable import portable
 

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from G722 import G722
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 
 # Asterisk's prompts hold tones, silence and, famously, screaming monkeys.
 NOT_SPEECH = re.compile(r"tone|beep|monkeys|silence|ring|dialtone|spy-|music", re.IGNORECASE)

@@ -24,12 +24,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.features.bands import check_counts
 from aasist_lib.features.cqt import CQT
 from aasist_lib.features.deltas import Deltas
@@ -274,11 +273,6 @@ def channel_names(features: dict) -> list[str]:
         own = [f"windows of {1000 * size / features['sample_rate']:.0f} ms" for size in sizes]
     slopes = ("", "slopes (delta)", "slopes of slopes (delta-delta)")[: features.get("deltas", 0) + 1]
     return [", ".join(filter(None, (part, words))) or "coefficients" for words in slopes for part in own]
-
-
-def sources() -> list[Path]:
-    """The files of this package, on which every feature map depends."""
-    return sorted(Path(__file__).parent.glob("*.py"))
 
 
 def _nearest(name, known) -> str:

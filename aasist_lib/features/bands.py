@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.features.packing import pack, repeat, unpack
 
 AMIN = 1e-10  # power below which a band counts as silent (librosa.power_to_db)

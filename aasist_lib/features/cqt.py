@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.features.bands import Bands, check_counts, in_pieces
 
 HANN_BANDWIDTH = 1.5  # of a Hann window, in bins: the noise power it lets through over that of a bin

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.features.packing import pack, repeat, unpack
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.features.bands import Bands, check_counts, in_pieces
 
 BLOCK = 16  # filters that share a matrix product, see Spectrum

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.features.bands import Bands, check_counts, in_pieces
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.features.windows import WINDOW_SECONDS, windows  # noqa: F401
 from aasist_lib.models import aasist, cnn_attention, resnet, transformer, wav2vec2
 

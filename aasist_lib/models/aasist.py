@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.models import layers
 
 SAMPLES = 64600  # of an utterance, 4.04 s at 16 kHz: what it listens to

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.features import dct_matrix
 
 HEADS = {"linear": "any logit", "cosine": "between -1 and 1, for the one-class softmax"}

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.features.wav2vec2 import read_encoder, shortest, states
 from aasist_lib.models import layers
 

@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from aasist_lib import paths
-from aasist_lib.errors import exit_status
+from aasist_lib.base import paths
+from aasist_lib.base.errors import exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,26 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("check", help="check params.yaml")
     command = commands.add_parser("run", help="run a stage's notebook from build/nb/ into runs/")
     command.add_argument("stage", help="for example 20_train")
-    command = commands.add_parser("notebooks", help="copy the notebooks, stripped of outputs, to a folder")
-    command.add_argument("folder", nargs="?", type=Path, default=Path("build/nb"))
-    command.add_argument("--in-place", action="store_true", help="strip notebooks/ itself")
+    commands.add_parser("sources", help="write build/nb and build/code: notebooks without outputs, hashes of code")
+    commands.add_parser("strip", help="take the outputs out of notebooks/")
     command = commands.add_parser("report", help="write reports/ from runs/ and metrics/")
     command = commands.add_parser("readme", help="write the table of metrics into README.md")
     command.add_argument("--check", action="store_true", help="only say whether it is current")
     command = commands.add_parser("plots-page", help="write the page that `dvc plots show` fills, for reading offline")
     command = commands.add_parser("quick", help="the whole pipeline on the tiny corpus, in a folder of its own")
     command.add_argument("folder", nargs="?", type=Path, default=Path("build/quick"))
-    command = commands.add_parser("select", help="train candidates with attacks and sources left out in turn")
-    command.add_argument("--candidates", type=Path, help="in place of experiments/selection.yaml")
-    command.add_argument("--workers", type=int, default=2, help="processes (2)")
-    command = commands.add_parser("leaderboard", help="train and measure the systems of experiments/leaderboard.yaml")
-    command.add_argument("--systems", type=Path, help="another file of systems")
-    command.add_argument("--workers", type=int, default=2, help="processes (2)")
-    command.add_argument("--again", action="store_true", help="train all anew, whatever is done")
-    command = commands.add_parser("tune", help="search for better settings as experiments/tune.yaml says")
-    command.add_argument("--space", type=Path, metavar="FILE", help="another file of settings to search")
-    command.add_argument("--trials", type=int, metavar="N", help="in place of what the file says")
-    command.add_argument("--workers", type=int, default=2, help="processes (2)")
     command = commands.add_parser("mend", help="write those shards of a store again whose bytes have changed")
     command.add_argument("folder", nargs="?", default="features", help="the store (features)")
     command.add_argument("recordings", nargs="?", type=Path, default=Path("data"), help="what it was made from (data)")
@@ -57,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("verify", help="whether the results here are those of a commit, to the byte")
     command.add_argument("commit", nargs="?", default="HEAD", help="or branch, tag or experiment (HEAD)")
     given = parser.parse_args(arguments)
-    stages = {"run": getattr(given, "stage", ""), "notebooks": "notebooks", "report": "report"}  # as in dvc.yaml
+    stages = {"run": getattr(given, "stage", ""), "sources": "sources", "report": "report"}  # as in dvc.yaml
     return exit_status(lambda: _run(given), stages.get(given.command, ""))
 
 
@@ -69,7 +57,7 @@ def _run(given: argparse.Namespace) -> int:
     os.environ.pop("JUPYTER_PATH", None)  # another installation's kernels, and page templates of its nbconvert
     match given.command:
         case "check":
-            from aasist_lib.pipeline import params
+            from aasist_lib import params
 
             params.load()
             print("params.yaml is valid")
@@ -77,12 +65,14 @@ def _run(given: argparse.Namespace) -> int:
             from aasist_lib.pipeline.run import run
 
             return run(given.stage)
-        case "notebooks":
-            from aasist_lib.pipeline.notebooks import copy_stripped
+        case "sources" | "strip":
+            from aasist_lib.pipeline.sources import copy_stripped, write_code
 
             source = paths.root() / "notebooks"
-            target = source if given.in_place else given.folder
+            target = source if given.command == "strip" else paths.root() / "build/nb"
             print(f"{target.name}: {len(copy_stripped(source, target))} notebooks written")
+            if given.command == "sources":
+                write_code(target, paths.root() / "build/code")
         case "report":
             from aasist_lib.pipeline.report import write
 
@@ -99,18 +89,6 @@ def _run(given: argparse.Namespace) -> int:
             from aasist_lib.pipeline.quick import quick
 
             return quick(paths.root(), given.folder)
-        case "select":
-            from aasist_lib.pipeline.selection import run as run_selection
-
-            print(run_selection(paths.root(), given.workers, given.candidates))
-        case "leaderboard":
-            from aasist_lib.pipeline.leaderboard import run as run_leaderboard
-
-            print(run_leaderboard(paths.root(), given.workers, given.systems, given.again))
-        case "tune":
-            from aasist_lib.pipeline.tune import run as run_tune
-
-            print(run_tune(paths.root(), given.workers, given.space, given.trials))
         case "mend":
             from aasist_lib.store import mend
 

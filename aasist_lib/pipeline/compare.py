@@ -22,7 +22,7 @@ from dvc.scm import NoSCM, RevError, resolve_rev
 from ruamel.yaml import YAML, YAMLError
 
 from aasist_lib import evaluation, metrics
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 
 WORKSPACE = "workspace"  # DVC's name for the working tree, as it is
 PARAMS, HEADLINE, SCORES = "params.yaml", "metrics/eval.json", "scores/eval.csv"

@@ -17,8 +17,8 @@ from ruamel.yaml import YAML
 from scipy import signal
 
 from aasist_lib import plots
+from aasist_lib.base.errors import UserError
 from aasist_lib.corpus import treat
-from aasist_lib.errors import UserError
 
 SOURCES = Path(treat.__file__).with_name("sources.yaml")
 SPLITS = ("train", "dev", "eval", "narrow")

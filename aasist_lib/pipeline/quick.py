@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from aasist_lib.errors import UserError
-from aasist_lib.pipeline import params
+from aasist_lib import params
+from aasist_lib.base.errors import UserError
 from aasist_lib.pipeline.run import kept_inside
 
 # the folder's own results and state, which a fresh copy of the project must not overwrite

@@ -16,11 +16,13 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from aasist_lib import evaluation, indexes, plots, provenance
-from aasist_lib.copies import made_here
-from aasist_lib.errors import UserError
-from aasist_lib.folders import Folder
-from aasist_lib.pipeline import datasheet, modelcard, params, standings
+from aasist_lib import evaluation, params, plots
+from aasist_lib.base import provenance
+from aasist_lib.base.errors import UserError
+from aasist_lib.corpora.copies import made_here
+from aasist_lib.pipeline import datasheet, modelcard, standings
+from aasist_lib.store import indexes
+from aasist_lib.store.folders import Folder
 
 TEMPLATES = Path(__file__).with_name("templates")
 MEASURED = ("alarms", "extract", "train", "operating_points", "calibration")  # of metrics/tables/, for the model card

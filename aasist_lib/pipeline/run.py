@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from aasist_lib import paths, progress
-from aasist_lib.errors import UserError
-from aasist_lib.pipeline import params
+from aasist_lib import params
+from aasist_lib.base import paths, progress
+from aasist_lib.base.errors import UserError
 
 SOURCES, EXECUTED, UNFINISHED = Path("build/nb"), Path("runs"), Path("runs/.failed")
 
@@ -57,7 +57,7 @@ def run(stage: str) -> int:
     os.chdir(root)
     source = SOURCES / f"{stage}.ipynb"
     if not source.is_file():
-        there = ", ".join(sorted(path.stem for path in SOURCES.glob("*.ipynb"))) or "none: run `dvc repro notebooks`"
+        there = ", ".join(sorted(path.stem for path in SOURCES.glob("*.ipynb"))) or "none: run `dvc repro sources`"
         raise UserError(f"there is no {source}; there are: {there}")
     settings = params.load()
     values = injected(source, settings)

@@ -10,7 +10,7 @@ import pandas as pd
 from dvc.repo import Repo
 
 from aasist_lib import evaluation
-from aasist_lib.errors import UserError
+from aasist_lib.base.errors import UserError
 from aasist_lib.pipeline import compare, standings
 
 EVAL, BOARD, RECORDINGS = "metrics/eval.json", "metrics/leaderboard.json", "metrics/tables/recordings.csv"

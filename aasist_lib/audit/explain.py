@@ -1,0 +1,717 @@
+"""Why a detector said what it said of one recording: which windows, times and bands moved it, and what it resembles.
+
+Times and bands are tiles of the recording's short-time spectrum. To take a tile away is to bring it down to the noise
+floor of its band, and the rest of the waveform stays as it is to the last bit. That works in front of any front-end and
+any network, and two ways to look at it can be set against each other, in the same unit:
+
+- occlusion: how far the log-likelihood ratio (LLR) falls when one tile is taken away;
+- integrated gradients (Sundararajan, Taly and Yan 2017): the slopes of the LLR along the way from all tiles taken away
+  to none. Over all tiles they add up to what all of them are worth together.
+
+Neither is believed for its looks. `agreement` says how much the two have in common, and `deletion` whether taking away
+the tiles that they name moves the LLR more than others do, as in Samek et al. (2017).
+"""
+
+import difflib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+from scipy.ndimage import median_filter
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from aasist_lib import audio, models
+from aasist_lib.base.errors import UserError
+from aasist_lib.base.progress import progress
+from aasist_lib.calibration import Affine
+from aasist_lib.detector import MIN_SECONDS, Detector, in_words
+from aasist_lib.store import Store, indexes
+
+EXCERPT_SECONDS = models.WINDOW_SECONDS  # what maps show of a long recording: what is scored in one piece
+WINDOW_SECONDS, HOP_SECONDS, MOST_WINDOWS = 2.0, 0.5, 600
+TILE_SECONDS, LEAST_TIMES, BANDS = 0.25, 4, 8
+FRAME_SECONDS = 0.032  # of the short-time spectrum
+FLOOR, NEIGHBOURS, DEEPEST = 0.1, 17, 1e-4  # quantile over time; bins around; below the loudest, as amplitude
+BATCH_SECONDS = 32.0  # of sound that are scored together
+STEPS = 32
+COUNTS = (1, 2, 4, 8, 16, 32)  # tiles that `deletion` takes away
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One to inspect.
+
+    Attributes
+    ----------
+    path : Path
+    name : str
+        Its utt_id in the corpus, or the name of the file.
+    row : dict
+        Of the corpus's table; empty for a file of one's own.
+    waveform : np.ndarray
+        (samples,), float32, all of it.
+    rate : int
+        Samples a second.
+    """
+
+    path: Path
+    name: str
+    row: dict
+    waveform: np.ndarray
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.waveform) / self.rate
+
+    @property
+    def excerpt(self) -> np.ndarray:
+        """Its first `EXCERPT_SECONDS`."""
+        return self.waveform[: round(EXCERPT_SECONDS * self.rate)]
+
+    @property
+    def about(self) -> str:
+        """What is known of it, in a line."""
+        known = [self.row.get(key, "") for key in ("split", "label", "attack", "speaker", "language")]
+        said = ", ".join(value for value in known if value) if self.row else "a file of your own"
+        return f"{self.name} ({said}): {self.seconds:.2f} s at {self.rate} Hz"
+
+
+def choose(root, utterance: str, table: pd.DataFrame, detector: Detector) -> Recording:
+    """The recording to inspect.
+
+    Parameters
+    ----------
+    root : path
+        Folder of the project, with `data/`, and `scores/eval.csv` where the detector was evaluated.
+    utterance : str
+        A file of one's own (from where the process works, or from `root`), or an utt_id or path of the corpus.
+        "": of the evaluated utterances the one whose LLR is nearest to the threshold, else the first of eval.
+    table : DataFrame
+        Utterances of the corpus.
+    detector : Detector
+        Its rate is the waveform's.
+
+    Returns
+    -------
+    Recording
+
+    Raises
+    ------
+    UserError
+        It is nowhere, too short or not to be read (`audio.BadAudio`); one line that says so.
+    """
+    root = Path(root)
+    row = _row(root, utterance, table, detector.threshold)
+    path = root / "data" / row["path"] if row else next(_files(root, utterance))
+    rate = detector.front_end.sample_rate
+    waveform = audio.read(path, rate)
+    if len(waveform) < MIN_SECONDS * rate:
+        raise UserError(f"{path}: too short: {len(waveform) / rate:.2f} s, and {MIN_SECONDS} s are needed")
+    return Recording(path, row["utt_id"] if row else path.name, row, waveform, rate)
+
+
+def _row(root: Path, utterance: str, table: pd.DataFrame, threshold: float) -> dict:
+    if not utterance:
+        return _unsure(root / "scores/eval.csv", table, threshold)
+    named = table[(table["utt_id"] == utterance) | (table["path"] == utterance)]
+    if named.empty:
+        file = next(_files(root, utterance), None)
+        if file is None:
+            close = difflib.get_close_matches(utterance, table["utt_id"], 1, 0.5)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"utterance '{utterance}': no such file, and neither utt_id nor path of the corpus{hint}")
+        inside = (root / "data").resolve()
+        named = table[[(inside / path) == file.resolve() for path in table["path"]]]
+    return named.iloc[0].to_dict() if len(named) else {}
+
+
+def _files(root: Path, utterance: str):
+    places = (Path(utterance).expanduser(), root / utterance, root / "data" / utterance)
+    return (place for place in places if place.is_file())
+
+
+def _unsure(scores: Path, table: pd.DataFrame, threshold: float) -> dict:
+    rows = table[table["split"] == "eval"] if (table["split"] == "eval").any() else table
+    if rows.empty:
+        raise UserError("the corpus holds no utterances: name a file of your own as `utterance`, or run `dvc repro`")
+    if scores.is_file():
+        scored = pd.read_csv(scores, usecols=["utt_id", "llr"], dtype={"utt_id": str}).set_index("utt_id")["llr"]
+        distance = (rows["utt_id"].map(scored) - threshold).abs()
+        if distance.notna().any():
+            return rows.loc[distance.idxmin()].to_dict()
+    return rows.iloc[0].to_dict()
+
+
+def player(waveform: np.ndarray, rate: int, seconds: float = 5.0):
+    """A player of the first seconds of a waveform, 16-bit, for a notebook that is to stay small.
+
+    Parameters
+    ----------
+    waveform : np.ndarray
+        (samples,), full scale at 1.
+    rate : int
+        Samples a second.
+    seconds : float
+        What is kept of it.
+
+    Returns
+    -------
+    IPython.display.Audio
+    """
+    from IPython.display import Audio
+
+    file = io.BytesIO()
+    soundfile.write(file, waveform[: round(seconds * rate)], rate, format="WAV", subtype="PCM_16")
+    return Audio(data=file.getvalue())
+
+
+def seen(detector: Detector, recording: Recording) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """What the network gets of the excerpt, and where in it the network listens.
+
+    Parameters
+    ----------
+    detector : Detector
+    recording : Recording
+
+    Returns
+    -------
+    features : np.ndarray or None
+        (coefficients, frames) without slopes; None where the front-end hands on the waveform.
+    pooling : np.ndarray or None
+        (tokens,), as of `models.attention`.
+    """
+    with torch.inference_mode():
+        found = detector.front_end(torch.from_numpy(recording.excerpt)[None])[0].numpy()
+    pooling = models.attention(detector.network, found)[1]
+    return (found[: len(found) // detector.front_end.channels] if len(found) > 1 else None), pooling
+
+
+# What it said, and when.
+
+
+def verdict(detector: Detector, recording: Recording) -> str:
+    """What the detector says of the recording, in words.
+
+    Parameters
+    ----------
+    detector : Detector
+    recording : Recording
+
+    Returns
+    -------
+    str
+        LLR, decision and threshold, what the LLR says and what it does not, and the truth where the corpus knows it.
+
+    Raises
+    ------
+    UserError
+        It cannot be scored.
+    """
+    row = detector.score_file(recording.path)
+    if row["error"]:
+        raise UserError(f"{recording.path}: {row['error']}")
+    text = (
+        f"LLR {row['llr']:+.2f}, decision: {row['decision']} (spoof below {detector.threshold:+.2f}, policy "
+        f"{detector.policy}). Such a recording is {in_words(row['llr'])}; this is not a probability, and other kinds "
+        "of fakes or recordings can mislead the detector."
+    )
+    if recording.row:
+        right = "right" if recording.row["label"] == row["decision"] else "wrong"
+        text += f" In truth it is {recording.row['label']}: the decision is {right}."
+    return text
+
+
+def windows(
+    detector: Detector, waveform: np.ndarray, seconds: float = WINDOW_SECONDS, hop: float = HOP_SECONDS
+) -> pd.DataFrame:
+    """A recording's LLRs in sliding windows, each scored as a recording of its own.
+
+    Parameters
+    ----------
+    detector : Detector
+    waveform : np.ndarray
+        (samples,), float32, at the detector's rate.
+    seconds, hop : float
+        Length of a window, and the farthest from one to the next: they lie evenly, the first at the beginning, the
+        last at the end, and farther apart where they would be more than `MOST_WINDOWS`. A recording shorter than a
+        window is one.
+
+    Returns
+    -------
+    DataFrame
+        A row a window: start, end (in seconds), llr, decision.
+    """
+    rate = detector.front_end.sample_rate
+    size = min(round(seconds * rate), len(waveform))
+    count = min(1 + -(-(len(waveform) - size) // round(hop * rate)), MOST_WINDOWS)
+    starts = np.linspace(0, len(waveform) - size, count).round().astype(int)
+    logits = []
+    with torch.inference_mode():
+        together = max(1, int(BATCH_SECONDS * rate) // size)
+        for first in range(0, len(starts), together):
+            pieces = np.stack([waveform[start : start + size] for start in starts[first : first + together]])
+            logits.append(_logits(detector, torch.from_numpy(pieces)).numpy())
+    llr = detector.calibrated(np.concatenate(logits))
+    start = starts / rate
+    decision = np.where(llr < detector.threshold, "spoof", "bonafide")
+    return pd.DataFrame({"start": start, "end": start + size / rate, "llr": llr, "decision": decision})
+
+
+def windows_words(table: pd.DataFrame) -> str:
+    """What windows have in common, in a sentence.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `windows` gave.
+
+    Returns
+    -------
+    str
+    """
+    fake = int((table["decision"] == "spoof").sum())
+    low, high = (table.loc[position] for position in (table["llr"].idxmin(), table["llr"].idxmax()))
+    if len(table) == 1:
+        return f"The recording is one window; its LLR is {low['llr']:+.2f}."
+    return (
+        f"{fake} of {len(table)} windows would be called fake. The lowest LLR, {low['llr']:+.2f}, has the window from "
+        f"{low['start']:.1f} to {low['end']:.1f} s, the highest, {high['llr']:+.2f}, that from {high['start']:.1f} to "
+        f"{high['end']:.1f} s."
+    )
+
+
+def _logits(detector: Detector, waveforms: Tensor) -> Tensor:
+    """(n, samples) to (n,), float64."""
+    return detector.network(detector.front_end(waveforms)).double()
+
+
+# Which times and bands.
+
+
+class Tiles:
+    """A waveform as tiles of time by band, each of which can be taken away.
+
+    A tile that is taken away keeps its phases, and no bin of it is louder than its noise floor: what one frame in ten
+    does not reach, or, if that is less, what is usual among the floors of the bins around. (So a hum, which is always
+    there, is no floor.) Where floors would be digital silence they lie 80 dB below the loudest bin.
+
+    Parameters
+    ----------
+    waveform : np.ndarray
+        (samples,), float32.
+    rate : int
+        Samples a second.
+    seconds : float
+        Of a tile, roughly: all are equally long, and at least `LEAST_TIMES` follow one another.
+    bands : int
+        Of equal width on the mel scale, from 0 Hz to half the rate.
+
+    Attributes
+    ----------
+    shape : tuple
+        (bands, times).
+    times, hertz : np.ndarray
+        Edges of the tiles, in seconds (times + 1,), and of the bands, in Hz (bands + 1,).
+    decibels : np.ndarray
+        (bins, frames) of the short-time spectrum, relative to the loudest bin.
+    energy : np.ndarray
+        (bands, times): of each tile.
+    """
+
+    def __init__(self, waveform: np.ndarray, rate: int, seconds: float = TILE_SECONDS, bands: int = BANDS):
+        self._waveform = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
+        self._hop = round(FRAME_SECONDS * rate) // 4
+        self._window = torch.hann_window(4 * self._hop)
+        spectrum = torch.stft(self._waveform, 4 * self._hop, self._hop, window=self._window, return_complex=True)
+        size = spectrum.abs().numpy()
+        floor = np.quantile(size, FLOOR, axis=1)
+        floor = np.minimum(floor, median_filter(floor, NEIGHBOURS, mode="nearest"))
+        floor = np.maximum(floor, DEEPEST * size.max())[:, None]
+        # what taking everything away would take away
+        self._surplus = spectrum * torch.from_numpy(1 - np.minimum(1, floor / np.maximum(size, 1e-20))).float()
+        duration = len(waveform) / rate
+        self.shape = bands, max(LEAST_TIMES, round(duration / seconds))
+        self.times = np.linspace(0, duration, self.shape[1] + 1)
+        self.hertz = 700 * (np.geomspace(1, 1 + rate / 2 / 700, bands + 1) - 1)
+        bins, frames = np.arange(size.shape[0]) * rate / (4 * self._hop), np.arange(size.shape[1]) * self._hop / rate
+        self._band = torch.from_numpy(np.clip(np.searchsorted(self.hertz, bins, "right") - 1, 0, bands - 1))
+        self._time = torch.from_numpy(np.clip(np.searchsorted(self.times, frames, "right") - 1, 0, self.shape[1] - 1))
+        self.decibels = 20 * np.log10(np.maximum(size, 1e-5 * size.max() + 1e-20) / (size.max() + 1e-20))
+        rows = np.add.reduceat(size**2, np.searchsorted(self._band.numpy(), np.arange(bands)), axis=0)
+        self.energy = np.add.reduceat(rows, np.searchsorted(self._time.numpy(), np.arange(self.shape[1])), axis=1)
+
+    def waveforms(self, kept: Tensor) -> Tensor:
+        """The waveform with so much of each tile, for a batch of choices; gradients reach `kept`.
+
+        Parameters
+        ----------
+        kept : Tensor
+            (n, bands, times): 1 leaves a tile as it is, 0 takes it away.
+
+        Returns
+        -------
+        Tensor
+            (n, samples). Where everything is kept, and far from tiles that are not, the samples themselves.
+        """
+        gone = (1 - kept)[:, self._band][:, :, self._time] * self._surplus
+        missing = torch.istft(gone, 4 * self._hop, self._hop, window=self._window, length=len(self._waveform))
+        return self._waveform - missing
+
+    def without(self, taken: np.ndarray) -> np.ndarray:
+        """The waveform without some tiles.
+
+        Parameters
+        ----------
+        taken : np.ndarray
+            (bands, times), true where a tile is to be taken away.
+
+        Returns
+        -------
+        np.ndarray
+            (samples,), float32.
+        """
+        return self.waveforms(torch.from_numpy(~np.asarray(taken, dtype=bool)).float()[None])[0].numpy()
+
+
+def unit(detector: Detector) -> tuple[float, str]:
+    """In what tiles are weighed: by how much a logit is multiplied, and the name of the outcome.
+
+    An affine calibration makes LLRs of logits by a factor; one that bends has flat stretches, on which nothing could be
+    seen, so there it is the logit.
+
+    Parameters
+    ----------
+    detector : Detector
+
+    Returns
+    -------
+    float, str
+        "LLR" or "logit".
+    """
+    return (detector.calibrated.scale, "LLR") if isinstance(detector.calibrated, Affine) else (1.0, "logit")
+
+
+def score(detector: Detector, tiles: Tiles, taken: np.ndarray) -> np.ndarray:
+    """Scores without some tiles, in `unit`.
+
+    Parameters
+    ----------
+    detector : Detector
+    tiles : Tiles
+    taken : np.ndarray
+        (n, bands, times), true where a tile is to be taken away.
+
+    Returns
+    -------
+    np.ndarray
+        (n,), float64, higher for bona fide. LLRs lack the calibration's offset, which no difference shows.
+    """
+    kept = torch.from_numpy(~np.asarray(taken, dtype=bool)).float()
+    with torch.inference_mode():
+        parts = kept.split(max(1, int(BATCH_SECONDS / tiles.times[-1])))
+        found = [_logits(detector, tiles.waveforms(part)) for part in progress(parts, desc="tiles")]
+    return unit(detector)[0] * torch.cat(found).numpy()
+
+
+def occlusion(detector: Detector, tiles: Tiles) -> np.ndarray:
+    """What each tile is worth: how far the score falls when it alone is taken away.
+
+    Parameters
+    ----------
+    detector : Detector
+    tiles : Tiles
+
+    Returns
+    -------
+    np.ndarray
+        (bands, times), in `unit`: positive where a tile speaks for bona fide, negative where it speaks for a fake.
+    """
+    count = tiles.shape[0] * tiles.shape[1]
+    each = np.concatenate([np.zeros((1, count), bool), np.eye(count, dtype=bool)])
+    found = score(detector, tiles, each.reshape(-1, *tiles.shape))
+    return (found[0] - found[1:]).reshape(tiles.shape)
+
+
+def gradients(detector: Detector, tiles: Tiles, steps: int = STEPS) -> np.ndarray:
+    """What each tile is worth by integrated gradients: its slopes, on the way from no tile to all.
+
+    Parameters
+    ----------
+    detector : Detector
+    tiles : Tiles
+    steps : int
+        Points of the way, in the middles of as many equal parts.
+
+    Returns
+    -------
+    np.ndarray
+        (bands, times), in `unit`, signed as `occlusion`. The sum is, but for the steps' coarseness, the score of the
+        waveform less that of its noise floor.
+    """
+    total = np.zeros(tiles.shape)
+    for step in range(steps):
+        kept = torch.full((1, *tiles.shape), (step + 0.5) / steps, requires_grad=True)
+        (slope,) = torch.autograd.grad(_logits(detector, tiles.waveforms(kept)).sum(), kept)
+        total += np.nan_to_num(slope[0].double().numpy())
+    return unit(detector)[0] * total / steps
+
+
+def agreement(first: np.ndarray, second: np.ndarray) -> tuple[float, str]:
+    """Spearman's rank correlation of two maps of the same tiles.
+
+    Parameters
+    ----------
+    first, second : np.ndarray
+        (bands, times).
+
+    Returns
+    -------
+    float, str
+        From -1 to 1 (NaN where a map is the same everywhere or has fewer than three tiles), and what it means.
+    """
+    first, second = np.ravel(first), np.ravel(second)
+    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan"), "Too few tiles differ for a rank correlation of the two maps."
+    found = float(spearmanr(first, second).statistic)
+    words = "well" if found >= 0.7 else "in part" if found >= 0.4 else "hardly"
+    return (
+        found,
+        f"Rank correlation of occlusion and gradients over {len(first)} tiles: {found:.2f}. They agree {words}.",
+    )
+
+
+def deletion(
+    detector: Detector, tiles: Tiles, maps: Mapping[str, np.ndarray], draws: int = 40, seed: int = 0
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """How far the score moves against the decision when tiles are taken away: those that maps name, and others.
+
+    Parameters
+    ----------
+    detector : Detector
+    tiles : Tiles
+    maps : name -> (bands, times)
+        As `occlusion` gives. Tiles are taken in the order in which they speak for the decision on this waveform.
+    draws : int
+        Random orders of the tiles.
+    seed : int
+        Of these.
+
+    Returns
+    -------
+    table : DataFrame
+        A row for each number of `tiles` taken away (of `COUNTS`, up to half of all): a column for each map,
+        `loudest` (the tiles with most energy), `random` (the mean of the draws), `random_low` and `random_high` (95 %
+        of them). In `unit`; positive is away from the decision.
+    chance : dict
+        Map -> share of the random orders that move the score as far, on average over the rows: near 0 where the map
+        names what decides. (Where that is a single tile, a few of many random ones contain it, too.)
+    """
+    count = tiles.shape[0] * tiles.shape[1]
+    with torch.inference_mode():
+        whole = _logits(detector, tiles.waveforms(torch.ones(1, *tiles.shape))).numpy()
+    way = 1.0 if float(detector.calibrated(whole)[0]) >= detector.threshold else -1.0
+    rng = np.random.default_rng(seed)
+    orders = [np.argsort(-way * np.ravel(found), kind="stable") for found in maps.values()]
+    orders.append(np.argsort(-np.ravel(tiles.energy), kind="stable"))
+    orders += [rng.permutation(count) for _ in range(draws)]
+    counts = [k for k in COUNTS if k <= max(1, count // 2)]
+    taken = np.zeros((1 + len(counts) * len(orders), count), dtype=bool)  # nothing, then each order for each count
+    for row, (k, order) in zip(taken[1:], product(counts, orders), strict=True):
+        row[order[:k]] = True
+    found = score(detector, tiles, taken.reshape(-1, *tiles.shape))
+    moved = way * (found[0] - found[1:]).reshape(len(counts), len(orders))
+    random = moved[:, -draws:]
+    low, high = np.quantile(random, [0.025, 0.975], axis=1)
+    table = {"tiles": counts} | dict(zip([*maps, "loudest"], moved.T, strict=False))
+    table |= {"random": random.mean(axis=1), "random_low": low, "random_high": high}
+    chance = {name: float(np.mean(random.mean(axis=0) >= table[name].mean())) for name in maps}
+    return pd.DataFrame(table), chance
+
+
+def deletion_words(table: pd.DataFrame, chance: Mapping[str, float], named: str = "LLR") -> list[str]:
+    """What `deletion` found, a line a map, with the figures of the largest number of tiles up to 8.
+
+    Parameters
+    ----------
+    table, chance : DataFrame, dict
+        What `deletion` gave.
+    named : str
+        The unit.
+
+    Returns
+    -------
+    list of str
+    """
+    row = table[table["tiles"] <= 8].iloc[-1]
+    tiles = f"{int(row['tiles'])} tiles" if row["tiles"] > 1 else "tile"
+    others = f"{row['random']:.2f} ({row['random_low']:.2f} to {row['random_high']:.2f})"
+    return [
+        f"Without the first {tiles} by {name} the {named} moves by {row[name]:.2f} against the decision, without as "
+        f"many drawn at random by {others}. Over all numbers of tiles, {100 * share:.0f} % of random orders move it as "
+        "far: " + ("the map names what decides." if share <= 0.05 else "it may be chance, so do not read this map.")
+        for name, share in chance.items()
+    ]
+
+
+# What it resembles.
+
+
+def embed(detector: Detector, waveform: np.ndarray) -> np.ndarray:
+    """Where the network puts a recording: what its last layer sees.
+
+    Parameters
+    ----------
+    detector : Detector
+    waveform : np.ndarray
+        (samples,), float32, at the detector's rate.
+
+    Returns
+    -------
+    np.ndarray
+        (size,), float32; of a recording scored in several windows their mean, weighted by length.
+    """
+    spans = models.windows(len(waveform), detector.front_end.sample_rate)
+    parts = [detector.front_end(torch.from_numpy(waveform[None, start:end])) for start, end in spans]
+    return _embedded(detector.network, parts, spans)
+
+
+def _embedded(network, parts, spans) -> np.ndarray:
+    with torch.inference_mode():
+        found = [network.embed(part)[0].numpy() for part in parts]
+    return np.average(found, axis=0, weights=[end - start for start, end in spans]).astype(np.float32)
+
+
+def embeddings(
+    detector: Detector, folder, splits=("train", "dev"), cache: Path | None = None
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Where the network puts the clips of a corpus.
+
+    Parameters
+    ----------
+    detector : Detector
+    folder : path
+        The store of the corpus, as the stage extract writes it.
+    splits : sequence of str
+        Eval is left out by default: it is there to be measured on, not to be looked up.
+    cache : path, optional
+        File that keeps the outcome; it serves as long as network and store are the same.
+
+    Returns
+    -------
+    DataFrame, np.ndarray
+        Rows of the store's table, and (rows, size), float32.
+
+    Raises
+    ------
+    UserError
+        There is no store, one of other features than the detector's, or one without clips of these splits.
+    """
+    store = Store(folder, detector.about["features"])
+    # of several rows with one file, the fakes were made of it in extraction: there is nothing to hear of them
+    heard = ~store.table["path"].duplicated(keep=False) | (store.table["label"] == "bonafide")
+    rows = np.flatnonzero(store.table["split"].isin(splits) & heard)
+    if not len(rows):
+        raise UserError(
+            f"{folder} holds no clips of {' or '.join(splits)}: run `dvc repro extract` on a corpus with them"
+        )
+    table = store.table.loc[rows].reset_index(drop=True)
+    key = _key(detector, store, splits)
+    if cache is not None and Path(cache).is_file():
+        try:
+            with np.load(cache, allow_pickle=False) as kept:
+                if str(kept["key"]) == key:
+                    return table, kept["vectors"]
+        except (OSError, ValueError, KeyError):  # broken: made again
+            pass
+    found = []
+    for row in progress(rows, desc="embed the corpus", unit="recording"):
+        spans = models.windows(int(store.table["frames"].iloc[row]), store.rate)
+        parts = (store.maps(torch.from_numpy(store.read(row, start, end - start))[None]) for start, end in spans)
+        found.append(_embedded(detector.network, parts, spans))
+    vectors = np.stack(found)
+    if cache is not None:
+        Path(cache).parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(f"{cache}.part")
+        with open(beside, "wb") as file:
+            np.savez(file, key=np.array(key), vectors=vectors)
+        os.replace(beside, cache)
+    return table, vectors
+
+
+def _key(detector: Detector, store: Store, splits) -> str:
+    """What decides embeddings: weights, settings, and what the store holds."""
+    found = hashlib.sha256(json.dumps([detector.about, list(splits)], sort_keys=True).encode())
+    for name, tensor in sorted(detector.network.state_dict().items()):
+        found.update(name.encode() + tensor.numpy().tobytes())
+    for path in (store.folder / "meta.json", indexes.file_of(store.folder)):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def nearest(embedding: np.ndarray, table: pd.DataFrame, vectors: np.ndarray, count: int = 3) -> pd.DataFrame:
+    """The clips of each class whose embeddings point in the most similar direction.
+
+    Parameters
+    ----------
+    embedding : np.ndarray
+        (size,).
+    table, vectors : DataFrame, np.ndarray
+        What `embeddings` gave.
+    count : int
+        Of each class, if it has so many.
+
+    Returns
+    -------
+    DataFrame
+        Rows of `table`, bona fide first, the nearest of each first, with `distance`: 1 less the cosine, from 0 (the
+        same direction) to 2; and `typical`, the median distance of all clips of its class.
+
+    Raises
+    ------
+    UserError
+        There are no clips.
+    """
+    if not len(table):
+        raise UserError("no clips to search for the nearest: run `dvc repro extract`, or name splits that have clips")
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(embedding)
+    distance = np.clip(1 - vectors.astype(np.float64) @ embedding / np.maximum(lengths, 1e-20), 0, 2)
+    found = table.assign(distance=distance)
+    found["typical"] = found.groupby("label")["distance"].transform("median")
+    found = found.sort_values(["label", "distance", "utt_id"])
+    return found.groupby("label", sort=True).head(count).reset_index(drop=True)
+
+
+def nearest_readable(found: pd.DataFrame) -> pd.DataFrame:
+    """What `nearest` gave, for people to read.
+
+    Parameters
+    ----------
+    found : DataFrame
+
+    Returns
+    -------
+    DataFrame
+        Text: clip, what it is, who speaks, language, split, distance, and what distance is usual.
+    """
+    return pd.DataFrame(
+        {
+            "clip": found["utt_id"],
+            "what it is": np.where(found["label"] == "bonafide", "real voice", "fake by " + found["attack"]),
+            "who speaks": found["speaker"],
+            "language": found["language"],
+            "split": found["split"],
+            "distance": found["distance"].map("{:.4f}".format),
+            "median of its class": found["typical"].map("{:.4f}".format),
+        }
+    )

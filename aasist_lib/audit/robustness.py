@@ -1,0 +1,509 @@
+"""How a detector holds up when the world is not clean, and what it goes by.
+
+A sample of eval is scored once as it is and once under every condition of `CONDITIONS`. Those of the family
+"robustness" are what happens to recordings: noise, codecs, rooms, cuts. Those of the family "uses" take one thing away
+(silence, level, duration, a band of frequencies) or swap it between real voices and fakes: where the error rate rises,
+the detector went by it.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from aasist_lib import audio, evaluation, metrics, models
+from aasist_lib.augment import effects
+from aasist_lib.augment.effects import Silences
+from aasist_lib.base import provenance
+from aasist_lib.base.errors import UserError
+from aasist_lib.base.jobs import done, one_thread, runs, write
+from aasist_lib.base.progress import progress
+from aasist_lib.corpora.folds import in_proportion
+from aasist_lib.detector import MIN_SECONDS, Detector
+
+BABBLE = 6  # voices
+LEVEL = -26.0  # dBFS, the customary level of speech (ITU-T P.56) and that of the default corpus
+FLOOR = 40.0  # dB below the recording: the noise floor of the default corpus, and what is left of a band removed
+SECONDS = 2.0  # that all recordings last where duration is equalised: a training crop
+BANDS = [(0, 500), (500, 1000), (1000, 2000), (2000, 3000), (3000, 4000), (4000, 5500), (5500, 7000)]  # Hz
+PIECE = 25  # utterances that are scored, and kept on disk, together
+FAMILIES = {"robustness": "What happens to recordings", "uses": "What the detector goes by"}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a condition may need to know besides the recording.
+
+    Attributes
+    ----------
+    others : list of np.ndarray
+        Recordings of other people, which babble is made of.
+    swapped, shuffled : Silences
+        Those of a recording of the other class, and of another one of the same class.
+    """
+
+    others: list = field(default_factory=list)
+    swapped: Silences = Silences(0, 0, 0)
+    shuffled: Silences = Silences(0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that is done to recordings before they are scored.
+
+    Attributes
+    ----------
+    name, family, kind, words : str
+        Key in `CONDITIONS`; "robustness" or "uses"; what it is an instance of; what it is called in tables for people.
+    apply : function
+        (waveform, rate, random generator, `Context`) to the waveform to score.
+    """
+
+    name: str
+    family: str
+    kind: str
+    words: str
+    apply: Callable
+
+
+def _with_noise(x, rate, rng, context, *, snr_db, colour):
+    others = context.others
+    if colour == "babble":
+        others = [others[i] for i in rng.permutation(len(others))[:BABBLE]]
+    return effects.noise(x, snr_db, rng, colour, others)
+
+
+def _without_band(x, rate, rng, context, *, low, high):
+    """In place of the band there is noise as faint as the corpus's own: a hole would be a thing never heard."""
+    added = rng.standard_normal(len(x)) * effects.rms(x) * 10 ** (-FLOOR / 20)
+    rest = effects.without_band(added, rate, low, high)
+    return effects.without_band(x, rate, low, high) + (added - rest).astype(np.float32)
+
+
+def _with_silences_of(x, rate, rng, context, *, whose):
+    other = getattr(context, whose)
+    x = effects.with_pause(effects.trimmed(x, rate), rate, other.pause, rng)
+    return effects.with_silence(x, rate, other.before, other.after, rng)
+
+
+def _conditions() -> Iterator[Condition]:
+    def made(function, *arguments):
+        return lambda x, rate, rng, context: function(x, rate, *arguments)
+
+    def drawn(function, *arguments):
+        return lambda x, rate, rng, context: function(x, rate, *arguments, rng)
+
+    robustness, uses = partial(Condition, family="robustness"), partial(Condition, family="uses")
+    yield robustness("clean", kind="Clean", words="As they are", apply=lambda x, rate, rng, context: x)
+    for colour, kind in {"white": "White noise", "pink": "Pink noise", "babble": "Babble"}.items():
+        for snr in (20, 10, 5, 0):
+            apply = partial(_with_noise, snr_db=snr, colour=colour)
+            yield robustness(f"{colour}_{snr}", kind=kind, words=f"{kind}, SNR {snr} dB", apply=apply)
+    for name, words in {
+        "mp3": "MP3, 56 kbit/s", "mp3_low": "MP3, 24 kbit/s", "vorbis": "Vorbis, lowest quality",
+        "opus": "Opus, 20 kbit/s", "g722": "G.722, 64 kbit/s", "g711": "G.711 (8 kHz)", "gsm": "GSM (8 kHz)",
+    }.items():  # fmt: skip
+        yield robustness(name, kind="Codec", words=words, apply=made(effects.codec, name))
+    words = "To 8 kHz and back"
+    yield robustness("resampled_8000", kind="Resampling", words=words, apply=made(effects.resampled, 8000))
+    for rt60 in (0.3, 0.6, 1.0):
+        words = f"Room, reverberation {rt60} s"
+        yield robustness(f"room_{rt60}", kind="Room", words=words, apply=drawn(effects.room, rt60))
+    for percent in (1, 10):
+        apply = partial(lambda x, rate, rng, context, share: effects.clipped(x, share), share=percent / 100)
+        words = f"{percent} % of samples clipped"
+        yield robustness(f"clipped_{percent}", kind="Clipping", words=words, apply=apply)
+    for factor, words in {0.95: "5 % slower and lower", 1.05: "5 % faster and higher"}.items():
+        apply = partial(lambda x, rate, rng, context, factor: effects.speed(x, factor), factor=factor)
+        yield robustness(f"speed_{factor}", kind="Speed", words=words, apply=apply)
+    for seconds in (4, 2, 1):
+        words = f"At most {seconds} s"
+        yield robustness(f"cut_{seconds}", kind="Cut", words=words, apply=drawn(effects.cut, seconds))
+
+    yield uses("silence_trimmed", kind="Silence", words="No silence at the edges", apply=made(effects.trimmed))
+    words = "No silence at all"
+    yield uses("silence_removed", kind="Silence", words=words, apply=made(effects.trimmed, True))
+    # both are cut and lengthened alike: only what swapping does beyond shuffling comes from the class
+    for whose, words in {"shuffled": "Silence of their own class", "swapped": "Silence of the other class"}.items():
+        yield uses(f"silence_{whose}", kind="Silence", words=words, apply=partial(_with_silences_of, whose=whose))
+    yield uses("level_equal", kind="Level", words=f"All at {LEVEL:g} dBFS", apply=made(effects.levelled, LEVEL))
+    words = f"All {SECONDS:g} s long"
+    yield uses("duration_equal", kind="Duration", words=words, apply=drawn(effects.lasting, SECONDS))
+    for low, high in BANDS:
+        apply = partial(_without_band, low=low, high=high)
+        yield uses(f"without_{low}_{high}", kind="Band", words=f"Without {low} to {high} Hz", apply=apply)
+
+
+CONDITIONS: dict[str, Condition] = {condition.name: condition for condition in _conditions()}
+
+
+# Which utterances, and what is made known about them.
+
+
+def sample(table: pd.DataFrame, count: int = 500, seed: int = 0) -> pd.DataFrame:
+    """A fixed part of eval, half of it real voices, with every speaker and every attack in proportion.
+
+    Which utterances of a speaker or an attack are taken is decided by their names alone: most stay the same when the
+    corpus grows.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The table of utterances.
+    count : int
+        How many, about: every real speaker and every attack is there at least once. Where a class has fewer than half
+        of that, the other one does not make up for it.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        Rows of `table`, in its order.
+    """
+    rows = table[table["split"] == "eval"]
+    parts = [
+        in_proportion(rows[rows["label"] == label], column, count // 2, seed)["utt_id"]
+        for label, column in (("bonafide", "speaker"), ("spoof", "attack"))
+    ]
+    return rows[rows["utt_id"].isin(pd.concat(parts))]
+
+
+def _babble(voices: pd.DataFrame, chosen: pd.DataFrame, seed: int) -> list[str]:
+    """Paths of real voices for babble: of dev where there are, else of what is not judged here, else of all."""
+    voices = voices[voices["label"] == "bonafide"]
+    rest = voices[~voices["utt_id"].isin(chosen["utt_id"])]
+    pools = (rest[rest["split"] == "dev"], rest, voices)
+    pool = next((pool for pool in pools if len(pool)), None)
+    if pool is None:
+        raise UserError("there is no real voice to make babble of: leave babble out, or give the table of all voices")
+    return in_proportion(pool, "speaker", 4 * BABBLE, seed)["path"].tolist()[: 8 * BABBLE]
+
+
+def _contexts(chosen: pd.DataFrame, root: Path, rate: int, seed: int) -> dict[str, tuple[Silences, Silences]]:
+    """Of each utterance, the silences of one of the other class, and of another one of its own."""
+    found = {}
+    for name, path in zip(chosen["utt_id"], chosen["path"], strict=True):
+        waveform = _read(root / path, rate)
+        found[name] = Silences(0, 0, 0) if waveform is None else effects.silences(waveform, rate)
+    orders = {
+        label: sorted(rows["utt_id"], key=lambda name: zlib.crc32(f"{seed} silence {name}".encode()))
+        for label, rows in chosen.groupby("label")
+    }
+    contexts = {}
+    for label, names in orders.items():
+        others = next((others for other, others in orders.items() if other != label), names)
+        for i, name in enumerate(names):
+            contexts[name] = found[others[i % len(others)]], found[names[i - 1]]
+    return contexts
+
+
+# Scoring.
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some utterances under all conditions. It counts as done when its file exists."""
+
+    path: Path
+    utt_ids: list[str]
+    paths: list[Path]
+    contexts: list[tuple[Silences, Silences]]
+    babble: list[Path]
+    conditions: list[str]
+    detector: Path
+    seed: int
+
+
+def score(
+    table: pd.DataFrame,
+    root,
+    detector_folder,
+    folder,
+    *,
+    voices: pd.DataFrame | None = None,
+    conditions: Sequence[str] | None = None,
+    workers: int = 1,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score utterances under conditions, each as `Detector` would score a file of the result.
+
+    What is done is kept in `folder`: called again it goes on from there, unless the utterances, a recording, the
+    conditions, the detector, the seed or this code are others than before.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The utterances to score, such as `sample` gives.
+    root : path
+        What `path` in the table is relative to.
+    detector_folder : path
+        What `Detector.load` reads.
+    folder : path
+        For what is done; of nothing else.
+    voices : DataFrame, optional
+        The whole table of utterances: babble is made of its real voices, of dev where there are. By default `table`.
+    conditions : sequence of str, optional
+        Keys of `CONDITIONS`; all by default.
+    workers : int
+        Processes, one thread each. The scores do not depend on it.
+    seed : int
+        Of all chance, together with the names of utterance and condition.
+
+    Returns
+    -------
+    DataFrame
+        Index utt_id, a column of log-likelihood ratios a condition; NaN where there is no score: a recording that
+        cannot be read, or of which too little is left.
+
+    Raises
+    ------
+    UserError
+        There is no such condition, nothing to score or no real voice for babble, or the detector cannot be loaded.
+    """
+    names = list(CONDITIONS) if conditions is None else list(conditions)
+    for name in names:
+        if name not in CONDITIONS:
+            raise UserError(f"conditions: {name!r} is not one of {', '.join(CONDITIONS)}")
+    if table.empty:
+        raise UserError("there are no utterances to score: has the table any of split eval?")
+    root, folder = Path(root), Path(folder)
+    rate = Detector.load(detector_folder).front_end.sample_rate
+    contexts = _contexts(table, root, rate, seed)
+    babble = []
+    if any(CONDITIONS[name].kind == "Babble" for name in names):
+        babble = [root / path for path in _babble(table if voices is None else voices, table, seed)]
+    jobs = [
+        Job(
+            folder / f"piece-{number:04d}.json", rows["utt_id"].tolist(), [root / path for path in rows["path"]],
+            [contexts[name] for name in rows["utt_id"]], babble, names, Path(detector_folder), seed,
+        )
+        for number, rows in enumerate(runs(table, PIECE))
+    ]  # fmt: skip
+    recordings = [*(root / path for path in table["path"]), *babble]
+    key = fingerprint(__name__, detector_folder, recordings, [jobs])
+    return done(jobs, _score, folder, key, workers, "robustness").set_index("utt_id")
+
+
+def _score(job: Job) -> None:
+    """Write the scores of a job's utterances."""
+    with one_thread():
+        loaded = Detector.load(job.detector)
+        rate = loaded.front_end.sample_rate
+        others = [x for x in (_read(path, rate) for path in job.babble) if x is not None]
+        rows = []
+        for name, path, (swapped, shuffled) in zip(job.utt_ids, job.paths, job.contexts, strict=True):
+            waveform = _read(path, rate)
+            row: dict = {"utt_id": name}
+            for condition in job.conditions:
+                rng = np.random.default_rng((job.seed, zlib.crc32(f"{name} {condition}".encode())))
+                row[condition] = np.nan
+                if waveform is not None:
+                    changed = CONDITIONS[condition].apply(waveform, rate, rng, Context(others, swapped, shuffled))
+                    row[condition] = llr(loaded, changed)
+            rows.append(row)
+    write(job.path, rows)
+
+
+def _read(path: Path, rate: int) -> np.ndarray | None:
+    try:
+        return audio.read(path, rate)
+    except audio.BadAudio:  # the stages before have listed it
+        return None
+
+
+def llr(loaded: Detector, waveform: np.ndarray) -> float:
+    """Log-likelihood ratio of a waveform, as `Detector.score` gives it for a file of it.
+
+    Parameters
+    ----------
+    loaded : Detector
+    waveform : np.ndarray
+        (samples,), float32, at the rate of the detector's front end.
+
+    Returns
+    -------
+    float
+        NaN where a file would get none: it is too short, or the network gives no number.
+    """
+    if len(waveform) < MIN_SECONDS * loaded.front_end.sample_rate:
+        return float("nan")
+    try:
+        with torch.inference_mode():
+            value = logit(loaded, torch.from_numpy(waveform)).item()
+    except UserError:  # some front ends and networks need more than `Detector` asks for
+        return float("nan")
+    return float(loaded.calibrated(value)) if np.isfinite(value) else float("nan")
+
+
+def logit(loaded: Detector, waveform: Tensor) -> Tensor:
+    """The network's logit of a waveform: the mean of its windows', weighted by length. Gradients reach the waveform.
+
+    Parameters
+    ----------
+    loaded : Detector
+    waveform : Tensor
+        (samples,), float32.
+
+    Returns
+    -------
+    Tensor
+        (), float64.
+    """
+    spans = models.windows(len(waveform), loaded.front_end.sample_rate)
+    logits = [loaded.network(loaded.front_end(waveform[None, start:end])).double()[0] for start, end in spans]
+    weights = torch.tensor([end - start for start, end in spans], dtype=torch.float64)
+    return torch.stack(logits) @ weights / weights.sum()
+
+
+# Work in pieces that are kept.
+
+
+def fingerprint(module: str, detector_folder, recordings: Sequence[Path], rest) -> str:
+    """What decides the result of scoring, as a short text: code, detector, recordings (size and time of change), rest.
+
+    Parameters
+    ----------
+    module : str
+        Name of the module that scores.
+    detector_folder : path
+    recordings : sequence of paths
+        Missing ones count as missing.
+    rest : anything whose `repr` says all.
+    """
+    key = hashlib.sha256(repr(rest).encode())
+    key.update(provenance.code_key(module))
+    for path in sorted(Path(detector_folder).iterdir()):
+        key.update(path.read_bytes())
+    for path in recordings:
+        stat = path.stat() if path.is_file() else None
+        key.update(b"%d %d\n" % (stat.st_size, stat.st_mtime_ns) if stat else b"missing\n")
+    return key.hexdigest()
+
+
+# What it comes to.
+
+
+def summary(
+    table: pd.DataFrame,
+    scores: pd.DataFrame,
+    threshold: float,
+    costs: Mapping[str, float],
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How the detector fares under each condition.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The table of utterances: label, speaker, attack, condition of every utt_id in `scores`.
+    scores : DataFrame
+        What `score` gave, with the condition clean.
+    threshold : float
+        Fixed on dev: of the decisions behind bonafide_rejected and spoof_accepted.
+    costs : mapping
+        prior_spoof, cost_miss, cost_false_alarm: of act_dcf, the cost of taking the log-likelihood ratios by their
+        word. They were calibrated on clean recordings of dev.
+    replicates, seed : int
+        Of the bootstrap over speakers and attacks; 0 replicates give no intervals.
+
+    Returns
+    -------
+    DataFrame
+        A row a condition: condition, family, kind, words; n_bonafide, n_spoof (scored), unscored; eer, eer_low,
+        eer_high; eer_known and eer_unseen (NaN where there are no such fakes); eer_change from clean on the same
+        trials, eer_change_low, eer_change_high; act_dcf, bonafide_rejected, spoof_accepted, each with its interval.
+        Rates are fractions. A condition that lacks a class has no measures.
+
+    Raises
+    ------
+    UserError
+        Clean is missing, or there are too few speakers and attacks to draw from.
+    """
+    if "clean" not in scores:
+        raise UserError("summary: the scores lack the condition clean, which the others are compared with")
+    trials = table.set_index("utt_id").loc[scores.index]
+    rows = [
+        _row(CONDITIONS[name], trials, scores["clean"], scores[name], threshold, costs, replicates, seed)
+        for name in progress(scores.columns, desc="intervals", unit="condition")
+    ]
+    return pd.DataFrame(rows)
+
+
+def _row(condition, trials, clean, changed, threshold, costs, replicates, seed) -> dict:
+    def statistics(counts):
+        rates = counts.rates(threshold)
+        return {
+            "eer": counts.eer().value,
+            "act_dcf": counts.act_dcf(**costs),
+            "bonafide_rejected": rates["bonafide_rejected"],
+            "spoof_accepted": rates["spoof_accepted"],
+        }
+
+    heard = np.isfinite(clean) & np.isfinite(changed)
+    trials = trials[heard].assign(clean=clean[heard], llr=changed[heard])
+    before, after = (evaluation.split_classes(trials, column) for column in ("clean", "llr"))
+    row = {name: getattr(condition, name) for name in ("family", "kind", "words")}
+    row = {"condition": condition.name} | row
+    row |= {"n_bonafide": len(after[0]), "n_spoof": len(after[1]), "unscored": int((~heard).sum())}
+    if not len(after[0]) or not len(after[1]):
+        return row
+    row |= statistics(metrics.Counts.of(*after))
+    for kind in ("known", "unseen"):
+        of = evaluation.select(trials, kind)
+        there = (of["label"] == "spoof").any()
+        row[f"eer_{kind}"] = metrics.eer(*evaluation.split_classes(of)).value if there else np.nan
+    row["eer_change"] = row["eer"] - metrics.eer(*before).value
+    if replicates:
+        drawn = {"clusters": evaluation.factors(trials), "replicates": replicates, "seed": seed}
+        for name, (low, high) in metrics.bootstrap(statistics, *after, **drawn).items():
+            row |= {f"{name}_low": low, f"{name}_high": high}
+        change = metrics.paired(lambda counts: {"eer": counts.eer().value}, before, after, **drawn)["eer"]
+        row |= {"eer_change_low": change.low, "eer_change_high": change.high}
+    return row
+
+
+def readable(summary: pd.DataFrame, family: str) -> pd.DataFrame:
+    """A family's rows of `summary` for people: text, in percent, with intervals. Clean comes first in each.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        What `summary` gave.
+    family : str
+        Key of `FAMILIES`.
+
+    Returns
+    -------
+    DataFrame
+        Condition, and a column a measure.
+    """
+    rows = summary[(summary["family"] == family) | (summary["condition"] == "clean")]
+    columns = {
+        "eer": ("Equal error rate (%)", True),
+        "eer_change": ("More than clean (points)", True),
+        "eer_known": ("Known attacks (%)", True),
+        "eer_unseen": ("Unseen attacks (%)", True),
+        "act_dcf": ("actDCF", False),
+        "bonafide_rejected": ("Real voices called fake (%)", True),
+        "spoof_accepted": ("Fakes let through (%)", True),
+    }
+    found = pd.DataFrame({"Condition": rows["words"]})
+    for name, (words, percent) in columns.items():
+        if name not in rows or rows[name].isna().all():
+            continue
+        ends = ("", "_low", "_high") if name in ("eer", "eer_change") and f"{name}_low" in rows else ("",)
+        found[words] = [
+            evaluation.interval(*values, percent=percent) for values in rows[[name + end for end in ends]].to_numpy()
+        ]
+    if rows["unscored"].any():
+        found["Not scored"] = rows["unscored"]
+    return found.reset_index(drop=True)

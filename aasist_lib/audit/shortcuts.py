@@ -1,0 +1,466 @@
+"""What can be told of a recording without listening to the voice, and how far that alone tells fakes from real voices.
+
+A detector can reach a low error rate on a corpus by what has nothing to do with speech: how long a clip is, how much
+silence it starts with, how loud it is, where its band ends, how its background sounds, or which package it was taken
+from. (How far silences alone go on the most used corpus of the field: Müller et al. 2021, "Speech is silver, silence
+is golden".) Here a handful of such cues is measured, and a plain classifier learns from them alone what the detector
+learns from sound, on the same train, judged on the same eval. The error rate that it reaches is how much of a
+detector's result a shortcut could explain; about 50 % is what a fair corpus gives.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import fft
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
+from aasist_lib import audio, corpora, evaluation, metrics
+from aasist_lib.base import provenance
+from aasist_lib.base.errors import UserError
+from aasist_lib.base.progress import progress
+from aasist_lib.base.workers import in_processes
+
+FRAME, HOP = 0.025, 0.010  # seconds
+SPEECH = 30.0  # dB: frames no further below the loudest one are taken for speech
+NOISE = 0.1  # share of the frames, the quietest, that are taken for background
+SMALLEST = 1e-12  # power of a frame, so that digital silence has a level: -120 dBFS
+DEPTH = 1e-10  # of the mean power: as deep as spectra are looked at
+BANDS = 24
+BLOCK = 4096  # frames worked on at a time: those of an hour, together, would fill half a gigabyte
+ROWS = 128  # utterances measured in one piece of work
+
+_SPECTRUM = tuple(f"band_{number:02d}" for number in range(BANDS))
+GROUPS: dict[str, tuple[str, ...]] = {
+    "duration": ("seconds",),
+    "silence": ("leading", "trailing", "quiet_share", "longest_pause"),
+    "level": ("rms", "peak", "voiced_level", "crest_factor", "clipped_share"),
+    "spectrum": ("rolloff_95", "rolloff_99", "tilt", *_SPECTRUM),
+    "noise": ("floor_02", "floor_10", "floor_25", "floor_below_speech", "noise_flatness", "noise_tilt"),
+}
+CUES = tuple(cue for group in GROUPS.values() for cue in group)
+GROUPS["all"] = CUES
+SOURCE = "source"  # the baseline that guesses the package a recording is from
+WORDS = {  # what each baseline goes by
+    "duration": "duration",
+    "silence": "silence",
+    "level": "level",
+    "spectrum": "average spectrum",
+    "noise": "background noise",
+    "all": "all of these cues",
+    SOURCE: "source that it is from",
+}
+LIMIT, LIMIT_ALL = 0.35, 0.30  # equal error rates below which a cue, and all cues together, tell too much
+
+FOLDS = 8  # of train, by which a baseline's settings are chosen
+BENDS = (0, 5)  # at how many places the line by which a cue counts may bend
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse, as scikit-learn has it: the stiffest first
+
+
+def cues(waveform: np.ndarray, sample_rate: int) -> dict[str, float]:
+    """What can be told of a recording without listening to the voice.
+
+    Parameters
+    ----------
+    waveform : (samples,)
+        Full scale at 1.
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    dict
+        Every cue of `GROUPS["all"]`, a finite number. Frames of 25 ms every 10 ms; speech is what lies at most 30 dB
+        below the loudest frame, background the quietest tenth of the frames.
+
+        - `seconds`; `leading`, `trailing`, `longest_pause` (s, of frames that are not speech), `quiet_share` (of the
+          frames from the first of speech to the last);
+        - `rms`, `peak`, `voiced_level` (mean power of speech; all dBFS), `crest_factor` (dB, peak above rms),
+          `clipped_share` (of the samples: within 5 % of the peak);
+        - `rolloff_95`, `rolloff_99` (Hz, below which so many percent of the power lie), `tilt` (dB an octave),
+          `band_00` to `band_23` (average log spectrum in bands of equal width in mel, dB relative to their mean);
+        - `floor_02`, `floor_10`, `floor_25` (percentiles of the frames' level, dBFS), `floor_below_speech` (dB),
+          `noise_flatness` (dB, near 0 for white noise, Gray and Markel 1974), `noise_tilt` (dB an octave).
+
+    Raises
+    ------
+    UserError
+        The waveform has no samples or more than one channel.
+
+    >>> found = cues(np.concatenate([np.zeros(8000), 0.5 * np.sin(np.arange(16000)), np.zeros(4000)]), 16000)
+    >>> [round(found[cue], 2) for cue in ("seconds", "leading", "trailing", "peak")]
+    [1.75, 0.48, 0.23, -6.02]
+    """
+    waveform = np.asarray(waveform, np.float32)
+    if waveform.ndim != 1 or not len(waveform):
+        raise UserError(f"cues: a waveform of shape {waveform.shape}, where one channel with samples is needed")
+    seconds, power = len(waveform) / sample_rate, waveform.astype(np.float64) ** 2
+    peak = float(np.sqrt(power.max()))
+    frames = _frames(waveform, sample_rate)
+    blocks = (frames[start : start + BLOCK] for start in range(0, len(frames), BLOCK))
+    levels = _decibel(np.concatenate([(block**2).mean(axis=1, dtype=np.float64) for block in blocks]))
+    speech = levels > levels.max() - SPEECH
+    noise = np.zeros(len(levels), bool)
+    noise[np.argsort(levels, kind="stable")[: max(1, round(NOISE * len(levels)))]] = True
+    smallest = DEPTH * power.mean() or SMALLEST  # moves with the level: a spectrum must not tell how loud it is
+    total, logs, background = _spectra(frames, noise, smallest)
+
+    first, last = np.flatnonzero(speech)[[0, -1]]
+    inside = ~speech[first : last + 1]
+    voiced = float(_decibel((10 ** (levels[speech] / 10)).mean()))
+    rms, top = float(_decibel(power.mean())), float(_decibel(peak**2))
+    frequencies = np.arange(len(total)) * sample_rate / (2 * (len(total) - 1))
+    edges, centres = _bands(sample_rate, len(total))
+    share = np.cumsum(total) / (total.sum() or 1)
+    width = np.diff(np.append(edges, len(total)))
+    bands = np.add.reduceat(logs, edges) / width
+    quiet = _decibel(np.add.reduceat(background, edges) / width, smallest)
+    floor = dict(zip(("floor_02", "floor_10", "floor_25"), np.quantile(levels, [0.02, 0.1, 0.25]), strict=True))
+    found = {
+        "seconds": seconds,
+        "leading": first * HOP,
+        "trailing": (len(levels) - 1 - last) * HOP,
+        "quiet_share": inside.mean(),
+        "longest_pause": _longest(inside) * HOP,
+        "rms": rms,
+        "peak": top,
+        "voiced_level": voiced,
+        "crest_factor": top - rms,
+        "clipped_share": (np.abs(waveform) >= 0.95 * peak).mean(),
+        "rolloff_95": frequencies[min(np.searchsorted(share, 0.95), len(total) - 1)],
+        "rolloff_99": frequencies[min(np.searchsorted(share, 0.99), len(total) - 1)],
+        "tilt": _slope(np.log2(centres), bands),
+        **dict(zip(_SPECTRUM, bands - bands.mean(), strict=True)),
+        **floor,
+        "floor_below_speech": voiced - floor["floor_10"],
+        "noise_flatness": (_decibel(background, smallest) - _decibel(background.mean(), smallest)).mean(),
+        "noise_tilt": _slope(np.log2(centres), quiet),
+    }
+    return {name: float(found[name]) for name in CUES}
+
+
+def measure(table: pd.DataFrame, root, sample_rate: int, folder, workers: int = 1) -> pd.DataFrame:
+    """Cues of every utterance.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row an utterance, with utt_id and path.
+    root : path
+        What the paths are relative to.
+    sample_rate : int
+        In Hz, at which recordings are read.
+    folder : path
+        Keeps what is measured: killed and called again, the work goes on. A piece of it is measured anew when its
+        rows, a recording (size or time of change), the rate or this code are others; what no row needs is removed.
+    workers : int
+        Processes; they decide nothing about the numbers.
+
+    Returns
+    -------
+    DataFrame
+        A column a cue, the rows and the index of `table`. NaN where a recording cannot be used.
+
+    Raises
+    ------
+    UserError
+        A path leads out of `root`; no recording can be used; a process was killed.
+    """
+    root, folder = Path(root), Path(folder)
+    corpora.check_paths(table, root)
+    folder.mkdir(parents=True, exist_ok=True)
+    code = provenance.code_key(__name__)
+    paths = [table["path"].tolist()[start : start + ROWS] for start in range(0, len(table), ROWS)]
+    jobs = [_Job(tuple(piece), root, sample_rate, folder / f"{_key(piece, root, sample_rate, code)}.npy")
+            for piece in paths]  # fmt: skip
+    for file in set(folder.glob("*.npy")) - {job.file for job in jobs}:
+        file.unlink()
+    waiting = [job for job in jobs if not job.file.exists()]
+    with progress(total=len(table), desc="cues", unit="recording") as bar:
+        bar.skip(len(table) - sum(len(job.paths) for job in waiting))
+        for job in _done(waiting, workers):
+            bar.update(len(job.paths))
+    values = np.concatenate([np.load(job.file) for job in jobs]) if jobs else np.empty((0, len(CUES)))
+    if not np.isfinite(values).any():
+        raise UserError(f"{root}: no recording of the table of utterances can be read, so there are no cues")
+    return pd.DataFrame(values, index=table.index, columns=list(CUES))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run of the table's rows; done when its file exists."""
+
+    paths: tuple[str, ...]
+    root: Path
+    sample_rate: int
+    file: Path
+
+
+def _key(paths: list[str], root: Path, sample_rate: int, code: bytes) -> str:
+    states = []
+    for path in paths:
+        try:
+            stat = os.stat(root / path)
+            states.append((path, stat.st_size, stat.st_mtime_ns))
+        except OSError:
+            states.append((path, "missing"))
+    return hashlib.sha256(json.dumps([sample_rate, states]).encode() + code).hexdigest()[:32]
+
+
+def _done(jobs: list[_Job], workers: int):
+    if min(workers, len(jobs)) > 1:
+        yield from in_processes(_work, jobs, min(workers, len(jobs)), "audit.workers")
+        return
+    for job in jobs:
+        _work(job)
+        yield job
+
+
+def _work(job: _Job) -> None:
+    values = np.full((len(job.paths), len(CUES)), np.nan)
+    for row, path in enumerate(job.paths):
+        try:
+            values[row] = list(cues(audio.read(job.root / path, job.sample_rate), job.sample_rate).values())
+        except audio.BadAudio:
+            pass  # extract counts and lists them
+    beside = job.file.with_suffix(".new")
+    with open(beside, "wb") as file:
+        np.save(file, values)
+    os.replace(beside, job.file)
+
+
+def baselines(
+    table: pd.DataFrame, cues: pd.DataFrame, *, replicates: int = 1000, seed: int = 0
+) -> dict[str, dict[str, dict[str, float]]]:
+    """How well each group of cues alone tells fakes from real voices: learnt on train, read on eval.
+
+    Logistic regression, its classes weighing the same. A cue counts by a straight line, or by one that bends at five
+    quantiles of train; which of the two, and how strong a penalty, is chosen on train with speakers and attacks held
+    out, because that is what eval asks. "source" is a classifier of where a recording is from, by all cues; its score
+    is how likely a recording of such a place is bona fide in train.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row an utterance, with utt_id, label, speaker, attack, split, condition, source.
+    cues : DataFrame
+        What `measure` gave for it. Utterances without cues are left out.
+    replicates, seed : of the bootstrap over speakers and attacks; 0 replicates give no intervals.
+
+    Returns
+    -------
+    dict
+        baseline -> condition -> {"n_bonafide", "n_spoof", "eer", "eer_low", "eer_high"}, rates as fractions: the
+        groups of `GROUPS`, then "source" where train has several. About 0.5 is what a cue gives that tells nothing;
+        above it, the cue points the other way in eval than in train. Conditions as in `evaluation.headline`.
+
+    Raises
+    ------
+    UserError
+        The cues are of other rows; train or eval lacks a class; speakers and attacks are too few to draw from.
+    """
+    if not table.index.equals(cues.index):
+        raise UserError(f"baselines: {len(table)} utterances and cues of {len(cues)}, which are not the same rows")
+    usable = np.isfinite(cues[list(CUES)].to_numpy()).all(axis=1)
+    table, cues = table[usable], cues[usable]
+    train, trials = table[table["split"] == "train"], table[table["split"] == "eval"]
+    for split, rows in (("train", train), ("eval", trials)):
+        missing = {"bonafide", "spoof"} - set(rows["label"])
+        if missing:
+            raise UserError(
+                f"{split} has no {evaluation.CLASSES[min(missing)]} recordings with cues: shortcuts are learnt on "
+                "train and read on eval, and need both classes in both"
+            )
+    folds, results = _folds(train), {}
+    names = tuple(GROUPS) if train["source"].nunique() < 2 else (*GROUPS, SOURCE)
+    with threadpool_limits(1):  # more threads, other bytes; the tables are too small for them to help
+        for name in progress(names, desc="shortcuts", unit="baseline"):
+            values = cues[list(GROUPS.get(name, CUES))].to_numpy()
+            known, asked = values[table["split"] == "train"], values[table["split"] == "eval"]
+            learn = _learn_source if name == SOURCE else _learn_class
+            bends, penalty = _chosen(learn, known, train, folds)
+            expand = _columns(known, bends)
+            score = learn(expand(known), train, penalty)
+            results[name] = _error_rates(trials.assign(llr=score(expand(asked))), replicates, seed)
+    return results
+
+
+def alarms(
+    results: Mapping[str, Mapping], *, limit: float = LIMIT, limit_all: float = LIMIT_ALL, condition: str = "all"
+) -> list[str]:
+    """One sentence for each baseline that tells fakes from real voices too well; none if the corpus is fair.
+
+    Parameters
+    ----------
+    results : what `baselines` gave.
+    limit, limit_all : lowest equal error rate on eval that is no alarm; the second is for all cues together.
+    condition : the attacks of eval that are looked at.
+
+    >>> alarms({"silence": {"all": {"eer": 0.21}}, "all": {"all": {"eer": 0.31}}})
+    ['silence: this alone tells fakes from real voices at an equal error rate of 21.0 % on eval (limit: 35 %)']
+    """
+    where = "eval" if condition == "all" else f"eval, {evaluation.CONDITIONS[condition].lower()}"
+    found = []
+    for name, measured in results.items():
+        row, lowest = measured.get(condition), limit_all if name == "all" else limit
+        if row is None or not row["eer"] < lowest:
+            continue
+        interval = f" ({100 * row['eer_low']:.1f} to {100 * row['eer_high']:.1f} %)" if "eer_low" in row else ""
+        found.append(
+            f"{WORDS.get(name, name)}: this alone tells fakes from real voices at an equal error rate of "
+            f"{100 * row['eer']:.1f} %{interval} on {where} (limit: {100 * lowest:g} %)"
+        )
+    return found
+
+
+Score = Callable[[np.ndarray], np.ndarray]  # (utterances, columns) to (utterances,), higher for bona fide
+
+
+def _learn_class(columns: np.ndarray, table: pd.DataFrame, inverse_penalty: float) -> Score:
+    model = _model(inverse_penalty, class_weight="balanced").fit(columns, table["label"] == "bonafide")
+    return model.decision_function
+
+
+def _learn_source(columns: np.ndarray, table: pd.DataFrame, inverse_penalty: float) -> Score:
+    model = _model(inverse_penalty).fit(columns, table["source"].to_numpy(str))
+    real = (table["label"] == "bonafide").groupby(table["source"].to_numpy(str)).agg(["sum", "size"])
+    share = ((real["sum"] + 1) / (real["size"] + 2)).loc[model.classes_].to_numpy()  # Laplace: no source is certain
+    return lambda asked: model.predict_proba(asked) @ share
+
+
+def _model(inverse_penalty: float, **options) -> LogisticRegression:
+    return LogisticRegression(C=inverse_penalty, max_iter=1000, tol=1e-3, **options)
+
+
+def _columns(values: np.ndarray, bends: int) -> Callable[[np.ndarray], np.ndarray]:
+    """What makes columns of cues: themselves, and how far they lie above each bend, with spread 1 in `values`."""
+    # what lies outside of nearly all of train counts as its end: a line must not run on to where nothing was seen
+    ends = np.quantile(values, [0.005, 0.995], axis=0)
+    places = np.quantile(values, np.linspace(0, 1, bends + 2)[1:-1], axis=0)
+
+    def expand(cues):
+        cues = np.clip(cues, *ends)
+        return np.hstack([cues, *(np.maximum(cues - place, 0) for place in places)])
+
+    scaler = StandardScaler().fit(expand(values))
+    return lambda cues: scaler.transform(expand(cues))
+
+
+def _chosen(learn: Callable, values: np.ndarray, train: pd.DataFrame, folds: np.ndarray) -> tuple[int, float]:
+    """Bends and penalty with the lowest equal error rate on speakers and attacks held out, the mean of the folds."""
+    settings = [(bends, penalty) for penalty in PENALTIES for bends in BENDS]  # of equals, the stiffest
+    real, speaker = (train["label"] == "bonafide").to_numpy(), train["speaker"].to_numpy(str)
+    rates = dict.fromkeys(settings, 0.0)
+    for fold in range(folds.max() + 1):
+        held = folds == fold
+        copies = ~real & np.isin(speaker, np.setdiff1d(speaker[held & real], [""]))  # they tell of the speaker held out
+        left = ~held & ~copies
+        if train[left]["label"].nunique() < 2 or (learn is _learn_source and train[left]["source"].nunique() < 2):
+            continue
+        for bends in BENDS:
+            expand = _columns(values[left], bends)
+            known, asked = expand(values[left]), expand(values[held])
+            for penalty in PENALTIES:
+                scores = learn(known, train[left], penalty)(asked)
+                rates[bends, penalty] += metrics.eer(scores[real[held]], scores[~real[held]]).value
+    return min(settings, key=rates.get)
+
+
+def _folds(train: pd.DataFrame) -> np.ndarray:
+    """(rows,) fold of each: bona fide by speaker, spoofs by attack, each fold about as large as the others.
+
+    A row that names none is a group of its own, as are all of a class that has but one group.
+    """
+    dealt = []
+    for label, column in (("bonafide", "speaker"), ("spoof", "attack")):
+        rows = train[train["label"] == label]
+        names = rows[column].where(rows[column] != "", "\n" + rows["utt_id"])
+        dealt.append(names if names.nunique() > 1 else rows["utt_id"])
+    count = max(1, min(FOLDS, *(names.nunique() for names in dealt)))
+    folds = pd.Series(0, index=train.index)
+    for names in dealt:
+        sizes, load, where = names.value_counts().sort_index(), np.zeros(count), {}
+        for name, size in sizes.sort_values(ascending=False, kind="stable").items():
+            where[name] = int(load.argmin())
+            load[where[name]] += size
+        folds[names.index] = names.map(where)
+    return folds.to_numpy()
+
+
+def _error_rates(trials: pd.DataFrame, replicates: int, seed: int) -> dict[str, dict[str, float]]:
+    found = {}
+    for condition in evaluation.CONDITIONS:
+        rows = evaluation.select(trials, condition)
+        bonafide, spoof = evaluation.split_classes(rows)
+        if not len(bonafide) or not len(spoof):
+            continue
+        found[condition] = {
+            "n_bonafide": len(bonafide), "n_spoof": len(spoof), "eer": metrics.eer(bonafide, spoof).value
+        }  # fmt: skip
+        if replicates:
+            intervals = metrics.bootstrap(
+                lambda counts: {"eer": counts.eer().value}, bonafide, spoof,
+                clusters=evaluation.factors(rows), replicates=replicates, seed=seed,
+            )  # fmt: skip
+            found[condition] |= dict(zip(("eer_low", "eer_high"), intervals["eer"], strict=True))
+    return found
+
+
+# Of a waveform.
+
+
+def _decibel(power, smallest: float = SMALLEST):
+    return 10 * np.log10(np.maximum(power, smallest))
+
+
+def _frames(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    """(frames, samples of a frame), a view; what is shorter than a frame is filled up with zeros."""
+    size, hop = round(FRAME * sample_rate), round(HOP * sample_rate)
+    if len(waveform) < size:
+        waveform = np.pad(waveform, (0, size - len(waveform)))
+    return np.lib.stride_tricks.sliding_window_view(waveform, size)[::hop]
+
+
+def _spectra(frames: np.ndarray, noise: np.ndarray, smallest: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean power, mean level in dB, and mean power of the background, each (bins,)."""
+    size = frames.shape[1]
+    n_fft = 1 << (size - 1).bit_length()
+    window = np.hanning(size + 2)[1:-1].astype(np.float32)
+    sums = np.zeros((3, n_fft // 2 + 1))
+    for start in range(0, len(frames), BLOCK):
+        spectrum = fft.rfft(frames[start : start + BLOCK] * window, n_fft)
+        power = spectrum.real**2 + spectrum.imag**2
+        power /= (window**2).sum()  # white noise of power 1 has 1 in every bin
+        sums[0] += power.sum(axis=0, dtype=np.float64)
+        sums[1] += _decibel(power, smallest).sum(axis=0, dtype=np.float64)
+        sums[2] += power[noise[start : start + BLOCK]].sum(axis=0, dtype=np.float64)
+    return sums[0] / len(frames), sums[1] / len(frames), sums[2] / noise.sum()
+
+
+def _bands(sample_rate: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """First bin of each band, and their centres in Hz: equally wide in mel (O'Shaughnessy 1987), from bin 1 on."""
+    highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    hertz = 700 * (10 ** (np.linspace(0, highest, BANDS + 1) / 2595) - 1)
+    edges = np.round(hertz[:-1] / (sample_rate / 2) * (bins - 1)).astype(int)
+    number = np.arange(BANDS)  # every band has a bin of its own, and none that of 0 Hz
+    edges = np.maximum.accumulate(np.maximum(edges, 1) - number) + number
+    return edges, (hertz[:-1] + hertz[1:]) / 2
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Of the straight line that fits best."""
+    x = x - x.mean()
+    return (x * y).sum() / (x * x).sum()
+
+
+def _longest(flags: np.ndarray) -> int:
+    """How many in a row are true at most."""
+    ends = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
+    return int((ends[1::2] - ends[::2]).max(initial=0))

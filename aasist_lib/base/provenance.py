@@ -1,0 +1,176 @@
+"""What decides the last digits of a result, beside data, settings, seed and threads."""
+
+import ast
+import hashlib
+import platform
+import re
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+LIBRARIES = ("torch", "numpy", "librosa")
+LIBRARY = Path(__file__).parents[1]
+
+
+def made_with() -> dict[str, str]:
+    """Versions that decide the last digits, kept with what is trained with them.
+
+    Returns
+    -------
+    dict of str to str
+        `python` (as 3.11), each of `LIBRARIES` (without a local suffix such as +cpu). Not the processor:
+        `pins.env` makes all alike.
+
+    Examples
+    --------
+    >>> sorted(made_with())
+    ['librosa', 'numpy', 'python', 'torch']
+    """
+    versions = {name: metadata.version(name).partition("+")[0] for name in LIBRARIES}
+    return versions | {"python": platform.python_version().rpartition(".")[0]}
+
+
+def code_of(*sources: str) -> dict[str, str]:
+    """A hash of each module of this library that code needs, directly or not, and of what it does alone.
+
+    Comments, docstrings and layout do not count. Nor does the room `base`, on which no result depends.
+
+    Parameters
+    ----------
+    *sources : str
+        Names of modules ("aasist_lib.training"), or Python code.
+
+    Returns
+    -------
+    dict of str to str
+        By name of module, sorted.
+
+    Raises
+    ------
+    OSError, SyntaxError
+        There is no such module; the code is no Python.
+
+    Examples
+    --------
+    >>> sorted(code_of("from aasist_lib.audio import read"))
+    ['aasist_lib.audio']
+    """
+    found, waiting = {}, []
+    for source in sources:
+        waiting += [source] if source.startswith("aasist_lib.") else _imports(ast.parse(source), "")
+    while waiting:
+        name = waiting.pop()
+        if name in found or name.startswith("aasist_lib.base"):
+            continue
+        tree = ast.parse(_file(name).read_bytes())
+        found[name] = hashlib.sha256(_meaning(tree).encode()).hexdigest()
+        waiting += _imports(tree, name if _file(name).name == "__init__.py" else name.rpartition(".")[0])
+    return dict(sorted(found.items()))
+
+
+def code_key(*modules: str, alone: Iterable[str] = ()) -> bytes:
+    """A hash of what modules and all that they need do.
+
+    What took hours is kept under such keys: a better docstring must not throw it away, another number must.
+
+    Parameters
+    ----------
+    *modules : str
+        Names, as for `code_of`.
+    alone : iterable of str
+        Names of modules that count without what they import.
+
+    Returns
+    -------
+    bytes
+        32 of them.
+    """
+    found = code_of(*modules) | {name: _meaning(ast.parse(_file(name).read_bytes())) for name in alone}
+    return hashlib.sha256(repr(sorted(found.values())).encode()).digest()
+
+
+def _imports(tree: ast.AST, package: str) -> list[str]:
+    """Modules of the library that code in a package imports, anywhere in it.
+
+    A name that a room only passes on counts as the module that it comes from.
+    """
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.startswith("aasist_lib.")]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: -node.level + 1 or None] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            if module.partition(".")[0] == "aasist_lib":
+                found += [_origin(module, alias.name) for alias in node.names]
+    return [name for name in found if name != "aasist_lib"]
+
+
+def _origin(module: str, name: str) -> str:
+    """The module that `name` of `module` is, or is defined in."""
+    if _file(f"{module}.{name}").is_file():
+        return f"{module}.{name}"
+    if (room := _file(module)).name == "__init__.py":
+        for node in ast.parse(room.read_bytes()).body:
+            if isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}:
+                return _origin(node.module, name)
+    return module
+
+
+def _file(module: str) -> Path:
+    path = LIBRARY.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _meaning(node) -> str:
+    """A syntax tree as text, without docstrings and without what is empty (which versions of Python differ in).
+
+    >>> _meaning(ast.parse("# as text\\n'What it does.'\\nx = 2"))
+    "Module(body=[Assign(targets=[Name(id='x',ctx=Store())],value=Constant(value=2))])"
+    """
+    if isinstance(node, list):
+        return f"[{','.join(map(_meaning, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _is_text(node.body[:1]):
+        fields["body"] = node.body[1:]
+    kept = ",".join(f"{name}={_meaning(value)}" for name, value in fields.items() if value not in (None, []))
+    return f"{type(node).__name__}({kept})"
+
+
+def _is_text(first: list[ast.stmt]) -> bool:
+    """Whether a body begins with a docstring."""
+    return any(isinstance(line, ast.Expr) and isinstance(getattr(line.value, "value", None), str) for line in first)
+
+
+def commit() -> str:
+    """Of the checkout that this code is in, shortened, with a "+" where the code is not as it was committed.
+
+    Returns
+    -------
+    str
+        "" where there is no git or no checkout.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def processor() -> str:
+    """Family and widest vector instructions of this machine, for what was timed on it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.machine()
+    vendor = re.search(r"^vendor_id\s*: (.*)$", text, re.MULTILINE)
+    flags = re.search(r"^flags\s*: (.*)$", text, re.MULTILINE)
+    widest = next((name for name in ("avx512f", "avx2", "avx") if flags and name in flags[1].split()), None)
+    return ", ".join(filter(None, [platform.machine(), vendor and vendor[1], widest and widest.upper().rstrip("F")]))

@@ -1,0 +1,31 @@
+"""Any corpus as one table of utterances."""
+
+from aasist_lib.corpora.table import (
+    COLUMNS,
+    FORMATS,
+    check_paths,
+    digests,
+    example,
+    first_five,
+    from_settings,
+    measured,
+    read,
+    summary,
+    test_name,
+    test_set,
+)
+
+__all__ = [
+    "COLUMNS",
+    "FORMATS",
+    "check_paths",
+    "digests",
+    "example",
+    "first_five",
+    "from_settings",
+    "measured",
+    "read",
+    "summary",
+    "test_name",
+    "test_set",
+]

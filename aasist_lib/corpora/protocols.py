@@ -1,0 +1,276 @@
+"""Protocol and key files of public corpora: one table of their layouts, and a strict reader for all of them.
+
+| layout | files | columns |
+|---|---|---|
+| asvspoof2019 | `ASVspoof2019.LA.cm.{train.trn,dev.trl,eval.trl}.txt` | 5, no header |
+| asvspoof2021_la | `LA/CM/trial_metadata.txt` of the keys | 8, no header |
+| asvspoof2021_df | `DF/CM/trial_metadata.txt` of the keys | 13, no header |
+| asvspoof5 | `ASVspoof5.{train,dev.track_1,eval.track_1}.tsv` | 10, no header, spaces despite the name |
+| in_the_wild | `meta.csv` | 3, with a header |
+
+Spaces and tabs separate alike. Whatever is wrong with a row is a `UserError` of one line: file, line number, what was
+expected and what stood there.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from aasist_lib.base.errors import UserError
+
+NO_ATTACK = ("-", "bonafide")  # what stands in the attack's place of a real voice
+SUBSETS = ("eval", "progress", "hidden")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file is laid out.
+
+    Attributes
+    ----------
+    columns : names in the file's order; those that a table of utterances has too are named as there.
+    labels : the file's word for a class -> ours.
+    values : column -> the values that it may have. Columns that are not named here are free text.
+    no_codec : what stands in place of a codec -> what the table says.
+    header : a first line with the names of the columns, and commas between fields; else spaces or tabs.
+    """
+
+    columns: tuple[str, ...]
+    labels: dict[str, str] = field(default_factory=lambda: {"bonafide": "bonafide", "spoof": "spoof"})
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    no_codec: dict[str, str] = field(default_factory=lambda: {"-": ""})
+    header: bool = False
+
+
+LAYOUTS = {
+    "asvspoof2019": Layout(("speaker", "utt_id", "environment", "attack", "label")),
+    "asvspoof2021_la": Layout(
+        ("speaker", "utt_id", "codec", "transmission", "attack", "label", "trim", "subset"),
+        values={
+            "codec": ("none", "alaw", "pstn", "g722", "ulaw", "gsm", "opus", "-"),
+            "trim": ("notrim", "trim"),
+            "subset": SUBSETS,
+        },
+    ),
+    "asvspoof2021_df": Layout(
+        ("speaker", "utt_id", "codec", "source", "attack", "label", "trim", "subset", "vocoder", "task", "team",
+         "gender", "language"),
+        values={
+            "codec": ("nocodec", "low_mp3", "high_mp3", "low_m4a", "high_m4a", "low_ogg", "high_ogg", "mp3m4a",
+                      "oggm4a", "-"),
+            "trim": ("notrim", "trim"),
+            "subset": SUBSETS,
+        },
+    ),
+    "asvspoof5": Layout(
+        ("speaker", "utt_id", "gender", "codec", "codec_quality", "codec_seed", "attack_tag", "attack", "label",
+         "unused"),
+        values={"gender": ("F", "M", "-"), "codec": ("-", *(f"C{number:02d}" for number in range(12)))},
+        no_codec={"-": "none"},
+    ),
+    "in_the_wild": Layout(
+        ("file", "speaker", "label"), labels={"bona-fide": "bonafide", "spoof": "spoof"}, header=True
+    ),
+}  # fmt: skip
+
+
+def read(path: Path | str, layout: str) -> pd.DataFrame:
+    """A protocol or key file.
+
+    Parameters
+    ----------
+    path : path
+    layout : one of `LAYOUTS`
+
+    Returns
+    -------
+    DataFrame
+        A row an utterance, in the file's order. The columns of the layout, text; `label` is `bonafide` or `spoof`,
+        and `attack` empty for a real voice. Where the layout has none, `attack`, `codec` and (for In-the-Wild, its
+        file's name) `utt_id` are added. `line` counts from 1.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, is empty or not UTF-8; a row has too few or too many fields, a value that its column
+        cannot have, a label that its attack contradicts, or the utt_id of an earlier row.
+    """
+    chosen = LAYOUTS[layout]
+    data = text(path)
+    table = _with_header(data, path, chosen) if chosen.header else _without_header(data, path, chosen)
+    if "utt_id" not in table:
+        table.insert(0, "utt_id", table["file"])
+    _check(table, path, chosen)
+    table["label"] = table["label"].map(chosen.labels)
+    for column, nothing in {"attack": dict.fromkeys(NO_ATTACK, ""), "codec": chosen.no_codec}.items():
+        table[column] = table[column].astype(str).replace(nothing) if column in table else ""
+    return table.astype({name: str for name in table if name != "line"})
+
+
+def rows(data: bytes, path: Path | str) -> tuple[list[str], list[list[str]], list[int]]:
+    """Header, rows and their line numbers of a csv file.
+
+    Rows and columns at its end that hold nothing, as spreadsheets write them, are left out.
+
+    Parameters
+    ----------
+    data : bytes
+        What the file holds.
+    path : path
+        Its name, for errors.
+
+    Raises
+    ------
+    UserError
+        No header, nothing below it, a row with more or fewer fields than the header, or a column named twice.
+    """
+    # strict: else a quote that nobody closes takes the rows after it into its field
+    reader = csv.reader(io.StringIO(data.decode().rstrip("\n") + "\n", newline=""), strict=True)
+    try:
+        header = next(reader)
+        numbered = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: expected a row of a csv table, found {error}") from None
+    while numbered and not any(numbered[-1][1]):
+        numbered.pop()
+    for line, row in numbered:
+        if len(row) != len(header):
+            raise UserError(_wrong_count(path, line, header, len(row), ",".join(row)))
+    if not numbered:
+        raise UserError(f"{path}:2: expected rows below the header, found none")
+    found = [row for _, row in numbered]
+    return named(header, found, path), found, [line for line, _ in numbered]
+
+
+def named(header: list[str], rows: list[list[str]], path: Path | str) -> list[str]:
+    """The names of a table's columns; those at the end without name and text are taken out of `rows`, too.
+
+    Parameters
+    ----------
+    header : list of str
+    rows : list of list of str
+        Each as long as the header.
+    path : path
+        The file's name, for errors.
+
+    Raises
+    ------
+    UserError
+        A name occurs twice.
+    """
+    names = [name.strip() for name in header]
+    while names and not names[-1] and not any(row[-1] for row in rows):
+        names.pop()
+        for row in rows:
+            row.pop()
+    again = [name for i, name in enumerate(names) if name in names[:i]]
+    if again:
+        raise UserError(f"{path}:1: a column is named {again[0]!r} a second time: {', '.join(names)}")
+    return names
+
+
+def text(path: Path | str) -> bytes:
+    """What a text file holds, with lines that end in one character, and without a byte order mark.
+
+    Raises
+    ------
+    UserError
+        It cannot be read, is empty, or is not text in UTF-8.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: expected text in UTF-8, found the byte 0x{data[error.start]:02x}") from None
+    for byte in (b"\r", b"\0"):  # the parser would end a line or a field there
+        if byte in data:
+            line = data.count(b"\n", 0, data.index(byte)) + 1
+            raise UserError(f"{path}:{line}: expected text, found the byte 0x{byte[0]:02x}")
+    if not data.strip():
+        raise UserError(f"{path}:1: expected rows, found an empty file")
+    return data
+
+
+def _without_header(data: bytes, path: Path | str, layout: Layout) -> pd.DataFrame:
+    data = data.replace(b"\t", b" ").rstrip() + b"\n"
+    if b"  " in data or b" \n" in data or b"\n " in data or data.startswith(b" "):
+        data = re.sub(rb" *\n *", b"\n", re.sub(rb" +", b" ", data.lstrip(b" ")))  # lines keep their number
+    columns = list(layout.columns)
+    _count_fields(data, path, columns)
+    few = {name: "category" for name in columns} | {"utt_id": str}  # names that come again and again are kept once
+    table = pd.read_csv(
+        io.BytesIO(data), sep=" ", header=None, names=columns, index_col=False, dtype=few, keep_default_na=False,
+        na_filter=False, quoting=csv.QUOTE_NONE, skip_blank_lines=False,
+    )  # fmt: skip
+    return table.assign(line=np.arange(1, len(table) + 1))
+
+
+def _count_fields(data: bytes, path: Path | str, columns: list[str]) -> None:
+    """Refuse the first line with more or fewer fields; a parser would shift or fill them."""
+    characters = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(characters == ord("\n"))
+    spaces = np.searchsorted(np.flatnonzero(characters == ord(" ")), ends)
+    counts = np.diff(spaces, prepend=0) + 1
+    wrong = np.flatnonzero(counts != len(columns))
+    if len(wrong):
+        line = int(wrong[0])
+        text = data[0 if line == 0 else ends[line - 1] + 1 : ends[line]].decode()
+        raise UserError(_wrong_count(path, line + 1, columns, counts[line] if text else 0, text))
+
+
+def _wrong_count(path, line: int, columns: Iterable[str], count: int, text: str) -> str:
+    columns = list(columns)
+    shown = text if len(text) <= 200 else text[:200] + "..."
+    return f"{path}:{line}: expected {len(columns)} fields ({' '.join(columns)}), found {count}: {shown!r}"
+
+
+def _with_header(data: bytes, path: Path | str, layout: Layout) -> pd.DataFrame:
+    header, found, lines = rows(data, path)
+    if tuple(header) != layout.columns:
+        raise UserError(f"{path}:1: expected the header {','.join(layout.columns)!r}, found {','.join(header)!r}")
+    return pd.DataFrame(found, columns=header, dtype=str).assign(line=lines)
+
+
+def _check(table: pd.DataFrame, path: Path | str, layout: Layout) -> None:
+    """Refuse the first line that says what the layout does not allow."""
+    wrong = []
+    for column, allowed in {"label": tuple(layout.labels), **layout.values}.items():
+        bad = ~table[column].isin(allowed)
+        wrong += _first(table, bad, lambda row, column=column, allowed=allowed: (
+            f"expected {' or '.join(allowed)} as the {column} of {row['utt_id']}, found {row[column]!r}"
+        ))  # fmt: skip
+    if "attack" in table:
+        real, nameless = table["label"] == "bonafide", table["attack"].isin(NO_ATTACK)
+        wrong += _first(table, real & ~nameless, lambda row: (
+            f"expected no attack (- or bonafide) of {row['utt_id']}, which is bonafide, found {row['attack']!r}"
+        ))  # fmt: skip
+        wrong += _first(table, (table["label"] == "spoof") & nameless, lambda row: (
+            f"expected an attack of {row['utt_id']}, which is a spoof, found {row['attack']!r}"
+        ))  # fmt: skip
+    wrong += _first(table, table["utt_id"] == "", lambda row: "expected a name, found ''")
+    wrong += _first(table, table["utt_id"].duplicated(), lambda row: (
+        f"expected every utterance once, found {row['utt_id']} again, which line "
+        f"{table.loc[table['utt_id'] == row['utt_id'], 'line'].iloc[0]} has"
+    ))  # fmt: skip
+    if wrong:
+        line, what = min(wrong)
+        raise UserError(f"{path}:{line}: {what}")
+
+
+def _first(table: pd.DataFrame, wrong: pd.Series, say) -> list[tuple[int, str]]:
+    """Line and account of the first wrong row, if there is one."""
+    if not wrong.any():
+        return []
+    row = table.iloc[int(np.argmax(wrong.to_numpy()))]
+    return [(int(row["line"]), say(row))]

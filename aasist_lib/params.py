@@ -1,0 +1,497 @@
+"""Settings: `params.yaml`, checked strictly.
+
+Every key is required and known, every value has its type and range: a typing error stops a run at its start, with the
+key's name and the nearest valid one, and not after an hour with a setting that was never used.
+"""
+
+import difflib
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from ruamel.yaml import YAML, YAMLError
+
+from aasist_lib.base import paths
+from aasist_lib.base.errors import UserError
+
+Count = Annotated[int, Field(ge=1)]
+WholeNumber = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _rising(ends: list[float]) -> list[float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"{ends[0]:g} to {ends[1]:g} is no range: the smaller end comes first")
+    return ends
+
+
+Range = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_rising)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml; its fields are the keys, with type and range. params.yaml says what they do."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Format = Literal[
+    "protocol", "folder", "asvspoof2019_la", "asvspoof2021_la", "asvspoof2021_df", "asvspoof5", "in_the_wild",
+    "for_original", "for_norm", "for_2sec", "for_rerec", "wavefake", "mlaad",
+]  # fmt: skip
+
+
+class Corpus(Section):
+    profile: Literal["default", "small", "tiny"]
+    workers: Count
+    format: Format
+    eval_format: str
+    bonafide: str
+    subset: Literal["eval", "progress", "hidden", "all"]
+
+    @field_validator("eval_format")
+    @classmethod
+    def _is_a_format(cls, name):
+        if name and name not in get_args(Format):
+            raise ValueError(
+                f"'{name}' is none of '' and {', '.join(get_args(Format))}{_nearest(name, get_args(Format))}"
+            )
+        return name
+
+
+class Mfcc(Section):
+    n_mfcc: Count
+    n_mels: Count
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.n_mfcc > self.n_mels:
+            raise ValueError(f"n_mfcc ({self.n_mfcc}) must not exceed n_mels ({self.n_mels})")
+        return self
+
+
+class Lfcc(Section):
+    n_lfcc: Count
+    n_filters: Count
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.n_lfcc > self.n_filters:
+            raise ValueError(f"n_lfcc ({self.n_lfcc}) must not exceed n_filters ({self.n_filters})")
+        return self
+
+
+class Logmel(Section):
+    n_mels: Count
+
+
+class Logspec(Section):
+    n_bands: Count
+
+
+class Logspec2(Section):
+    n_bands: Count
+    times: Count
+
+
+class Cqt(Section):
+    f_min: Positive
+    bins_per_octave: Count
+    n_bins: Count
+
+
+class Wavelet(Section):
+    wavelet: str
+    level: Annotated[int, Field(ge=1, le=8)]
+
+
+def _layers(layers: Any) -> Any:
+    numbers = isinstance(layers, list) and layers and all(type(layer) is int and layer >= 0 for layer in layers)
+    if layers not in ("all", "mean") and not (numbers and len(set(layers)) == len(layers)):
+        raise ValueError(f"{layers!r} is neither all, nor mean, nor a list of different numbers from 0 on")
+    return layers
+
+
+class States(Section):
+    """Of a pre-trained encoder, of which the front-end `wav2vec2` makes maps."""
+
+    encoder: str
+    layers: Annotated[Any, AfterValidator(_layers)]
+
+
+class Features(Section):
+    kind: Literal[
+        "mfcc", "lfcc", "logmel", "logspec", "logspec2", "cqt", "wavelet", "mfcc+wavelet", "waveform", "wav2vec2"
+    ]
+    sample_rate: Annotated[int, Field(ge=4000, le=192000)]
+    n_fft: Annotated[int, Field(ge=16)]
+    hop_length: Count
+    deltas: Annotated[int, Field(ge=0, le=2)]
+    normalise: Literal["none", "mean", "mean_variance", "sliding_mean", "sliding_mean_variance"]
+    mfcc: Mfcc
+    lfcc: Lfcc
+    logmel: Logmel
+    logspec: Logspec
+    logspec2: Logspec2
+    cqt: Cqt
+    wavelet: Wavelet
+    wav2vec2: States
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.hop_length > self.n_fft:
+            raise ValueError(f"hop_length ({self.hop_length}) must not exceed n_fft ({self.n_fft})")
+        return self
+
+
+class Extract(Section):
+    workers: Count
+    holds: Literal["features", "waveforms"]
+    copies: WholeNumber
+    min_seconds: Annotated[float, Field(ge=0)]
+    max_bad_fraction: Share
+
+
+class Compute(Section):
+    """What computes, and where; it decides no result but for its last digits, and no stage depends on it."""
+
+    backend: Literal["local", "dask"]
+    address: str
+    accelerator: Literal["cpu", "gpu", "auto"]
+    devices: Count
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.address and self.backend != "dask":
+            raise ValueError(f"address {self.address} is of a Dask cluster: set backend: dask, or address: ''")
+        return self
+
+
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Heads(Section):
+    """A network whose heads share its width."""
+
+    width: Count
+    heads: Count
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class CnnAttention(Heads):
+    dropout: Dropout
+    spectrum: bool
+
+
+class Resnet(Section):
+    width: Count
+    dropout: Dropout
+
+
+class Transformer(Heads):
+    layers: Count
+    dropout: Dropout
+
+
+class Aasist(Section):
+    size: Literal["full", "light"]
+
+
+class Wav2vec2(Section):
+    encoder: str
+    trained: Literal["head", "all"]
+    width: Count
+    dropout: Dropout
+
+
+class Model(Section):
+    name: Literal["cnn_attention", "resnet", "transformer", "aasist", "wav2vec2"]
+    cnn_attention: CnnAttention
+    resnet: Resnet
+    transformer: Transformer
+    aasist: Aasist
+    wav2vec2: Wav2vec2
+
+
+class Augment(Section):
+    """Each a probability, 0 for never, and the range or choice that chance draws from."""
+
+    codec: Share
+    codecs: list[Literal["mp3", "vorbis", "opus", "gsm", "g711", "g722"]]
+    noise: Share
+    noise_snr_db: Range
+    room: Share
+    room_rt60: Range
+    rawboost: Share
+    rawboost_kinds: list[Literal["convolutive", "impulsive", "stationary"]]
+    equaliser: Share
+    equaliser_db: Annotated[float, Field(ge=0)]
+    band: Share
+    band_hz: Range
+    speed: Share
+    speed_factor: Range
+    gain: Share
+    gain_db: Range
+
+
+class Train(Section):
+    max_epochs: Count
+    patience: Count
+    batch_size: Count
+    precision: Literal["float32", "bfloat16"]
+    crop_seconds: Positive
+    loss: Literal["cross_entropy", "focal", "one_class"]
+    bonafide_weight: Positive
+    lr: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_fraction: Share
+    time_masks: WholeNumber
+    time_mask_frames: WholeNumber
+    coefficient_masks: WholeNumber
+    coefficient_mask_width: WholeNumber
+    channel_jitter: Annotated[float, Field(ge=0)]
+    pair_fraction: Annotated[float, Field(ge=0, le=1)]
+    mixup: Annotated[float, Field(ge=0)]
+    adversarial: Share
+    adversarial_db: Range
+    adversarial_steps: Count
+    averaging: Annotated[float, Field(ge=0, lt=1)]
+    init_from: str
+    freeze_cnn_epochs: WholeNumber
+
+
+class Calibrate(Section):
+    method: Literal["affine", "isotonic"]
+    prior_spoof: Probability
+    cost_miss: Positive
+    cost_false_alarm: Positive
+    max_bonafide_rejected: Probability
+    min_spoof_found: Probability
+    policy: Literal["equal_error", "min_cost", "few_false_alarms", "few_misses"]
+
+
+class Evaluate(Section):
+    bootstrap: Annotated[int, Field(ge=20)]  # fewer replicates have no 2.5 % quantile
+    worst: WholeNumber
+
+
+class Audit(Section):
+    workers: Count
+    bootstrap: Annotated[int, Field(ge=20)]
+    utterances: Annotated[int, Field(ge=2)]  # of each class one
+    fakes: Count
+    fold_draws: Count
+    held_out_attacks: WholeNumber
+    held_out_sources: WholeNumber
+    held_out_trials: Annotated[int, Field(ge=2)]
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    threads: Count
+    corpus: Corpus
+    features: Features
+    extract: Extract
+    compute: Compute
+    model: Model
+    augment: Augment
+    train: Train
+    calibrate: Calibrate
+    evaluate: Evaluate
+    audit: Audit
+
+
+def load(path: Path | None = None) -> dict[str, Any]:
+    """All settings, checked.
+
+    Parameters
+    ----------
+    path : pathlib.Path, optional
+        The YAML file; `params.yaml` of the project by default.
+
+    Returns
+    -------
+    dict
+        By section: a dict, or the value itself for `seed` and `threads`. Of `features` and `model` only the settings
+        of what is chosen there, without a level of their own.
+
+    Raises
+    ------
+    UserError
+        One line for every key that is unknown, missing, or has a value of a wrong type or range.
+    """
+    settings = _checked(Params, _raw(path), (), _name(path))
+    return {section: _chosen(section, value) for section, value in settings.items()}
+
+
+def read(section: str, path: Path | None = None) -> Any:
+    """One section of the settings, checked; mistakes in other sections do not matter.
+
+    Parameters
+    ----------
+    section : str
+        For example `train`.
+    path : pathlib.Path, optional
+        As in `load`.
+
+    Returns
+    -------
+    dict or int
+        As in `load`.
+
+    Raises
+    ------
+    UserError
+        As `load`, and when there is no such section.
+    """
+    field = Params.model_fields.get(section)
+    if field is None:
+        raise UserError(f"{_name(path)} has no section '{section}'{_nearest(section, Params.model_fields)}")
+    raw = _raw(path)
+    if section not in raw:
+        raise UserError(f"{_name(path)}: {section} is missing")
+    return _chosen(section, _checked(Annotated[field.annotation, field], raw[section], (section,), _name(path)))
+
+
+def overlaid(changes: dict, path: Path | None = None, name: str = "changes") -> dict[str, Any]:
+    """All settings with some of them changed, checked: what `load` gives if params.yaml said so.
+
+    Parameters
+    ----------
+    changes : dict
+        By section, and by kind or network below `features` and `model`: `{"features": {"kind": "lfcc"}}`.
+    path : pathlib.Path, optional
+        As in `load`.
+    name : str
+        Of whatever asks for the changes, for messages.
+
+    Returns
+    -------
+    dict
+        As `load`.
+
+    Raises
+    ------
+    UserError
+        As `load`.
+
+    Examples
+    --------
+    >>> overlaid({"features": {"kind": "logspec", "logspec": {"n_bands": 40}}})["features"]["n_bands"]
+    40
+    """
+    settings = _checked(Params, merged(_raw(path), changes), (), name)
+    return {section: _chosen(section, value) for section, value in settings.items()}
+
+
+def merged(settings: dict, changes: dict) -> dict:
+    """Settings with changes laid over them, at any depth.
+
+    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    found = dict(settings)
+    for key, value in changes.items():
+        inner = settings.get(key)
+        found[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return found
+
+
+def _chosen(section: str, value: Any) -> Any:
+    """Of `features` and `model`, the settings of the kind and of the network that are chosen, all on one level."""
+    choice = {"features": "kind", "model": "name"}.get(section)
+    if choice is None:
+        return value
+    common = {key: setting for key, setting in value.items() if not isinstance(setting, dict)}
+    for part in value[choice].split("+"):
+        common |= value.get(part, {})
+    return common
+
+
+def _name(path: Path | None) -> str:
+    return path.name if path else "params.yaml"
+
+
+def _raw(path: Path | None) -> dict:
+    """What the file says. YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is text."""
+    path = path or paths.root() / "params.yaml"
+    try:
+        raw = YAML(typ="safe", pure=True).load(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except YAMLError as error:
+        raise UserError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path.name} must be sections of `key: value` lines")
+    return raw
+
+
+def _checked(schema, raw: Any, above: tuple, name: str) -> Any:
+    try:
+        checked = TypeAdapter(schema).validate_python(raw, strict=True)
+    except ValidationError as errors:
+        lines = [f"{name}: {_explain(error, above)}" for error in errors.errors()]
+        raise UserError("\n".join(lines)) from None
+    return checked.model_dump() if isinstance(checked, BaseModel) else checked
+
+
+def _explain(error: dict, above: tuple) -> str:
+    """One of pydantic's errors in the words of somebody who edits the file."""
+    where = (*above, *error["loc"])
+    key, value, kind = ".".join(map(str, where)), error["input"], error["type"]
+    if kind == "extra_forbidden":
+        return f"{key} is not a setting{_nearest(where[-1], _keys(where[:-1]))}"
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind in ("float_type", "int_type") and isinstance(value, str):
+        return f"{key}: '{value}' is text, not a number{_as_number(value)}"
+    if kind == "literal_error":
+        choices = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{key}: '{value}' is none of {', '.join(choices)}{_nearest(value, choices)}"
+    if kind == "model_type":
+        return f"{key} must hold `key: value` lines, not {value!r}"
+    if kind == "value_error":
+        return f"{key}: {error['ctx']['error']}"
+    return f"{key}: {value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _as_number(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    if not math.isfinite(number):
+        return ""
+    mantissa, e, exponent = text.lower().partition("e")
+    return f": write {mantissa if '.' in mantissa or not e else mantissa + '.0'}{e}{exponent} without quotes"
+
+
+def _keys(where: tuple) -> list[str]:
+    """Valid keys of a section."""
+    schema = Params
+    for key in where:
+        schema = schema.model_fields[key].annotation
+    return list(schema.model_fields)
+
+
+def _nearest(word: Any, choices) -> str:
+    found = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
+    return f": did you mean '{found[0]}'?" if found else f"; there are: {', '.join(choices)}"

@@ -1,0 +1,352 @@
+"""The routes. Everything that scores is `Detector.examine`; everything that refuses is a problem (problems.py)."""
+
+import asyncio
+from http import HTTPStatus
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Literal
+
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, Field
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from aasist_lib.detector import in_words
+from aasist_lib.serving import problems
+from aasist_lib.serving.bounds import Bounds
+from aasist_lib.serving.guard import PROTECTED, Guard
+from aasist_lib.serving.meters import Meters
+from aasist_lib.serving.problems import Problem
+from aasist_lib.serving.scoring import Gate, Scorer, Unscorable
+
+PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/recorder.js": "recorder.js"}
+MEDIA = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
+FIELD = "file"
+
+HASH = "b7a1c5e04f3d9c2a86e1f0d4738b5a6c9e2d1f4083b7c6a5d4e3f2a1b0c9d8e7"
+WINDOW_EXAMPLE = {"start": 0.0, "end": 4.2, "llr": 3.2}
+ANSWER_EXAMPLE = {
+    "policy": "equal_error",
+    "threshold": 0.3,
+    "model": {"network_sha256": HASH, "calibration_sha256": HASH[::-1]},
+    "files": [
+        {
+            "name": "voice.wav", "seconds": 4.2, "llr": 3.2, "decision": "bonafide", "meaning": in_words(3.2),
+            "windows": [WINDOW_EXAMPLE],
+        },
+        {"name": "notes.txt", "error": {"reason": "not-audio", "detail": "not audio: Format not recognised"}},
+    ],
+}  # fmt: skip
+
+
+class Hashes(BaseModel):
+    """Which detector it was: SHA-256 of what it was loaded from."""
+
+    network_sha256: str
+    calibration_sha256: str
+
+
+class Window(BaseModel):
+    """A stretch of a recording and its own score."""
+
+    start: float = Field(description="seconds from the recording's beginning")
+    end: float
+    llr: float
+
+
+class Scored(BaseModel):
+    """A recording with a score."""
+
+    name: str = Field(description="as it was sent")
+    seconds: float
+    llr: float = Field(description="natural-log likelihood ratio of bona fide speech to fakes; not a probability")
+    decision: Literal["bonafide", "spoof"] = Field(description="spoof where llr is below the threshold of the policy")
+    meaning: str = Field(description="what the number says, in words")
+    windows: list[Window]
+
+
+class Error(BaseModel):
+    """Why a recording has no score."""
+
+    reason: str
+    detail: str
+
+
+class NotScored(BaseModel):
+    """A recording without one."""
+
+    name: str
+    error: Error
+
+
+class Answer(BaseModel):
+    """What POST /v1/score gives; recordings in the order in which they were sent."""
+
+    policy: str
+    threshold: float
+    model: Hashes
+    files: list[Scored | NotScored]
+    model_config = {"json_schema_extra": {"examples": [ANSWER_EXAMPLE]}}
+
+
+class About(BaseModel):
+    """What GET /v1/model gives."""
+
+    model: Hashes
+    version: str = Field(description="of aasist")
+    policy: str = Field(description="the one that decides where a request names none")
+    thresholds: dict[str, float] = Field(description="of every policy, in natural-log units")
+    bounds: dict[str, int | float] = Field(description="what one request may ask for")
+
+
+class Health(BaseModel):
+    """What GET /healthz and GET /readyz give."""
+
+    status: Literal["ok"]
+
+
+def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, token: str | None = None) -> FastAPI:
+    """The service as an ASGI app.
+
+    Parameters
+    ----------
+    detector : aasist_lib.Detector
+    hashes : dict of str to str
+        network_sha256 and calibration_sha256 of that detector.
+    bounds : Bounds, optional
+    token : str, optional
+        What /v1/* then asks for, as `Authorization: Bearer TOKEN`.
+
+    Returns
+    -------
+    FastAPI
+        `app.state.gate` counts what runs and can be closed.
+    """
+    bounds = bounds or Bounds()
+    gate = Gate(bounds.max_requests)
+    meters = Meters(lambda: gate.count)
+    scorer = Scorer(detector, bounds)
+    version = metadata.version("aasist")
+    app = FastAPI(
+        title="aasist", version=version, docs_url=None, redoc_url=None, redirect_slashes=False,
+        # the log of this service is its own: FastAPI would send refused requests to whatever OpenTelemetry is set up
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        description="Tells bona fide human speech from deepfake speech: log-likelihood ratios and decisions.",
+    )  # fmt: skip
+    app.state.gate, app.state.scorer = gate, scorer
+    app.add_middleware(Guard, bounds=bounds, meters=meters, token=token)
+    problems.handle(app, meters.refused)
+    Policy = Literal[tuple(detector.thresholds)]
+    refusals = _refusals(401) if token else {}
+
+    @app.post(
+        "/v1/score",
+        response_model=Answer,
+        summary="Score recordings",
+        responses=refusals | _refusals(400, 408, 413, 415, 422, 429, 503),
+        openapi_extra={"requestBody": _body(bounds)},
+    )
+    async def score(request: Request, policy: Policy = detector.policy):
+        """One or several recordings, of any format that libsndfile reads, each as a part named `file`.
+
+        A single one that cannot be scored is refused; of several, it gets an entry with an `error`.
+        """
+        with gate.enter():
+            entries = await _answer(request, scorer, meters, policy)
+        return Answer(policy=policy, threshold=detector.thresholds[policy], model=hashes, files=entries)
+
+    @app.get("/v1/model", response_model=About, summary="Which detector this is", responses=refusals)
+    async def model():
+        """Hashes, thresholds and bounds."""
+        return About(
+            model=hashes, version=version, policy=detector.policy, thresholds=detector.thresholds, bounds=vars(bounds)
+        )
+
+    @app.get("/healthz", response_model=Health, summary="Whether the process lives")
+    async def healthz():
+        """Says ok as long as anything is said."""
+        return Health(status="ok")
+
+    @app.get("/readyz", response_model=Health, summary="Whether requests are welcome", responses=_refusals(503))
+    async def readyz():
+        """503 from SIGTERM on."""
+        if gate.closing:
+            raise Problem(503, "closing", "The service is being shut down.")
+        return Health(status="ok")
+
+    @app.get("/metrics", summary="Metrics in Prometheus's text format", response_class=Response,
+             responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})  # fmt: skip
+    async def metrics():
+        """Requests, latency, audio seconds, refusals by reason, requests in flight, memory and open files."""
+        return Response(meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    for path, name in PAGE.items():
+        content = resources.files("aasist_lib.serve").joinpath("page", name).read_bytes()
+        app.add_api_route(path, _constant(content, MEDIA[Path(name).suffix]), include_in_schema=False)
+    _describe(app, token)
+    return app
+
+
+async def _answer(request: Request, scorer: Scorer, meters: Meters, policy: str) -> list[Scored | NotScored]:
+    """Read the form, score file by file; refusals raise Problem."""
+    limit, reading = scorer.bounds.timeout, True
+    try:
+        async with asyncio.timeout(limit), _form(request, scorer.bounds) as form:
+            files = _files(form)
+            reading = False
+            return await _unless_gone(request, _score(files, scorer, meters, policy))
+    except TimeoutError:
+        if reading:
+            raise Problem(408, "upload-too-slow", f"The upload took longer than {limit:g} s.") from None
+        detail = f"Scoring took longer than {limit:g} s: send fewer or shorter recordings, or come back later."
+        raise Problem(503, "timeout", detail, {"Retry-After": "10"}) from None
+    except ClientDisconnect:
+        raise _client_gone() from None
+
+
+async def _score(files: list[UploadFile], scorer: Scorer, meters: Meters, policy: str) -> list[Scored | NotScored]:
+    entries = []
+    for file in files:
+        try:
+            found = await scorer.score(file.file)
+        except Unscorable as error:
+            if len(files) == 1:
+                raise error.problem() from None
+            meters.refused(error.reason)
+            entries.append(NotScored(name=file.filename, error=Error(reason=error.reason, detail=error.detail)))
+            continue
+        meters.scored(found.seconds)
+        entries.append(
+            Scored(
+                name=file.filename, seconds=found.seconds, llr=found.llr,
+                decision=scorer.detector.decide(found.llr, policy), meaning=in_words(found.llr),
+                windows=[Window(start=start, end=end, llr=llr) for start, end, llr in found.windows],
+            )
+        )  # fmt: skip
+    return entries
+
+
+async def _unless_gone(request: Request, work):
+    """Await work, but stop it when the client goes away; either way it is over when this returns."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise _client_gone()
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.wait({task, gone})
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":  # the body has been read: nothing else comes
+        pass
+
+
+def _client_gone() -> Problem:
+    return Problem(400, "client-gone", "The client went away.")  # for metrics: nobody reads it
+
+
+class _form:
+    """`Request.form` with its refusals as problems; closes the files, which lie in memory or have no name on disk."""
+
+    def __init__(self, request: Request, bounds: Bounds):
+        self.request, self.bounds = request, bounds
+
+    async def __aenter__(self):
+        kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "multipart/form-data":
+            raise Problem(415, "not-a-form", f"Send multipart/form-data, each recording as a part named {FIELD}.")
+        try:
+            form = await self.request.form(max_files=self.bounds.max_files, max_fields=0)
+            for _, file in form.multi_items():
+                file.filename.encode()  # by some charsets a name is no text, which no answer could hold
+            return form
+        except UnicodeError:
+            raise Problem(400, "malformed-form", "The names in the form cannot be read in its charset.") from None
+        except HTTPException as error:
+            if "Too many files" in error.detail:
+                detail = f"A request may have {self.bounds.max_files} files."
+                raise Problem(422, "too-many-files", detail) from None
+            if "Too many fields" in error.detail:
+                raise Problem(422, "not-a-file", "A part without a file name is no file.") from None
+            raise Problem(400, "malformed-form", "The form cannot be read.") from None
+
+    async def __aexit__(self, *_):
+        await self.request.close()
+
+
+def _files(form) -> list[UploadFile]:
+    if other := [name for name, _ in form.multi_items() if name != FIELD]:
+        raise Problem(422, "unknown-field", f"{len(other)} parts are not named {FIELD}.")
+    if not form:
+        raise Problem(422, "no-file", f"Send at least one recording, as a part named {FIELD}.")
+    return form.getlist(FIELD)
+
+
+def _constant(content: bytes, media_type: str):
+    async def give():
+        return Response(content, media_type=media_type)
+
+    return give
+
+
+def _body(bounds: Bounds) -> dict:
+    """OpenAPI's words for the form; the app reads it itself, to count it and to ask for the token before."""
+    file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "a recording"}
+    form = {
+        "type": "object",
+        "required": [FIELD],
+        "properties": {FIELD: {"type": "array", "items": file, "minItems": 1, "maxItems": bounds.max_files}},
+        "additionalProperties": False,
+    }
+    return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+
+
+REFUSALS = {
+    400: ("malformed-form", "The form cannot be read."),
+    401: ("token", "This service asks for a token: Authorization: Bearer TOKEN."),
+    408: ("upload-too-slow", "The upload took longer than 300 s."),
+    413: ("body-too-large", "A request may have 256 MiB."),
+    415: ("not-a-form", f"Send multipart/form-data, each recording as a part named {FIELD}."),
+    422: ("not-audio", "not audio: Format not recognised"),
+    429: ("busy", "64 requests are being scored, as many as are allowed at a time."),
+    503: ("closing", "The service is being shut down."),
+}
+
+
+def _refusals(*statuses: int) -> dict:
+    """OpenAPI's words for what a route may refuse."""
+    found = {}
+    for status in statuses:
+        reason, detail = REFUSALS[status]
+        title = HTTPStatus(status).phrase
+        example = problems.Details(title=title, status=status, reason=reason, detail=detail).model_dump()
+        content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
+        found[status] = {"description": title, "content": {problems.MEDIA_TYPE: content}}
+        if status in (429, 503):
+            found[status]["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+    return found
+
+
+def _describe(app: FastAPI, token: str | None) -> None:
+    """What FastAPI's own description lacks: the schema of problems, and the token."""
+    generate = app.openapi
+
+    def described() -> dict:
+        known = app.openapi_schema is not None
+        schema = generate()
+        if not known:
+            schema["components"]["schemas"]["Problem"] = problems.Details.model_json_schema()
+            if token:
+                schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+                for path, item in schema["paths"].items():
+                    if path.startswith(PROTECTED):
+                        for operation in item.values():
+                            operation["security"] = [{"token": []}]
+        return schema
+
+    app.openapi = described

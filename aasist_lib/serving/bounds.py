@@ -1,0 +1,85 @@
+"""What one request may ask for. Set as `aasist serve --max-files 5` or AASIST_MAX_FILES=5."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from aasist_lib.base.errors import UserError
+
+MEBI = 2**20
+
+
+def _bound(default, help: str):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """All that is bounded; a request beyond is refused with a reason and never answered in part.
+
+    >>> Bounds(max_files=2).max_files
+    2
+    """
+
+    max_body_mb: float = _bound(256.0, "size of a request's body, in MiB")
+    max_files: int = _bound(16, "files in a request")
+    max_seconds: float = _bound(7200.0, "duration of a recording")
+    max_unpacked_mb: float = _bound(4096.0, "size of a recording once decoded (4 bytes a sample and channel), in MiB")
+    max_requests: int = _bound(64, "requests to score at a time; more are told to come back (429)")
+    timeout: float = _bound(300.0, "seconds that a request may take, its upload included")
+    workers: int = _bound(os.cpu_count() or 1, "recordings scored at a time, a thread each")
+    grace: float = _bound(30.0, "seconds that running requests get to finish after SIGTERM")
+
+    def __post_init__(self):
+        for bound in dataclasses.fields(self):
+            if not 0 < getattr(self, bound.name) < math.inf:
+                raise UserError(f"{bound.name}: {getattr(self, bound.name)} is not a number above 0")
+
+    @property
+    def max_body(self) -> int:
+        """Bytes."""
+        return round(self.max_body_mb * MEBI)
+
+    @property
+    def max_unpacked(self) -> int:
+        """Bytes."""
+        return round(self.max_unpacked_mb * MEBI)
+
+
+def read(given: Mapping[str, object] | None = None, environment: Mapping[str, str] = os.environ) -> Bounds:
+    """Bounds as given, else as the environment says, else the defaults.
+
+    Parameters
+    ----------
+    given : values by name; None stands for "not given".
+    environment : AASIST_MAX_FILES and so on.
+
+    Raises
+    ------
+    UserError
+        A value is not a number above 0, or not a whole one where it must be.
+
+    >>> read({"max_files": 3}, {"AASIST_MAX_FILES": "4", "AASIST_MAX_SECONDS": "60"}).max_seconds
+    60.0
+    """
+    given = {name: value for name, value in (given or {}).items() if value is not None}
+    for bound in dataclasses.fields(Bounds):
+        name = variable(bound.name)
+        if bound.name not in given and environment.get(name):
+            try:
+                given[bound.name] = bound.type(environment[name])
+            except ValueError:
+                kind = "a whole number" if bound.type is int else "a number"
+                raise UserError(f"{name}: {environment[name]!r} is not {kind}") from None
+    return Bounds(**given)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a bound.
+
+    >>> variable("max_files")
+    'AASIST_MAX_FILES'
+    """
+    return f"AASIST_{name.upper()}"

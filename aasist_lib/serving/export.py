@@ -1,0 +1,359 @@
+"""A trained detector as one ONNX file: waveform in, log-likelihood ratio out, front-end and calibration included.
+
+The graph takes `waveform`, (batch, samples) float32 at the rate that its metadata names, and gives `llr`, (batch,), the
+calibrated natural-log likelihood ratio, and `score`, (batch,), the network's raw logit. Batch and samples are dynamic,
+from `detector.MIN_SECONDS` on. A waveform is one window: `Detector` cuts longer recordings, takes the mean of their
+scores and calibrates that. What else scoring needs stands in the file's metadata: see `metadata`.
+
+Spectra are products with matrices here, as a strided convolution, and no FFT: onnxruntime is quicker with them, and
+TensorRT has no operator for a discrete Fourier transform.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import math
+import tempfile
+import warnings
+from importlib import metadata as packages
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from ruamel.yaml import YAML
+from torch import Tensor, nn
+
+from aasist_lib import audio, calibration
+from aasist_lib.base import outputs
+from aasist_lib.base.errors import UserError
+from aasist_lib.detector import MIN_SECONDS, Detector, backends
+from aasist_lib.features.bands import lowest
+from aasist_lib.features.spectra import Spectrum
+from aasist_lib.features.windows import WINDOW_SECONDS
+from aasist_lib.models import aasist
+
+OPSET = 20  # the first with Gelu as one operator
+MOST_BYTES = 2**31 - 2**20  # a protocol buffer holds no more
+CLIPS = 100  # of dev, half of each class, from which int8 takes its ranges
+NAMES = ("llr", "score")
+IN_INT8 = ("Conv", "MaxPool", "Add", "Relu")
+
+
+class Products(nn.Module):
+    """Stands in for a `Spectrum`: the same decibels, by a convolution with its windowed sines and cosines."""
+
+    def __init__(self, spectrum: Spectrum):
+        super().__init__()
+        size = spectrum.n_fft
+        self.half, self.hop_length, self.finish = size // 2, spectrum.hop_length, spectrum.finish
+        window = torch.hann_window(size, dtype=torch.float64)
+        angles = 2 * math.pi / size * torch.outer(torch.arange(self.half + 1), torch.arange(size)).double()
+        sines = angles.sin()[1 : (size + 1) // 2]  # the first is 0, and of an even size the last
+        self.missing = (1, self.half - len(sines))
+        kernels = window * torch.cat([angles.cos(), sines])
+        self.register_buffer("kernels", kernels.float()[:, None])  # (bins' cosines then sines, 1, size)
+        filters = torch.zeros(self.half + 1, sum(getattr(spectrum, name).shape[1] for name, _ in spectrum._blocks))
+        first = 0
+        for name, bins in spectrum._blocks:
+            block = getattr(spectrum, name)
+            filters[bins, first : first + block.shape[1]] = block
+            first += block.shape[1]
+        self.register_buffer("filters", filters.T[None].contiguous())  # (1, bands, bins)
+
+    def dense(self, waveforms: Tensor) -> Tensor:
+        """(batch, samples) to (batch, frames, coefficients), as `Bands.dense`."""
+        padded = nn.functional.pad(waveforms, (self.half, self.half))[:, None]
+        squares = nn.functional.conv1d(padded, self.kernels, stride=self.hop_length).square()
+        real, imaginary = squares[:, : self.half + 1], squares[:, self.half + 1 :]
+        power = (self.filters @ (real + nn.functional.pad(imaginary, (0, 0, *self.missing)))).transpose(1, 2)
+        return self.finish(torch.maximum(power, lowest(power.amax((1, 2), keepdim=True))).log10())
+
+
+class Bend(nn.Module):
+    """An isotonic calibration: one step for every two knots that follow one another, of which the share passed counts.
+
+    >>> bend = Bend(calibration.Isotonic((0.0, 1.0, 3.0), (-2.0, 0.0, 2.0)))
+    >>> bend(torch.tensor([-9.0, 0.5, 2.0, 9.0]))
+    tensor([-2., -1.,  1.,  2.])
+    """
+
+    def __init__(self, fit: calibration.Isotonic):
+        super().__init__()
+        self.lowest = fit.llrs[0]
+        at, llrs = torch.tensor(fit.scores, dtype=torch.float64), torch.tensor(fit.llrs, dtype=torch.float64)
+        for name, values in (("at", at[:-1]), ("per", 1 / at.diff()), ("steps", llrs.diff())):
+            self.register_buffer(name, values.float())
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """(batch,) logits to (batch,) LLRs."""
+        return self.lowest + (((scores[:, None] - self.at) * self.per).clamp(0, 1) * self.steps).sum(1)
+
+
+class Whole(nn.Module):
+    """Waveforms to LLRs and raw scores, in operations that can be traced: (batch, samples) to (batch,) and (batch,)."""
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.front_end = copy.deepcopy(detector.front_end)
+        transform = self.front_end.transform
+        if isinstance(transform, Spectrum):
+            self.front_end.transform = Products(transform)
+        elif hasattr(transform, "transforms"):  # a stack
+            for at, part in enumerate(transform.transforms):
+                if isinstance(part, Spectrum):
+                    transform.transforms[at] = Products(part)
+        self.network = copy.deepcopy(detector.network)
+        self.repeats = math.ceil(aasist.SAMPLES / MIN_SECONDS / detector.sample_rate)
+        fit = detector.calibrated
+        self.calibrated = Bend(fit) if isinstance(fit, calibration.Isotonic) else None
+        self.line = None if self.calibrated else (fit.scale, fit.offset)
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.network, aasist.AASIST):
+            # it repeats what is short, by a count that cannot be traced: here the shortest's, of which it is cut
+            waveform = waveform[:, : aasist.SAMPLES].repeat(1, self.repeats)[:, : aasist.SAMPLES]
+        score = self.network(self.front_end.dense(waveform).transpose(1, 2))
+        return (self.calibrated(score) if self.calibrated else self.line[0] * score + self.line[1]), score
+
+
+def export(detector: Detector, output: Path, *, about: dict[str, str] | None = None, clips=None) -> int:
+    """Write a detector as one ONNX file, whole or not at all.
+
+    Parameters
+    ----------
+    detector : Detector
+        Of a detector's folder.
+    output : path
+    about : dict of str to str, optional
+        More for the file's metadata: `provenance` of the project that it comes from.
+    clips : iterable of path, optional
+        Recordings of dev. With them the network's convolutions are of 8-bit numbers: see `in_int8`.
+
+    Returns
+    -------
+    int
+        Bytes that were written.
+
+    Raises
+    ------
+    UserError
+        The network or front-end cannot be exported, and which; or the file cannot be written.
+    """
+    made = graph(detector)
+    if clips is not None:
+        made = in_int8(made, clips, detector.sample_rate)
+    held = metadata(detector) | (about or {}) | {"numbers": "float32" if clips is None else "int8"}
+    onnx.helper.set_model_props(made, held)
+    onnx.checker.check_model(made)
+    content = made.SerializeToString()
+    with outputs.whole(output) as beside:
+        beside.write_bytes(content)
+    return len(content)
+
+
+def graph(detector: Detector) -> onnx.ModelProto:
+    """The graph of a detector in float32, without metadata; UserError if it cannot be exported."""
+    if not isinstance(detector.backend, backends.Torch):
+        raise UserError("an ONNX file is exported already: name the folder of a detector")
+    kind, name = detector.about["features"].get("kind", "mfcc"), detector.about.get("model", {}).get("name", "")
+    refused = f"features.kind: {kind} with model.name: {name} cannot be exported"
+    whole = Whole(detector).eval()
+    size = sum(tensor.nbytes for tensor in (*whole.parameters(), *whole.buffers()))
+    if size > MOST_BYTES:
+        raise UserError(f"{refused}: its {size / 2**30:.1f} GiB of weights are more than one ONNX file holds")
+    least = math.ceil(MIN_SECONDS * detector.sample_rate)
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=least)}
+    said = logging.getLogger("torch.onnx").level, logging.getLogger("torch.export").level
+    for logger in ("torch.onnx", "torch.export"):  # on libraries that are not there, and conversions between opsets
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            made = torch.onnx.export(
+                whole,
+                (torch.zeros(2, 2 * least),),
+                input_names=["waveform"],
+                output_names=list(NAMES),
+                opset_version=OPSET,
+                dynamo=True,
+                dynamic_shapes=(sizes,),
+                verbose=False,
+            ).model_proto
+    except Exception as error:  # whatever the exporter meets: which network it was says more than its stack
+        while error.__cause__:
+            error = error.__cause__
+        raise UserError(f"{refused} ({' '.join(str(error).split())[:150]})") from None
+    finally:
+        for logger, level in zip(("torch.onnx", "torch.export"), said, strict=True):
+            logging.getLogger(logger).setLevel(level)
+    return made
+
+
+def metadata(detector: Detector) -> dict[str, str]:
+    """What an ONNX file says of its detector, beside what `provenance` knows.
+
+    Returns
+    -------
+    dict of str to str
+        `format`, which `backends.Onnx` asks for; `version` of this package; `sample_rate` in Hz; `min_seconds` and
+        `window_seconds`; `policy`; and as JSON `features`, `model`, `calibration`, `thresholds` of all policies.
+        `settings` is a hash of all that network.json says and of the calibration, `weights` one of the network's.
+    """
+    backend, fit = detector.backend, detector.calibrated.to_dict()
+    weights = hashlib.sha256()
+    for name, tensor in sorted(backend.network.state_dict().items()):
+        weights.update(name.encode() + tensor.numpy().tobytes())
+    plain = {
+        "format": backends.FORMAT,
+        "version": packages.version("aasist"),
+        "sample_rate": str(detector.sample_rate),
+        "min_seconds": str(MIN_SECONDS),
+        "window_seconds": str(backend.window_seconds),
+        "policy": detector.policy,
+        "settings": hashlib.sha256(_json([backend.about, fit]).encode()).hexdigest(),
+        "weights": weights.hexdigest(),
+    }
+    parts = {"features": backend.about["features"], "model": backend.about.get("model", {})}
+    parts |= {"calibration": fit, "thresholds": detector.thresholds}
+    return plain | {name: _json(part) for name, part in parts.items()}
+
+
+def provenance(folder: Path) -> dict[str, str]:
+    """Which data a detector's folder comes from, as the project around it says.
+
+    Parameters
+    ----------
+    folder : path
+        Of the detector.
+
+    Returns
+    -------
+    dict of str to str
+        `data`, DVC's hash of what the features were extracted from (dvc.lock, else data.dvc); {} where there is none.
+    """
+    for root in Path(folder).absolute().parents:
+        if (root / "dvc.lock").is_file():
+            stages = YAML(typ="safe").load(root / "dvc.lock").get("stages") or {}
+            found = [dep.get("md5") for dep in stages.get("extract", {}).get("deps", []) if dep.get("path") == "data"]
+            if found and found[0]:
+                return {"data": found[0]}
+        if (root / "data.dvc").is_file():
+            (out,) = YAML(typ="safe").load(root / "data.dvc")["outs"]
+            return {"data": out["md5"]} if "md5" in out else {}
+    return {}
+
+
+def project_clips() -> list[Path]:
+    """`dev_clips` of the project's data/; UserError without a project or its data."""
+    from aasist_lib import corpora, params
+    from aasist_lib.base import paths
+
+    root = paths.root()
+    table, _ = corpora.from_settings(root / "data", params.read("corpus", root / "params.yaml"))
+    return dev_clips(table, root / "data")
+
+
+def dev_clips(table, root: Path, count: int = CLIPS) -> list[Path]:
+    """Recordings of dev, evenly over it, as many of each class where there are so many.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `corpora.read` gives it.
+    root : path
+        Folder that its paths are relative to.
+    count : int
+
+    Raises
+    ------
+    UserError
+        There are none.
+    """
+    dev = table[table["split"] == "dev"]
+    found = []
+    for _, rows in dev.groupby("label", sort=True):
+        at = np.unique(np.linspace(0, len(rows) - 1, count // 2).astype(int))
+        found += [Path(root) / path for path in rows["path"].iloc[at]]
+    if not found:
+        raise UserError("--int8: there are no recordings of dev, from which the ranges of numbers are taken")
+    return found
+
+
+def in_int8(made: onnx.ModelProto, clips, sample_rate: int) -> onnx.ModelProto:
+    """The network's convolutions, and what lies between them, in 8-bit numbers whose ranges are as `clips` have them.
+
+    Spectra, attention, pooling and calibration stay in float32: they lose more by it than they gain. Weights are
+    symmetric around 0, by output channel; activations, most of them after a rectifier, are not.
+
+    Parameters
+    ----------
+    made : ModelProto
+        Of `graph`.
+    clips : iterable of path
+    sample_rate : int
+        In Hz.
+
+    Raises
+    ------
+    UserError
+        No clip can be used, or nothing in the network can be in 8 bits.
+    """
+    from onnxruntime import quantization
+    from onnxruntime.quantization import shape_inference
+
+    waveforms = iter([{"waveform": waveform[None]} for waveform in _first_windows(clips, sample_rate)])
+
+    class Reader(quantization.CalibrationDataReader):
+        def get_next(self):
+            return next(waveforms, None)
+
+    others = {node.name for node in made.graph.node if "/network: " not in _origin(node)}
+    with tempfile.TemporaryDirectory() as folder:
+        first, ready, done = (str(Path(folder) / name) for name in ("a.onnx", "b.onnx", "c.onnx"))
+        onnx.save(made, first)
+        # batch normalisation goes into the convolutions before it, so that one rounding is left of two
+        shape_inference.quant_pre_process(first, ready, skip_symbolic_shape=True)
+        chosen = {node.name: node.op_type for node in onnx.load(ready).graph.node if node.op_type in IN_INT8}
+        chosen = {name: kind for name, kind in chosen.items() if name not in others}
+        if "Conv" not in chosen.values():
+            raise UserError("--int8: this network has no convolutions, which alone are in 8-bit numbers")
+        quantization.quantize_static(
+            ready,
+            done,
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            nodes_to_quantize=list(chosen),
+            op_types_to_quantize=list(IN_INT8),
+            extra_options={"WeightSymmetric": True},
+        )
+        return onnx.load(done)
+
+
+def _first_windows(clips, sample_rate: int) -> list[np.ndarray]:
+    """What a detector would score first of each clip, (samples,) each; those that cannot be used left out."""
+    found = []
+    for path in clips:
+        try:
+            found.append(next(audio.read_windows(path, sample_rate, WINDOW_SECONDS)))
+        except audio.BadAudio:
+            continue
+    found = [waveform for waveform in found if len(waveform) >= MIN_SECONDS * sample_rate]
+    if not found:
+        raise UserError("--int8: none of the recordings of dev can be used")
+    return found
+
+
+def _origin(node) -> str:
+    """Which module a node was made of, as the exporter says."""
+    return next((x.value for x in node.metadata_props if x.key == "namespace"), "")
+
+
+def _json(value) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,136 @@
+"""Around every request: who may ask, how much may be sent, headers that browsers heed, one line in the log, metrics."""
+
+import asyncio
+import hmac
+import logging
+import time
+import traceback
+
+from starlette.datastructures import Headers
+
+from aasist_lib.serving.bounds import MEBI, Bounds
+from aasist_lib.serving.meters import Meters
+from aasist_lib.serving.problems import Problem, crashed
+
+log = logging.getLogger("aasist.serve")
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Cache-Control": "no-store",
+}
+RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+PROTECTED = "/v1/"
+DISCARD, DISCARD_SECONDS = 16 * MEBI, 2.0
+
+
+class Guard:
+    """ASGI middleware. Pure ASGI: what is around `Request` in Starlette would hide that a client went away."""
+
+    def __init__(self, app, bounds: Bounds, meters: Meters, token: str | None = None):
+        self.app, self.bounds, self.meters = app, bounds, meters
+        self.token = token.encode() if token else None
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started, answer = time.perf_counter(), {"status": 0}
+        body = Body(receive, self.bounds)
+
+        async def answering(message):
+            if message["type"] == "http.response.start":
+                answer["status"] = message["status"]
+                message["headers"] = [*message["headers"], *RAW_HEADERS]
+                if not await body.discarded(Headers(scope=scope)):  # or uvicorn would go on reading it
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        try:
+            await self._checked(scope, body, answering)
+        except Exception as error:
+            # frames alone: a message may hold a name or a piece of the request
+            frames = [f"{f.filename.rpartition('/')[2]}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
+            log.error("%s at %s", type(error).__name__, " > ".join(frames))
+            if not answer["status"]:
+                self.meters.refused("internal")
+                await crashed().response()(scope, receive, answering)
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "other")  # never the address asked for: it may say anything
+            self.meters.answered(scope["method"], route, answer["status"], seconds)
+            log.info("%s %s %s %.3f s", self.meters.method(scope["method"]), route, answer["status"] or "gone", seconds)
+
+    async def _checked(self, scope, body: "Body", answering) -> None:
+        try:
+            headers = Headers(scope=scope)
+            if self.token and scope["path"].startswith(PROTECTED):
+                self._check_token(headers)
+            body.check_promise(headers)
+        except Problem as problem:
+            self.meters.refused(problem.reason)
+            await problem.response()(scope, body.receive, answering)
+        else:
+            await self.app(scope, body.receive, answering)
+
+    def _check_token(self, headers: Headers) -> None:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self.token):
+            detail = "This service asks for a token: Authorization: Bearer TOKEN."
+            raise Problem(401, "token", detail, {"WWW-Authenticate": "Bearer"})
+
+
+class Body:
+    """A request's body, counted as it comes."""
+
+    def __init__(self, receive, bounds: Bounds):
+        self._receive, self.bounds = receive, bounds
+        self.size, self.ended = 0, False
+
+    def check_promise(self, headers: Headers) -> None:
+        """Refuse what says itself that it is too large."""
+        promised = headers.get("content-length", "0")
+        if promised.isdecimal() and int(promised[:20]) > self.bounds.max_body:
+            raise self._too_large()
+
+    async def receive(self):
+        """ASGI's receive; raises Problem where the body gets too large."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self.size += len(message.get("body", b""))
+            self.ended = not message.get("more_body", False)
+            if self.size > self.bounds.max_body:
+                raise self._too_large()
+        else:
+            self.ended = True
+        return message
+
+    def _too_large(self) -> Problem:
+        return Problem(413, "body-too-large", f"A request may have {self.bounds.max_body_mb:g} MiB.")
+
+    async def discarded(self, headers: Headers) -> bool:
+        """Take a little of what a refused client still sends: many read no answer before they have sent all.
+
+        Returns
+        -------
+        bool
+            Whether that was all of it.
+        """
+        if self.ended or not {"content-length", "transfer-encoding"} & set(headers):
+            return True
+        if headers.get("expect"):  # this one waits to be asked
+            return False
+        size = 0
+        try:
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while not self.ended and size < DISCARD:
+                    message = await self._receive()
+                    size += len(message.get("body", b""))
+                    self.ended = not message.get("more_body", False)
+        except TimeoutError:
+            pass
+        return self.ended

@@ -1,0 +1,175 @@
+"""`aasist serve`: a detector, a socket, and uvicorn around the app."""
+
+import hashlib
+import io
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from aasist_lib.base.errors import UserError
+from aasist_lib.serving.bounds import Bounds
+
+TOKEN = "AASIST_TOKEN"
+
+
+def build(detector: str | Path, bounds: Bounds, token: str | None):
+    """Load a detector, try it, and make the app around it.
+
+    Parameters
+    ----------
+    detector : folder, or ONNX file.
+    bounds : Bounds
+    token : str or None
+
+    Returns
+    -------
+    FastAPI
+
+    Raises
+    ------
+    UserError
+        It cannot be loaded or does not score, or the extra `serve` is not installed.
+    """
+    try:
+        from aasist_lib.serving.app import create_app
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f'the service needs {error.name}: in a checkout of the project, pip install ".[serve]"'
+        ) from None
+    from aasist_lib.detector import Detector
+
+    quiet()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # recordings run side by side, a thread each
+    loaded = Detector.load(detector)
+    app = create_app(loaded, hashes(detector), bounds, token)
+    _try_out(app)
+    return app
+
+
+def _try_out(app) -> None:
+    """Score two seconds of faint noise in a thread of the pool: what is broken shows now, and the first request waits
+    for no library."""
+    file = io.BytesIO()
+    soundfile.write(file, np.random.default_rng(0).normal(0, 0.01, 32000), 16000, format="WAV")
+    app.state.scorer.pool.submit(app.state.scorer.examine, file).result()
+
+
+def hashes(detector: str | Path) -> dict[str, str]:
+    """SHA-256 of a detector's weights and of its calibration; of an ONNX file, which holds both, twice the same.
+
+    Returns
+    -------
+    dict of str to str
+        `network_sha256` and `calibration_sha256`.
+    """
+    detector = Path(detector)
+    network, calibration = detector, detector
+    if detector.is_dir():
+        network, calibration = detector / "network.safetensors", detector / "calibration.json"
+    found = {}
+    for name, path in (("network", network), ("calibration", calibration)):
+        with open(path, "rb") as file:
+            found[f"{name}_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def token(file: str | None = None) -> str | None:
+    """The token from a file, else from the environment, else None.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read or holds nothing.
+    """
+    if file is None:
+        return os.environ.get(TOKEN, "").strip() or None
+    try:
+        found = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--token-file: {file} cannot be read ({getattr(error, 'strerror', error)})") from None
+    if not found:
+        raise UserError(f"--token-file: {file} is empty")
+    return found
+
+
+def quiet() -> None:
+    """Leave libraries' logs out where they repeat pieces of a request."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    logging.getLogger("mangum.http").setLevel(logging.CRITICAL)
+
+
+def serve(detector: str | Path, host: str, port: int, bounds: Bounds, token: str | None) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is running.
+
+    Parameters
+    ----------
+    detector : folder, or ONNX file.
+    host : address to listen on.
+    port : 0 for any that is free; what was taken is printed.
+    bounds : Bounds
+    token : str or None
+
+    Raises
+    ------
+    UserError
+        As `build`; or the address cannot be had.
+    """
+    listener = _bind(host, port)
+    app = build(detector, bounds, token)
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Keeps listening until what runs is finished, so that /readyz can say that this is the end."""
+
+        deadline = None
+
+        async def startup(self, sockets=None):
+            await super().startup(sockets)
+            _say_where(listener, token)
+
+        def handle_exit(self, sig, frame):
+            if self.deadline is not None and sig == signal.SIGINT:  # Ctrl-C once more
+                self.force_exit = True
+            self.deadline = self.deadline or time.monotonic() + bounds.grace
+            app.state.gate.closing = True
+
+        async def on_tick(self, counter):
+            if self.deadline and (self.force_exit or not app.state.gate.count or time.monotonic() > self.deadline):
+                self.should_exit = True
+            return await super().on_tick(counter)
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none", proxy_headers=False,
+        timeout_graceful_shutdown=5,
+    )  # fmt: skip
+    Server(config).run([listener])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Take the address, so that one already taken is told before anything is loaded; uvicorn listens later."""
+    taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((host, port))
+    except (OSError, OverflowError) as error:
+        taken.close()
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"--host {host} --port {port}: cannot listen there ({why})") from None
+    return taken
+
+
+def _say_where(listener: socket.socket, token: str | None) -> None:
+    host, port = listener.getsockname()[:2]
+    print(f"aasist: serving on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
+    if token is None and not (host.startswith("127.") or host == "::1"):
+        said = f"anyone who reaches that address may use it: --token-file or {TOKEN} asks for a token"
+        print(f"aasist: {said}", file=sys.stderr, flush=True)

@@ -1,0 +1,167 @@
+"""Recordings to scores, in threads beside the event loop: `Detector.examine`, and what must be asked before it."""
+
+import asyncio
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import soundfile
+
+from aasist_lib import audio
+from aasist_lib.base.errors import UserError
+from aasist_lib.serving.bounds import Bounds
+from aasist_lib.serving.problems import Problem
+
+# A block of a recording is decoded at once, and resampled at once: many channels or a tiny rate would make it huge.
+CHANNELS = 32
+RATES = (1000, 1_000_000)  # Hz
+SAMPLE = 4  # bytes of a decoded one
+TOO_LARGE = {"too-long", "too-large"}  # reasons, answered with 413
+
+
+class Unscorable(Exception):
+    """A recording that gets no score.
+
+    Attributes
+    ----------
+    reason : a word for programs.
+    detail : a sentence for people; without the recording's name.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason)
+        self.reason, self.detail = reason.replace(" ", "-"), detail
+
+    def problem(self) -> Problem:
+        """For a request of this recording alone."""
+        status = 413 if self.reason in TOO_LARGE else 422
+        return Problem(status, self.reason, self.detail)
+
+
+class Stopped(Exception):
+    """Nobody waits for this score any more."""
+
+
+class Scorer:
+    """A detector and the threads that it runs in.
+
+    Parameters
+    ----------
+    detector : aasist_lib.Detector
+    bounds : Bounds
+    """
+
+    def __init__(self, detector, bounds: Bounds):
+        self.detector, self.bounds = detector, bounds
+        self.pool = ThreadPoolExecutor(bounds.workers, "score", _one_thread)
+
+    async def score(self, file: BinaryIO):
+        """Score a recording in a thread; cancelled, it stops at the next window, and then nobody reads `file` any more.
+
+        Parameters
+        ----------
+        file : binary file object that can seek.
+
+        Returns
+        -------
+        detector.Examined
+
+        Raises
+        ------
+        Unscorable
+        """
+        stop = threading.Event()
+        job = self.pool.submit(self.examine, file, stop)
+        done = asyncio.wrap_future(job)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            stop.set()
+            if not job.cancel():
+                await asyncio.wait([done])
+                done.exception()  # or asyncio would tell that nobody asked for it
+            raise
+
+    def examine(self, file: BinaryIO, stop: threading.Event | None = None):
+        """Score a recording here and now; as `score`."""
+
+        def on_window(*_):
+            if stop and stop.is_set():
+                raise Stopped
+
+        on_window()
+        try:
+            return self.detector.examine(Steady(file), max_seconds=self._most_seconds, on_window=on_window)
+        except audio.BadAudio as error:
+            said = f"{error.reason}: {error.detail}" if error.detail else error.reason
+            raise Unscorable(error.reason, said) from None
+        except UserError as error:
+            raise Unscorable("unscorable", str(error)) from None
+
+    def _most_seconds(self, header: soundfile.SoundFile) -> float:
+        """How long this recording may be, by its header; raises Unscorable where that says enough."""
+        channels, rate, frames = header.channels, header.samplerate, header.frames
+        if channels > CHANNELS:
+            raise Unscorable("too large", f"{channels} channels, and {CHANNELS} are allowed")
+        if not RATES[0] <= rate <= RATES[1]:
+            raise Unscorable("unusual rate", f"{rate} Hz, and {RATES[0]} to {RATES[1]} are allowed")
+        size = channels * SAMPLE
+        if self.bounds.max_unpacked < frames * size and frames < audio.UNKNOWN_FRAMES:
+            raise Unscorable("too large", f"decoded, more than the {self.bounds.max_unpacked_mb:g} MiB allowed")
+        return min(self.bounds.max_seconds, self.bounds.max_unpacked / size / rate)
+
+
+class Steady:
+    """A file object that libsndfile can ask for places that are not there, as it does with broken headers.
+
+    A plain one raises, which cffi prints with a trace and libsndfile never hears of.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.read, self.readinto, self.tell = file.read, file.readinto, file.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of a file; a place that cannot be leaves it where it is."""
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return self._file.tell()
+
+
+class Gate:
+    """Counts requests that are being read or scored, and turns away what is too many.
+
+    Attributes
+    ----------
+    count : int
+    closing : bool
+        Set when the service is to end: nothing new comes in.
+    """
+
+    def __init__(self, most: int):
+        self.most, self.count, self.closing = most, 0, False
+
+    @contextmanager
+    def enter(self):
+        """Hold a place; raises Problem (429, or 503 while closing)."""
+        if self.closing:
+            raise Problem(
+                503, "closing", "The service is being shut down.", {"Retry-After": "5", "Connection": "close"}
+            )
+        if self.count >= self.most:
+            detail = f"{self.count} requests are being scored, as many as are allowed at a time."
+            raise Problem(429, "busy", detail, {"Retry-After": "1"})
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+
+
+def _one_thread() -> None:
+    """Recordings run side by side, each in its own thread: more of them within one would only wait for each other."""
+    if torch := sys.modules.get("torch"):  # not there where the detector is an ONNX file
+        torch.set_num_threads(1)

@@ -1,0 +1,688 @@
+"""Features on disk, or the waveforms to make them from: written by several processes, memory-mapped when read.
+
+A store is a folder, here or at a URL that fsspec serves, of
+
+- `shard-00000.npy` and so on, utterances one after another: float32, or float16 where the front-end says
+  so, (frames, coefficients), of features; int16, (samples, 1), of waveforms, each with full scale at 32,768;
+- `index.arrow`: a row for each utterance, with the columns of the table of utterances, then `shard`, `start` and
+  `frames` (where its frames lie) and `seconds`; see `aasist_lib.indexes`;
+- `rejected.csv`: `utt_id, path, reason, detail` of the recordings that could not be used;
+- `meta.json`: what it `holds`, the settings of the features, `coefficients`, `channels`, the `checksums` of the index
+  and of every shard, and the version of this layout.
+
+Features are quick to train from, again and again. Waveforms take half the room of the default features or less, and can
+be changed at random in training before features are made of them.
+
+A shard holds a fixed run of the table's rows, and its bytes depend on nothing else: any number of processes, killed
+and started again any number of times, writes the same store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import mmap
+import os
+import re
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from aasist_lib import audio, corpora, features
+from aasist_lib.augment import vocoders
+from aasist_lib.base import provenance
+from aasist_lib.base.errors import UserError, tells_of_full_disk
+from aasist_lib.base.jobs import keep_memory
+from aasist_lib.base.workers import in_processes, on_a_cluster
+from aasist_lib.corpora.copies import made_here, with_copies
+from aasist_lib.store import indexes
+from aasist_lib.store.folders import Folder
+from aasist_lib.store.indexes import PLACE
+
+VERSION = 2  # of the layout on disk; 1 had its index as text, and no checksums
+NEEDED = ["utt_id", "path", "label", "split"]
+HOLDS = ("features", "waveforms")
+FULL_SCALE = 2**15  # of waveforms
+NUMBERS = {"float32": "<f4", "float16": "<f2"}
+HEADER = 256  # bytes in which the header of a shard surely ends
+REJECTED = ["utt_id", "path", "reason", "detail"]
+BATCH_SECONDS = 80  # of audio that go through the front-end together; a longer recording goes alone
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an extraction came to.
+
+    Attributes
+    ----------
+    utterances, rejected : int
+        Recordings in the store, and set aside.
+    seconds : float
+        Of audio in the store.
+    splits : dict
+        split -> label -> {"utterances", "seconds"}.
+    copies : int
+        Made of the recordings; they are in none of the other numbers.
+    """
+
+    utterances: int
+    rejected: int
+    seconds: float
+    splits: dict
+    copies: int = 0
+
+    def to_dict(self) -> dict:
+        """For metrics/tables/extract.json."""
+        return {
+            "utterances": self.utterances, "rejected": self.rejected, "copies": self.copies, "seconds": self.seconds,
+            "splits": self.splits,
+        }  # fmt: skip
+
+
+@tells_of_full_disk("folder")
+def extract(
+    table: pd.DataFrame,
+    audio_root,
+    folder,
+    features: dict,
+    *,
+    holds: str = "features",
+    copies: int = 0,
+    workers: int = 1,
+    min_seconds: float = 0.25,
+    max_bad_fraction: float = 0.01,
+    compute: dict | None = None,
+) -> Summary:
+    """Compute the features of a corpus into the store `folder`, or put its waveforms there.
+
+    The work goes on in `<folder>.partial`, which replaces `folder` when it is complete. Killed and called again, it
+    goes on from the last complete shard, unless the table, the settings, a recording (size or time of change) or
+    this code are others than before: then it starts afresh. A shard whose checksum is not that of what was written is
+    written again. Of the corpus, memory holds the table alone; a process holds a few minutes of audio, or the longest
+    recording.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The table of utterances; `path` is relative to `audio_root`.
+    audio_root : path
+        Where the recordings are.
+    folder : path or str
+        Where the store shall be; with a URL that fsspec serves, elsewhere than on this machine.
+    features : dict
+        The section `features` of params.yaml, see `aasist_lib.features.build`.
+    holds : {"features", "waveforms"}
+        What it shall hold; of the kind `waveform`, which makes nothing of a waveform, always the second.
+    copies : int
+        How many copies of every real recording in train are added as fakes of the attack `resynthesis`, each by a
+        vocoder drawn at random (`vocoders.copied`); what is drawn depends on the copy's utt_id alone.
+    workers : int
+        Processes, one thread each; 1 works in this one.
+    min_seconds : float
+        Shorter recordings are set aside.
+    max_bad_fraction : float
+        Share of the recordings that may be unusable.
+    compute : dict, optional
+        The section `compute` of params.yaml: where the processes are, by default here.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    UserError
+        If more recordings are unusable than allowed (how many, the first five with their reasons, and where the
+        list of all is; at the start, where so many are missing), if the table lacks a column, repeats an utt_id or
+        has a path that leaves `audio_root`, or if the settings are wrong.
+    """
+    from aasist_lib.base.progress import progress
+
+    if holds not in HOLDS:
+        raise UserError(f"extract.holds: '{holds}' is none of {', '.join(HOLDS)}")
+    holds = "waveforms" if features.get("kind") == "waveform" else holds
+    audio_root, folder = Path(audio_root), Folder(folder)
+    front_end = build(features)
+    _check(table, audio_root)
+    table = with_copies(table, copies)
+    partial = folder.beside(".partial")
+    states = _states(table, audio_root)
+    own = ~made_here(table)
+    _check_missing(table[own], states[own], max_bad_fraction)
+    _start_or_go_on(partial, _key(table, states, [features, holds], min_seconds))
+    made, size = made_here(table), rows_per_shard(len(table))
+
+    def job(number: int) -> Job:
+        rows = slice(number * size, (number + 1) * size)
+        names = (table[name].iloc[rows].tolist() for name in ("utt_id", "path"))
+        return Job(number, *names, made[rows].tolist(), audio_root, partial, features, min_seconds, holds)
+
+    numbers = range(math.ceil(len(table) / size))
+    waiting = [number for number in numbers if not _is_done(partial, number)]
+    with progress(total=len(table), desc="extract", unit="recording") as bar:
+        bar.skip(len(table) - sum(len(made[number * size : (number + 1) * size]) for number in waiting))
+        for done in _in_processes(map(job, waiting), min(workers, len(waiting)), compute if waiting else None):
+            bar.update(len(done.paths))
+
+    records = [_record(partial, number) for number in numbers]
+    sums = {shard_name(number): record.pop("checksum").iloc[0] for number, record in zip(numbers, records, strict=True)}
+    places = pd.concat(records, ignore_index=True)
+    del records
+    bad, table = (places["reason"] != "").to_numpy(), table.reset_index(drop=True)
+    of_corpus = ~made_here(table)  # what is wrong with a recording is not said again of its copies
+    asked = bad & of_corpus
+    rejected = pd.concat([table.loc[asked, ["utt_id", "path"]], places.loc[asked, ["reason", "detail"]]], axis=1)
+    partial.write("rejected.csv", rejected[REJECTED].to_csv(index=False))
+    total = int(of_corpus.sum())
+    if len(rejected) > max_bad_fraction * total or len(rejected) == total:
+        raise UserError(_too_many(rejected, total, max_bad_fraction, f"{partial}/rejected.csv"))
+    index = pd.concat([table, places[PLACE]], axis=1)
+    index = index[~bad] if bad.any() else index
+    indexes.write(partial, index)
+    meta = {
+        "version": VERSION,
+        "holds": holds,
+        "features": features,
+        "coefficients": front_end.coefficients,
+        "channels": front_end.channels,
+        "frame_rate": front_end.sample_rate / front_end.hop_length,
+        "checksums": {indexes.NAME: partial.checksum(indexes.NAME), **sums},
+    }
+    partial.write("meta.json", json.dumps(meta, indent=2, sort_keys=True) + "\n")
+    partial.remove("done")
+    partial.replace(folder)
+    return _summary(index, len(rejected))
+
+
+class Store:
+    """Features or waveforms on disk, read as memory-mapped arrays.
+
+    Parameters
+    ----------
+    folder : path or str
+        What `extract` wrote, here or at a URL that fsspec serves; from there, what is read is fetched when it is read.
+    features : dict, optional
+        Of a store of waveforms, other features to make of them than it was written for.
+
+    Attributes
+    ----------
+    folder : Path, or str of a URL
+    table : DataFrame
+        The index; row numbers are positions in it. It is mapped from its file: to change it, copy it.
+    holds : {"features", "waveforms"}
+    features : dict
+        The settings that the features were made with, or are to be made with.
+    coefficients, channels : int
+        Rows of a feature map, and how many groups of equal size they form.
+    frame_rate : float
+        Frames of a feature map a second.
+    rate : float
+        Of what it holds: frames, or samples, a second.
+
+    Raises
+    ------
+    UserError
+        If there is no store, or one of another version, or of features where others are asked for; when a shard is
+        read for the first time, if its bytes are not those that were written.
+    """
+
+    def __init__(self, folder, features: dict | None = None):
+        self._given, self._files = (folder, features), Folder(folder)
+        self.folder = self._files.path or self._files.url
+        try:
+            meta = json.loads(self._files.read("meta.json"))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.folder}/meta.json: missing, so this is no store; `dvc repro extract` makes one"
+            ) from None
+        if meta.get("version") not in (1, VERSION):
+            raise UserError(
+                f"{self.folder}: layout {meta.get('version')} of a store, this code reads {VERSION}; extract again"
+            )
+        self.table, self.checksums = indexes.read(self._files), meta.get("checksums", {})
+        self.holds, self.features = meta.get("holds", "features"), features or meta["features"]
+        if self.holds == "features":
+            if self.features != meta["features"]:
+                raise UserError(
+                    f"{self.folder} holds features of other settings, {meta['features']}, than {self.features}: "
+                    "extract again with these, or with extract.holds: waveforms"
+                )
+            self.front_end, self.coefficients, self.channels = None, meta["coefficients"], meta["channels"]
+            hops = self.features["sample_rate"] / self.features["hop_length"]
+            self.frame_rate = self.rate = meta.get("frame_rate", hops)  # some front-ends have a hop of their own
+        else:
+            if self.features["sample_rate"] != meta["features"]["sample_rate"]:
+                raise UserError(
+                    f"{self.folder} holds waveforms of {meta['features']['sample_rate']} Hz, not of "
+                    f"{self.features['sample_rate']} Hz: extract again with that features.sample_rate"
+                )
+            self.front_end = build(self.features)
+            self.coefficients, self.channels = self.front_end.coefficients, self.front_end.channels
+            self.frame_rate = self.front_end.sample_rate / self.front_end.hop_length
+            self.rate = float(self.front_end.sample_rate)
+        self._places = [self.table[name].to_numpy() for name in ("shard", "start", "frames")]
+        self._shards = {}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __reduce__(self):  # a process of its own maps the files itself: a pickled map is a copy of it
+        return Store, self._given
+
+    @property
+    def recordings(self) -> pd.DataFrame:
+        """The rows of `table` that the corpus has: without the copies that were made of its recordings."""
+        return self.table[~made_here(self.table)]
+
+    def select(self, split: str) -> np.ndarray:
+        """Row numbers of a split, ascending; empty if there are none."""
+        return np.flatnonzero((self.table["split"] == split).to_numpy())
+
+    def read(self, row: int, start: int = 0, frames: int | None = None) -> np.ndarray:
+        """What is held of an utterance, or `frames` frames of it from `start` on; of waveforms, so many samples.
+
+        Returns
+        -------
+        np.ndarray
+            (coefficients, frames) or (1, samples), float32, a copy; fewer where the utterance ends earlier.
+        """
+        shard, first, count = (int(column[row]) for column in self._places)
+        start = min(max(start, 0), count)
+        stop = count if frames is None else min(start + frames, count)
+        mapped = self._shard(shard)
+        held = np.array(mapped[first + start : first + stop].T, np.float32, order="C")
+        if isinstance(mapped, np.memmap):  # else all that was ever read would count as this process's memory
+            mapped._mmap.madvise(mmap.MADV_DONTNEED)
+        return held if self.holds == "features" else held / FULL_SCALE
+
+    def maps(self, held: torch.Tensor) -> torch.Tensor:
+        """Feature maps of a batch of what `read` gives: itself, or the front-end's.
+
+        Parameters
+        ----------
+        held : Tensor
+            (batch, coefficients, frames) or (batch, 1, samples).
+
+        Returns
+        -------
+        Tensor
+            (batch, coefficients, frames).
+        """
+        return held if self.front_end is None else self.front_end(held[:, 0])
+
+    def map(self, row: int) -> np.ndarray:
+        """Feature map of an utterance: (coefficients, frames), float32."""
+        return self.maps(torch.from_numpy(self.read(row))[None])[0].numpy()
+
+    def verify(self) -> None:
+        """Compare the index and every shard with their checksums; on this machine, a shard's first reading does, too.
+
+        Raises
+        ------
+        UserError
+            For the first file whose bytes are not those that were written.
+        """
+        for name in self.checksums:
+            self._verify(name)
+
+    def wrong_with(self, name: str) -> str:
+        """What is the matter with a file of the store, in words; empty where nothing is."""
+        wanted = self.checksums.get(name)  # older stores have none
+        try:
+            same = wanted is None or self._files.checksum(name) == wanted
+        except OSError as error:
+            return f"cannot be read ({error})"
+        return "" if same else "its bytes are not those that were written"
+
+    def _verify(self, name: str) -> None:
+        if wrong := self.wrong_with(name):
+            raise UserError(
+                f"{self.folder}/{name}: {wrong}; `python -m aasist_lib.pipeline mend {self.folder}` writes it again "
+                "from the recordings"
+            )
+
+    def _shard(self, number: int):
+        if number not in self._shards:
+            name = shard_name(number)
+            try:
+                if self._files.path:
+                    self._verify(name)
+                    self._shards[number] = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+                else:
+                    self._shards[number] = _Fetched(self._files, name)
+            except (OSError, EOFError, ValueError) as error:
+                raise UserError(f"{self.folder}/{name}: cannot be read ({error}); extract again") from None
+        return self._shards[number]
+
+
+def mend(folder, audio_root) -> list[str]:
+    """Write those shards of a store again, from the recordings, whose bytes are not those that were written.
+
+    Parameters
+    ----------
+    folder : path or str
+        What `extract` wrote.
+    audio_root : path
+        The recordings that it was written from.
+
+    Returns
+    -------
+    list of str
+        Their names.
+
+    Raises
+    ------
+    UserError
+        If a shard comes out with other bytes than it had, because recordings, the code or the processor are others
+        than then, or if it is the index that is damaged: then only extracting again helps.
+    """
+    from aasist_lib.base.progress import progress
+
+    opened, files = Store(folder), Folder(folder)
+    names = progress(opened.checksums, desc="check", unit="file")
+    damaged = [name for name in names if opened.wrong_with(name)]
+    if indexes.NAME in damaged:
+        raise UserError(f"{files}/{indexes.NAME}: {opened.wrong_with(indexes.NAME)}: extract again")
+    beside = files.beside(".mended.partial")
+    for name in progress(damaged, desc="write again", unit="file"):
+        rows = opened.table[opened.table["shard"] == int(re.sub(r"\D", "", name))]
+        names = (rows[column].tolist() for column in ("utt_id", "path"))
+        number, made = int(rows["shard"].iloc[0]), made_here(rows).tolist()
+        list(_here([Job(number, *names, made, Path(audio_root), beside, opened.features, 0.0, opened.holds)]))
+        if beside.checksum(name) != opened.checksums[name]:
+            beside.remove()
+            raise UserError(
+                f"{files}/{name}: {opened.wrong_with(name)}, and the recordings give other bytes now: extract again"
+            )
+        beside.move(name, files)
+    beside.remove()
+    return damaged
+
+
+class _Fetched:
+    """A shard of another machine: the frames of a slice are fetched when it is asked for."""
+
+    def __init__(self, files: Folder, name: str):
+        self.files, self.name = files, name
+        head = io.BytesIO(files.read(name, 0, HEADER))
+        np.lib.format.read_magic(head)
+        (_, self.width), _, self.kind = np.lib.format.read_array_header_1_0(head)
+        self.first, self.size = head.tell(), self.width * self.kind.itemsize
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop = (self.first + row * self.size for row in (rows.start, rows.stop))
+        return np.frombuffer(self.files.read(self.name, start, stop), self.kind).reshape(-1, self.width)
+
+
+def shard_name(number: int) -> str:
+    """
+    >>> shard_name(7)
+    'shard-00007.npy'
+    """
+    return f"shard-{number:05d}.npy"
+
+
+def record_name(number: int) -> str:
+    """Of what tells, while a store is written, that a shard is done."""
+    return f"done/{shard_name(number)}.csv"
+
+
+def rows_per_shard(utterances: int) -> int:
+    """How many rows of a table of so many a shard holds.
+
+    Enough shards to keep every process busy and to lose little to a kill, few enough for a large corpus.
+
+    >>> rows_per_shard(150), rows_per_shard(7000), rows_per_shard(2_000_000)
+    (16, 110, 1024)
+    """
+    return min(max(math.ceil(utterances / 64), 16), 1024)
+
+
+# What an extraction does before and after the work itself.
+
+
+def build(settings: dict):
+    """The front-end of these settings, for use without gradients."""
+    return features.build(settings).eval().requires_grad_(False)
+
+
+def _check(table: pd.DataFrame, audio_root: Path) -> None:
+    missing = [name for name in NEEDED if name not in table.columns]
+    if missing:
+        raise UserError(f"the table of utterances lacks the column {missing[0]}")
+    if table.empty:
+        raise UserError("the table of utterances is empty: there is nothing to extract")
+    taken = [name for name in PLACE if name in table.columns]
+    if taken:
+        raise UserError(f"the table of utterances has a column {taken[0]}, which the store writes: rename it")
+    repeated = _repeated(table["utt_id"])
+    if len(repeated):
+        raise UserError(f"the table of utterances has the utt_id {repeated.iloc[0]!r} twice")
+    corpora.check_paths(table, audio_root)
+
+
+def _repeated(names: pd.Series) -> pd.Series:
+    """Names that stand there before; by their hashes first, since a set of millions of names takes much memory."""
+    parts = (names.iloc[start : start + indexes.ROWS] for start in range(0, len(names), indexes.ROWS))
+    hashes = np.concatenate([pd.util.hash_pandas_object(part, index=False).to_numpy() for part in parts])
+    order = np.sort(hashes)
+    suspects = names[np.isin(hashes, order[1:][order[1:] == order[:-1]])]
+    return suspects[suspects.duplicated()]
+
+
+def _states(table: pd.DataFrame, audio_root: Path) -> np.ndarray:
+    """Size and time of change of each recording, (len(table), 2); -1 where it is missing."""
+    states = np.full((len(table), 2), -1)
+    for row, path in enumerate(table["path"]):
+        try:
+            stat = os.stat(audio_root / path)
+        except OSError:
+            continue
+        states[row] = stat.st_size, stat.st_mtime_ns
+    return states
+
+
+def _check_missing(table: pd.DataFrame, states: np.ndarray, allowed: float) -> None:
+    """Refuse at the start what would be refused after hours."""
+    missing = table["path"][states[:, 0] < 0].tolist()
+    if len(missing) > allowed * len(table) or len(missing) == len(table):
+        raise UserError(
+            f"{len(missing)} of {len(table)} recordings are missing, more than extract.max_bad_fraction allows "
+            f"({allowed:g}): {corpora.first_five(missing)}. Put them there, take them out of the corpus, or allow more"
+        )
+
+
+def _key(table: pd.DataFrame, states: np.ndarray, settings: list, min_seconds: float) -> str:
+    """What a partial store belongs to: another key means another content."""
+    key = hashlib.sha256(json.dumps([VERSION, settings, min_seconds], sort_keys=True).encode())
+    key.update(provenance.code_key(__name__))
+    for piece in indexes.text(table):
+        key.update(piece)
+    key.update(states.tobytes())
+    return key.hexdigest()
+
+
+def _start_or_go_on(partial: Folder, key: str) -> None:
+    """Keep a partial store that belongs to `key`, remove any other."""
+    if partial.has("done/key") and partial.read("done/key").decode() == key:
+        return
+    partial.remove()
+    partial.write("done/key", key)
+
+
+def _record(partial: Folder, number: int) -> pd.DataFrame:
+    """Where a shard has its utterances, why it has not some of them, and its checksum, the same in every row."""
+    return indexes.from_csv(partial.read(record_name(number)))
+
+
+def _is_done(partial: Folder, number: int) -> bool:
+    """Whether a shard is there, with the bytes that were written."""
+    name = shard_name(number)
+    if not (partial.has(record_name(number)) and partial.has(name)):
+        return False
+    return partial.checksum(name) == _record(partial, number)["checksum"].iloc[0]
+
+
+def _too_many(rejected: pd.DataFrame, total: int, allowed: float, listed: str) -> str:
+    first = "; ".join(
+        f"{row.path}: {row.reason}" + (f" ({row.detail})" if row.detail else "")
+        for row in rejected.head(5).itertuples()
+    )
+    return (
+        f"{len(rejected)} of {total} recordings cannot be used, more than extract.max_bad_fraction allows "
+        f"({allowed:g}): {first}{'; ...' if len(rejected) > 5 else ''}. All are listed in {listed}: mend or remove "
+        "them, or allow more"
+    )
+
+
+def _summary(index: pd.DataFrame, rejected: int) -> Summary:
+    splits: dict = {}
+    copies = made_here(index)
+    index = index.loc[~copies, ["split", "label", "seconds"]]
+    for (split, label), rows in index.groupby(["split", "label"]):
+        counted = {"utterances": len(rows), "seconds": round(float(rows["seconds"].sum()), 6)}
+        splits.setdefault(split, {})[label] = counted
+    return Summary(len(index), rejected, round(float(index["seconds"].sum()), 6), splits, int(copies.sum()))
+
+
+# The work itself.
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard: a run of the table's rows. It counts as done when its record exists."""
+
+    number: int
+    utt_ids: list[str]
+    paths: list[str]
+    made: list[bool]  # whether a copy is to be made of what is there
+    audio_root: Path
+    partial: Folder
+    features: dict
+    min_seconds: float
+    holds: str = "features"
+
+
+def _in_processes(jobs: Iterable[Job], workers: int, compute: dict | None):
+    """Do the jobs in so many processes, yield each when it is done."""
+    if workers <= 1 and not on_a_cluster(compute):
+        yield from _here(jobs)
+        return
+    yield from in_processes(_work_with_one_thread, jobs, workers, "extract.workers", compute)
+
+
+def _here(jobs: Iterable[Job]):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a process of its own: more threads, other bytes
+    try:
+        for job in jobs:
+            _work(job)
+            yield job
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _work_with_one_thread(job: Job) -> None:
+    torch.set_num_threads(1)
+    _work(job)
+
+
+def _work(job: Job) -> None:
+    """Write a shard, then its record: of each utterance, where it lies or why it does not."""
+    keep_memory()
+    front_end = build(job.features)
+    name, records = shard_name(job.number), []
+    with job.partial.writing(name) as file, torch.inference_mode():
+        shape = (NUMBERS[front_end.number], front_end.coefficients) if job.holds == "features" else ("<i2", 1)
+        _write_header(file, 0, *shape)
+        start = 0
+        asked = zip(job.paths, job.utt_ids, job.made, strict=True)
+        waveforms = (
+            _waveform(job.audio_root / path, front_end, job.min_seconds, utt_id if made else "")
+            for path, utt_id, made in asked
+        )
+        for group in groups(waveforms, front_end):
+            made = _maps(group, front_end) if job.holds == "features" else map(_whole_numbers, group)
+            for item, found in zip(group, made, strict=True):
+                if isinstance(found, audio.BadAudio):
+                    place = {"frames": 0, "seconds": 0.0, "reason": found.reason, "detail": found.detail}
+                else:
+                    file.write(found.tobytes())
+                    seconds = round(len(item) / front_end.sample_rate, 6)
+                    place = {"frames": len(found), "seconds": seconds, "reason": "", "detail": ""}
+                records.append({"shard": job.number, "start": start, **place})
+                start += place["frames"]
+        file.seek(0)
+        _write_header(file, start, *shape)
+    record = pd.DataFrame(records).assign(checksum=job.partial.checksum(name))
+    job.partial.write(record_name(job.number), record.to_csv(index=False))
+
+
+def _write_header(file, frames: int, kind: str, width: int) -> None:
+    """The header of an .npy file; numpy leaves room in it, so that more frames do not make it longer."""
+    about = {"descr": kind, "fortran_order": False, "shape": (frames, width)}
+    np.lib.format.write_array_header_1_0(file, about)
+
+
+def groups(waveforms, front_end):
+    """Waveforms (or what is wrong with them) in turn, in lists that may go through the front-end together."""
+    group, samples = [], 0
+    for item in waveforms:
+        size = len(item) if isinstance(item, np.ndarray) else 0
+        if group and samples + size > BATCH_SECONDS * front_end.sample_rate:
+            yield group
+            group, samples = [], 0
+        group.append(item)
+        samples += size
+    if group:
+        yield group
+
+
+def _waveform(path: Path, front_end, min_seconds: float, copy: str) -> np.ndarray | audio.BadAudio:
+    """The recording, or where `copy` is an utt_id the copy of that name."""
+    try:
+        waveform = audio.read(path, front_end.sample_rate)
+    except audio.BadAudio as error:
+        return error
+    shortest = max(min_seconds, front_end.min_samples / front_end.sample_rate)
+    seconds = len(waveform) / front_end.sample_rate
+    if seconds < shortest:
+        return audio.BadAudio(path, "too short", f"{seconds:.3f} s, less than {shortest:g} s")
+    if copy:
+        rng = np.random.default_rng(zlib.crc32(copy.encode()))
+        return vocoders.copied(waveform, front_end.sample_rate, rng)
+    return waveform
+
+
+def _maps(group: list, front_end) -> list[np.ndarray | audio.BadAudio]:
+    """Feature maps, (frames, coefficients), in the order given; what is no waveform passes through."""
+    maps = iter(feature_maps([item for item in group if isinstance(item, np.ndarray)], front_end))
+    found = [next(maps) if isinstance(item, np.ndarray) else item for item in group]
+    overflow = audio.BadAudio("", "not finite", "samples so far beyond full scale that their power overflows")
+    if front_end.number == "float16":
+        overflow = audio.BadAudio("", "not finite", "a coefficient is beyond 65504, which 16 bits cannot hold")
+    with np.errstate(over="ignore"):
+        found = [x.astype(NUMBERS[front_end.number]) if isinstance(x, np.ndarray) else x for x in found]
+    return [overflow if isinstance(x, np.ndarray) and not np.isfinite(x).all() else x for x in found]
+
+
+def _whole_numbers(item: np.ndarray | audio.BadAudio) -> np.ndarray | audio.BadAudio:
+    """A waveform in 16 bits, (samples, 1); what is beyond full scale is clipped, as in a usual file."""
+    if isinstance(item, audio.BadAudio):
+        return item
+    return np.clip(np.round(item * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype("<i2")[:, None]
+
+
+def feature_maps(waveforms: list[np.ndarray], front_end) -> list[np.ndarray]:
+    """Feature maps, (frames, coefficients), of waveforms that go through the front-end together."""
+    if not waveforms:
+        return []
+    maps, counts = front_end.packed([torch.from_numpy(waveform) for waveform in waveforms])
+    return np.split(maps.numpy(), np.cumsum(counts)[:-1])

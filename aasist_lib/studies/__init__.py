@@ -1,0 +1,1 @@
+"""Many trainings compared: leaderboard, selection of the default recipe, search for settings."""

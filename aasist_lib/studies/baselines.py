@@ -1,0 +1,122 @@
+"""Two plain detectors to set networks beside: mixtures of Gaussians, and a logistic regression.
+
+Both learn from the split train of a store and give a score a row, higher for bona fide speech. Neither is saved: they
+are for comparison alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from aasist_lib.base.errors import UserError
+from aasist_lib.base.progress import progress
+from aasist_lib.store import Store
+
+FRAMES = 100_000  # of each class, at random, that the mixtures learn from
+LARGEST = 20_000  # frames of an utterance that are scored at a time
+
+
+@threadpool_limits.wrap(limits=1)  # another number of threads, other bytes
+def gmm(store: Store, rows: Sequence[int], *, seed: int = 0, components: int = 64) -> np.ndarray:
+    """A mixture of Gaussians for each class, as the baselines of the ASVspoof challenges have it.
+
+    Every frame stands alone; an utterance's score is the mean log-likelihood ratio of its frames (nats).
+
+    Parameters
+    ----------
+    store : Store
+    rows : sequence of int
+        To score.
+    seed : int
+        Of the frames that are drawn and of where the mixtures start.
+    components : int
+        Gaussians of each class, with diagonal covariances.
+
+    Returns
+    -------
+    np.ndarray
+        (len(rows),).
+
+    Raises
+    ------
+    UserError
+        Train lacks a class.
+    """
+    mixtures = []
+    for number, rows_of in enumerate(_train(store)):
+        rng = np.random.default_rng((seed, number))
+        each = max(1, FRAMES // len(rows_of))
+        frames = np.concatenate(
+            [_some(store.map(row).T, each, rng) for row in progress(rows_of, desc="gmm: read", unit="recording")]
+        )
+        mixtures.append(GaussianMixture(components, covariance_type="diag", reg_covar=1e-3, random_state=seed))
+        mixtures[-1].fit(frames.astype(np.float64))
+    real, fake = mixtures
+
+    def ratio(row: int) -> float:
+        frames = store.map(row).T
+        parts = np.array_split(frames, -(-len(frames) // LARGEST))
+        return float(np.concatenate([real.score_samples(part) - fake.score_samples(part) for part in parts]).mean())
+
+    return _each(ratio, rows, "gmm: score")
+
+
+def logistic(store: Store, rows: Sequence[int], *, seed: int = 0) -> np.ndarray:
+    """Logistic regression on means and standard deviations of the features over an utterance.
+
+    Parameters
+    ----------
+    store : Store
+    rows : sequence of int
+        To score.
+    seed : int
+        Nothing is drawn; there for the same call as `gmm`.
+
+    Returns
+    -------
+    np.ndarray
+        (len(rows),), log odds.
+
+    Raises
+    ------
+    UserError
+        Train lacks a class.
+    """
+    real, fake = _train(store)
+    train = _each(lambda row: _pooled(store.map(row)), [*real, *fake], "logistic: read")
+    labels = np.repeat([1, 0], [len(real), len(fake)])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000))
+    model.fit(train, labels)
+    return model.decision_function(_each(lambda row: _pooled(store.map(row)), rows, "logistic: score"))
+
+
+BASELINES: dict[str, Callable[..., np.ndarray]] = {"gmm": gmm, "logistic": logistic}
+
+
+def _train(store: Store) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of train: bona fide, spoofed."""
+    recordings = store.recordings  # and no copies that extract made: plain baselines know the corpus alone
+    rows = recordings.index[recordings["split"] == "train"].to_numpy()
+    real = (store.table["label"].to_numpy() == "bonafide")[rows]
+    if real.all() or not real.any():
+        raise UserError(f"{store.folder}: split 'train' needs bona fide and spoofed utterances, and lacks one or both")
+    return rows[real], rows[~real]
+
+
+def _some(frames: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    return frames[np.sort(rng.permutation(len(frames))[:count])]
+
+
+def _pooled(features: np.ndarray) -> np.ndarray:
+    return np.concatenate([features.mean(axis=1), features.std(axis=1)])
+
+
+def _each(work: Callable, rows: Sequence[int], doing: str) -> np.ndarray:
+    return np.array([work(row) for row in progress(rows, desc=doing, unit="recording")])

@@ -1,0 +1,308 @@
+"""Many systems on one corpus: each trained with several seeds, calibrated on dev, read on eval.
+
+A system is a change of params.yaml (`experiments/leaderboard.yaml`). All share one store of waveforms, from which each
+makes its own features. What is done is kept: a result counts as long as the system's settings, what the store holds and
+the code that scores go through are what they were, wherever it was made. Files' times and places decide nothing, nor
+do comments. Where the code that measures is another, scores are measured anew if they are here, which takes seconds;
+if they are not, the result stands.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from aasist_lib import calibration, evaluation, metrics
+from aasist_lib.base import provenance
+from aasist_lib.base.errors import UserError
+from aasist_lib.base.jobs import one_thread
+from aasist_lib.base.progress import at_hand, progress
+from aasist_lib.base.workers import in_processes
+from aasist_lib.store import Store, indexes
+from aasist_lib.studies.systems import SPLITS, System, scored, share
+
+# of what `evaluation.headline` gives; the second only of eval
+MEASURES = ("eer", "min_dcf", "act_dcf", "cllr", "accuracy")
+DECISIONS = ("precision", "recall", "f1", "bonafide_rejected", "spoof_accepted")
+COUNTS = ("n_bonafide", "n_spoof")
+UTTERANCES = 600  # of dev and of eval each, that published weights are scored on and all systems compared on
+
+
+@dataclass(frozen=True)
+class Job:
+    """One system with one seed.
+
+    Attributes
+    ----------
+    corpus : str
+        What the store holds (`of_store`).
+    utterances : int
+        Of dev and of eval each, that every system is measured on besides all of them.
+    scores, key : str
+        What the scores depend on, and what the result depends on besides the code that measures. Empty where
+        published weights are not there.
+    measured_by : str
+        What measures depend on besides the scores: that code.
+    """
+
+    system: System
+    seed: int
+    store: Path
+    folder: Path
+    corpus: str
+    utterances: int
+    scores: str
+    key: str
+    measured_by: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.system.name}-{self.seed}"
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def record(self) -> Path:
+        """Says, beside the scores, what they depend on and what scoring cost."""
+        return self.folder / f"{self.name}.scores.json"
+
+    def scores_file(self, split: str) -> Path:
+        return self.folder / f"{self.name}-{split}.csv"
+
+    def has_scores(self) -> bool:
+        there = all(self.scores_file(split).is_file() for split in SPLITS)
+        return there and _read(self.record).get("scores") == self.scores
+
+    def done(self, row: dict) -> bool:
+        """Whether a result is what this job would find."""
+        if not self.key:  # nobody can make it here, so that the one from elsewhere stands
+            return (row.get("corpus"), row.get("utterances")) == (self.corpus, self.utterances)
+        return row.get("key") == self.key and (row["measured_by"] == self.measured_by or not self.has_scores())
+
+    def forget(self) -> None:
+        for path in (self.path, self.record):
+            path.unlink(missing_ok=True)
+        for ending in (".checkpoints", ".pieces"):
+            shutil.rmtree(self.folder / f"{self.name}{ending}", ignore_errors=True)
+
+
+def run(
+    systems: Sequence[System], store: Path, folder: Path, *, kept: Iterable[dict] = (),
+    save: Callable[[list[dict]], None] | None = None, utterances: int = UTTERANCES, workers: int = 1,
+    again: bool = False,
+) -> list[dict]:  # fmt: skip
+    """Results of all systems, one for each seed.
+
+    Parameters
+    ----------
+    systems : sequence of System
+    store : path
+        Of waveforms.
+    folder : path
+        Keeps the networks, their scores and the results.
+    kept : iterable of dict
+        Results from elsewhere. Those that count as done are not made again.
+    save : function of the results so far, optional
+        Called at the start and after every result, so that one that took hours is not lost.
+    utterances : int
+        Of dev and of eval each, that every system is measured on besides all of them; published weights on these
+        alone.
+    workers : int
+        Processes, of one thread each. Results do not depend on it; the times do, a little.
+    again : bool
+        Nothing counts as done, but what cannot be made here.
+
+    Returns
+    -------
+    list of dict
+        See `measured`, in the order of `systems`. Without published weights that are not there and of which there is
+        no result: one line on the error output says where to get them.
+
+    Raises
+    ------
+    UserError
+        There is no store, it holds features, two systems have one name, or a training goes wrong.
+    """
+    names = [system.name for system in systems]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"leaderboard: two systems are called {twice}: give one another name")
+    if Store(store).holds != "waveforms":
+        raise UserError(f"{store} holds features, and systems differ in theirs: extract with extract.holds: waveforms")
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = of_store(store)
+    every = Path(store), folder, corpus, utterances, provenance.code_key(__name__).hex()[:16]
+    jobs = [_job(system, seed, *every) for system in systems for seed in system.seeds]
+    first = sorted(jobs, key=lambda job: job.system.seeds.index(job.seed))  # once each, before any a second time
+    there = {(row["system"], row["seed"]): row for row in kept}
+    results = {}
+    for job in jobs:
+        if again and job.key:
+            job.forget()
+            continue
+        rows = (_read(job.path), there.get((job.system.name, job.seed), {}))
+        if row := next(filter(job.done, rows), None):
+            results[job] = row
+    waiting = [job for job in first if job not in results and job.key]
+    for job in jobs:
+        if job not in results and not job.key:
+            print(
+                f"leaderboard: {job.system.name} is left out: {job.system.published} is missing; it is published with "
+                f"clovaai/aasist (MIT licence) as models/weights/{job.system.published.name}",
+                file=sys.stderr,
+            )
+
+    def so_far() -> list[dict]:
+        return [results[job] | {"about": job.system.about} for job in jobs if job in results]
+
+    with progress(total=len(results) + len(waiting), desc="leaderboard", unit="run") as bar:
+        bar.skip(len(results))
+        if save:
+            save(so_far())
+        finished = in_processes(_work, waiting, min(workers, len(waiting)), "workers") if waiting else ()
+        for job in at_hand(bar, finished, waiting, workers, lambda job: f"{job.system.name} with seed {job.seed}"):
+            results[job] = _read(job.path)
+            if save:
+                save(so_far())
+            bar.update()
+    return so_far()
+
+
+def of_store(store: Path) -> str:
+    """What a store holds, whenever and wherever it was written: a short hash of its table and of its samples.
+
+    Parameters
+    ----------
+    store : path
+    """
+    key = hashlib.sha256()
+    for piece in indexes.content(Path(store)):
+        key.update(piece)
+    for path in sorted(Path(store).glob("shard-*.npy")):
+        with open(path, "rb") as file:
+            key.update(hashlib.file_digest(file, "sha256").digest())
+    return key.hexdigest()[:16]
+
+
+def measured(job: Job) -> dict:
+    """Trains and scores where that is not done, calibrates and measures.
+
+    Returns
+    -------
+    dict
+        key, measured_by, corpus, utterances, made_with, commit; system, about, kind, seed; parameters, minutes,
+        milliseconds and best_epoch as `systems.scored` gives them; threshold, of dev; dev: measures with intervals;
+        eval: condition -> measures and decisions with intervals; by_attack: attack -> condition, n_spoof and equal
+        error rate with its interval, against all real voices of eval; share: condition -> equal error rate with its
+        interval on the utterances of eval that published weights are scored on. Calibration and threshold are set on
+        dev, so that its Cllr and accuracy flatter a little.
+    """
+    system, settings = job.system, job.system.settings
+    if not job.has_scores():
+        job.record.unlink(missing_ok=True)
+        stem = job.folder / job.name
+        about, scores = scored(system, job.seed, job.store, stem, utterances=job.utterances, key=job.scores)
+        for split in SPLITS:
+            evaluation.save_csv(job.scores_file(split), scores[scores["split"] == split])
+        made = {
+            "made_with": provenance.made_with() | {"processor": provenance.processor()},
+            "commit": provenance.commit(),
+        }
+        evaluation.save_json(job.record, about | made | {"scores": job.scores})
+    # from the files, so that scores measured again are the same to the last digit
+    dev, test = (_read_scores(job.scores_file(split)) for split in SPLITS)
+    fit = _calibrated(dev, settings["calibrate"]["method"])
+    for split, table in (("dev", dev), ("eval", test)):
+        table["llr"] = fit(table["score"])
+        evaluation.save_csv(job.scores_file(split), table)
+    row = {"key": job.key, "measured_by": job.measured_by, "corpus": job.corpus, "utterances": job.utterances}
+    row |= {"system": system.name, "about": system.about, "kind": system.kind, "seed": job.seed}
+    row |= {key: value for key, value in _read(job.record).items() if key != "scores"}
+    table = Store(job.store).table
+    compared = table["utt_id"].iloc[share(table, "eval", job.utterances)]
+    return row | _measures(dev, test, test[test["utt_id"].isin(set(compared))], settings, job.seed)
+
+
+def _measures(dev: pd.DataFrame, test: pd.DataFrame, compared: pd.DataFrame, settings: dict, seed: int) -> dict:
+    costs = settings["calibrate"]
+    limits = {name: costs[name] for name in ("max_bonafide_rejected", "min_spoof_found")}
+    prices = {name: costs[name] for name in ("prior_spoof", "cost_miss", "cost_false_alarm")}
+    threshold = calibration.thresholds(*evaluation.split_classes(dev), **prices, **limits)[costs["policy"]]
+    drawn = {"replicates": settings["evaluate"]["bootstrap"], "seed": seed}
+    of_dev = evaluation.headline(dev, threshold, **drawn, **prices)["all"]
+    of_eval = evaluation.headline(test, threshold, **drawn, **prices)
+    real, attacks = test[test["label"] == "bonafide"], test[test["label"] == "spoof"].groupby("attack", sort=True)
+    by_attack = {
+        name: {"condition": fakes["condition"].iloc[0], "n_spoof": len(fakes)}
+        | _eer(pd.concat([real, fakes]), ("speaker",), drawn)  # of one attack there is nothing to draw among attacks
+        for name, fakes in attacks
+    }
+    shares = {condition: evaluation.select(compared, condition) for condition in of_eval}
+    return {
+        "threshold": float(threshold),
+        "dev": _wanted(of_dev, MEASURES),
+        "eval": {name: _wanted(row, (*MEASURES, *DECISIONS)) for name, row in of_eval.items()},
+        "by_attack": by_attack,
+        "share": {name: _eer(rows, ("speaker", "attack"), drawn) for name, rows in shares.items()},
+    }
+
+
+def _wanted(row: dict, names: Sequence[str]) -> dict:
+    wanted = {*COUNTS, *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))}
+    return {key: value for key, value in row.items() if key in wanted}
+
+
+def _eer(trials: pd.DataFrame, factors: Sequence[str], drawn: dict) -> dict:
+    """Equal error rate with its interval, other speakers (and attacks) drawn; without one where there are too few."""
+    classes = evaluation.split_classes(trials)
+    row = {name: len(scores) for name, scores in zip(COUNTS, classes, strict=True)}
+    row["eer"] = float(metrics.eer(*classes).value)
+    clusters = {name: groups for name, groups in evaluation.factors(trials).items() if name in factors}
+    try:
+        found = metrics.bootstrap(lambda counts: {"eer": counts.eer().value}, *classes, clusters=clusters, **drawn)
+    except UserError:
+        return row
+    return row | dict(zip(("eer_low", "eer_high"), found["eer"], strict=True))
+
+
+def _calibrated(dev: pd.DataFrame, method: str):
+    fakes = dev["label"] == "spoof"
+    speakers = dev.loc[~fakes, "speaker"], dev.loc[fakes, "speaker"]
+    classes = evaluation.split_classes(dev, "score")
+    return calibration.cautious(*classes, dev.loc[fakes, "attack"], *speakers, method=method).fit
+
+
+def _job(system: System, seed: int, store: Path, folder: Path, corpus: str, utterances: int, measured_by: str) -> Job:
+    scores, settings = system.key(seed, corpus, utterances), system.settings
+    rest = [scores, settings["calibrate"], settings["evaluate"]["bootstrap"], utterances]
+    key = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16] if scores else ""
+    return Job(system, seed, store, folder, corpus, utterances, scores, key, measured_by)
+
+
+def _work(job: Job) -> None:
+    os.environ["AASIST_TERMINAL"] = ""  # the bar that counts runs is enough
+    with one_thread():
+        result = measured(job)
+    evaluation.save_json(job.path, result)
+
+
+def _read(path: Path) -> dict:
+    """What a file says; nothing where it is missing or half."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _read_scores(path: Path) -> pd.DataFrame:
+    names = pd.read_csv(path, nrows=0).columns
+    text = {name: str for name in names if name not in ("seconds", "score", "llr")}
+    return pd.read_csv(path, dtype=text, keep_default_na=False)

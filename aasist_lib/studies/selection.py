@@ -1,0 +1,362 @@
+"""Which recipe copes best with what it has never met: cross-validation that leaves attacks and sources out.
+
+Every fold leaves a part of train's kinds of attack out, and a part of its sources of real voices with all copies of
+them. Each candidate is trained on the rest, its epoch chosen on dev without the attacks left out, and is asked about
+what it has not heard: fakes of kinds it does not know, against real voices of sources it does not know together with
+those of dev. Over the folds every kind and every source has its turn. Eval is never read.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from aasist_lib import evaluation, metrics, training
+from aasist_lib.base.errors import UserError
+from aasist_lib.base.jobs import one_thread
+from aasist_lib.base.progress import at_hand, progress
+from aasist_lib.base.workers import in_processes
+from aasist_lib.corpora.copies import beyond
+from aasist_lib.corpora.folds import Item, in_proportion, items, left_out
+from aasist_lib.store import Store
+from aasist_lib.studies.leaderboard import of_store
+from aasist_lib.studies.systems import System
+
+MANY = 1000  # attacks and sources: all of them
+TRIALS = 100  # scored of each attack and each source that was left out, at most
+DEV_TRIALS = 400  # real voices of dev, and as many fakes, to choose the epoch by and to score
+ASKED = 1  # another number where `measured` asks something else: results of before count no longer
+
+
+@dataclass(frozen=True)
+class Job:
+    """One candidate trained for one fold. It counts as done when its file exists and bears its key."""
+
+    system: System
+    seed: int
+    fold: int
+    folds: int
+    store: Path
+    folder: Path
+    key: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.system.name}-{self.seed}-{self.fold}.json"
+
+    def result(self) -> dict | None:
+        try:
+            found = json.loads(self.path.read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if found.get("key") == self.key else None
+
+
+def folds(table: pd.DataFrame, count: int) -> list[list[Item]]:
+    """What each fold leaves out: attacks and sources dealt out in turn, from the largest to the smallest.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row an utterance, with label, speaker, attack, split, source.
+    count : int
+
+    Returns
+    -------
+    list of list of Item
+        Copies that extract made of the recordings (`resynthesis`) belong to no fold.
+    """
+    found = items(table, MANY, MANY)
+    dealt: list[list[Item]] = [[] for _ in range(count)]
+    for kind in ("attack", "source"):
+        for place, item in enumerate(item for item in found if item.kind == kind):
+            lap, step = divmod(place, count)
+            dealt[step if lap % 2 == 0 else count - 1 - step].append(item)
+    return dealt
+
+
+def read(path: Path) -> dict:
+    """What `make select` wrote: `about`, a few words on each candidate, `results`, and `data`, the corpus they are of.
+
+    UserError where there are none.
+    """
+    try:
+        found = json.loads(Path(path).read_text("utf-8"))
+        return {name: found[name] for name in ("about", "results", "data")}
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{path.parent.name}/{path.name} is missing or broken: `make select` writes it") from None
+
+
+def run(
+    systems: Sequence[System], store: Path, folder: Path, *, folds: int = 3, draws: int | None = None,
+    kept: Sequence[Mapping] = (), save: Callable[[list[dict]], None] | None = None, workers: int = 1,
+) -> list[dict]:  # fmt: skip
+    """Trains every candidate for every fold; what is done is kept, here or in `kept`.
+
+    Parameters
+    ----------
+    systems : sequence of System
+    store : path
+        Of waveforms.
+    folder : path
+        For the results.
+    folds : int
+    draws : int, optional
+        Utterances drawn in an epoch, as for `training.fit`.
+    kept : sequence of mapping
+        Results of an earlier run, maybe on another machine; those whose key fits are taken.
+    save : function of the results so far, optional
+        Called after every result.
+    workers : int
+        Processes, of one thread each.
+
+    Returns
+    -------
+    list of dict
+        See `measured`.
+
+    Raises
+    ------
+    UserError
+        There is no store, it holds features, or a training goes wrong.
+    """
+    if Store(store).holds != "waveforms":
+        raise UserError(f"{store} holds features, and candidates differ in theirs: extract.holds must be waveforms")
+    folder.mkdir(parents=True, exist_ok=True)
+    of = of_store(store)
+    jobs = []
+    for system in systems:
+        for seed in system.seeds:
+            for fold in range(folds):
+                key = _key(system, seed, fold, folds, draws, of)
+                jobs.append((Job(system, seed, fold, folds, store, folder, key), draws))
+    there = {result["key"]: result for result in kept}
+    waiting = [(job, draws) for job, draws in jobs if job.key not in there and job.result() is None]
+    with progress(total=len(jobs), desc="selection", unit="run") as bar:
+        bar.skip(len(jobs) - len(waiting))
+        finished = in_processes(_work, waiting, min(workers, len(waiting)), "workers") if waiting else ()
+        for _ in at_hand(
+            bar, finished, waiting, workers, lambda given: f"{given[0].system.name}, fold {given[0].fold}"
+        ):
+            bar.update()
+            if save:
+                save(_results(jobs, there))
+    found = _results(jobs, there)
+    if save:
+        save(found)
+    return found
+
+
+def _results(jobs: Sequence[tuple[Job, int | None]], there: Mapping[str, dict]) -> list[dict]:
+    found = (there.get(job.key) or job.result() for job, _ in jobs)
+    return [result for result in found if result]
+
+
+def measured(job: Job, draws: int | None) -> dict:
+    """Trains for one fold, and asks.
+
+    Returns
+    -------
+    dict
+        key, system, seed, fold; minutes; best_epoch; dev_eer; known: dev's, of kinds that were learnt; left_out: attack
+        -> equal error rate of its fakes against real voices of sources left out and of dev; pairs: attack -> equal
+        error rate of copies of recordings left out, by vocoders learnt or not, against those recordings; sources:
+        source -> share of its real voices called fake at the threshold of `known`.
+    """
+    system, settings = job.system, job.system.settings
+    store = Store(job.store, settings["features"])
+    table = store.table
+    left = folds(table, job.folds)[job.fold]
+    attacks = {name for item in left if item.kind == "attack" for name in item.names}
+    sources = {name for item in left if item.kind == "source" for name in item.names}
+    out = left_out(table, left)
+    spoof, dev = table["label"] == "spoof", table["split"] == "dev"
+    chosen = pd.concat([
+        in_proportion(table[dev & ~spoof], "speaker", DEV_TRIALS, 1),
+        in_proportion(table[dev & spoof & ~table["attack"].isin(attacks)], "attack", DEV_TRIALS, 1),
+    ])  # fmt: skip
+    out |= (dev & ~table.index.isin(chosen.index)).to_numpy()
+    out |= beyond(table, settings["extract"]["copies"])
+    network = job.folder / f"{job.path.stem}-network"
+    start = time.monotonic()
+    parts = {name: settings[name] for name in ("model", "train", "augment")}
+    training.fit(
+        store, network, seed=job.seed, threads=1, checkpoints=network.with_suffix(".checkpoints"), leave_out=out,
+        draws=draws, **parts,
+    )  # fmt: skip
+    minutes = (time.monotonic() - start) / 60
+    there = (table["split"] == "train") & out & ~beyond(table, 0)
+    groups = [
+        chosen,
+        *(in_proportion(table[there & ~spoof & (table["source"] == name)], "speaker", TRIALS, 1) for name in sources),
+        *(
+            in_proportion(table[there & spoof & (table["attack"] == name)], "speaker", TRIALS, 1)
+            for name in sorted(set(table.loc[there & spoof, "attack"]))
+        ),
+    ]
+    rows = pd.concat(groups).index.unique().to_numpy()
+    scored = training.scores(network, store, "", threads=1, rows=rows)
+    about = json.loads((network / "network.json").read_text("utf-8"))
+    row = {"key": job.key, "system": system.name, "seed": job.seed, "fold": job.fold, "minutes": round(minutes, 2)}
+    row |= {"best_epoch": about["best_epoch"], "dev_eer": about["dev_eer"]}
+    return row | _asked(scored, attacks, sources)
+
+
+def _asked(scored: pd.DataFrame, attacks: set[str], sources: set[str]) -> dict:
+    real, dev = scored["label"] == "bonafide", scored["split"] == "dev"
+    voices, fakes = scored[real], scored[~real]
+    known = metrics.eer(scored.loc[real & dev, "score"], scored.loc[~real & dev, "score"])
+    pairs = {}
+    for name, copies in fakes[fakes["pair_id"].isin(voices["utt_id"]) & ~dev[~real]].groupby("attack"):
+        of = voices[voices["utt_id"].isin(copies["pair_id"])]
+        if len(copies) >= 10:
+            pairs[name] = float(metrics.eer(of["score"], copies["score"]).value)
+    left = {
+        name: float(metrics.eer(voices["score"], rows["score"]).value)
+        for name, rows in fakes[fakes["attack"].isin(attacks) & (fakes["split"] == "train")].groupby("attack")
+    }
+    alarms = {
+        name: float((rows["score"] < known.threshold).mean())
+        for name, rows in voices[voices["source"].isin(sources) & (voices["split"] == "train")].groupby("source")
+    }
+    return {"known": float(known.value), "left_out": left, "pairs": pairs, "sources": alarms}
+
+
+def table(results: Sequence[Mapping], *, against: str = "", replicates: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """One row a candidate, the best first.
+
+    Parameters
+    ----------
+    results : sequence of mapping
+        What `run` gave.
+    against : str
+        A candidate that the others are compared with, kind by kind.
+    replicates, seed : int
+        Of the bootstrap over kinds of attack.
+
+    Returns
+    -------
+    DataFrame
+        system; kinds: how many were left out; eer: mean over them, each against real voices left out, with eer_low and
+        eer_high; worse, worse_low and worse_high: by how much it is above `against`'s, paired by kind; inverted: kinds
+        above 50 %; known, dev_eer: of dev's fakes of kinds that were learnt, and of all; alarms: mean share of the real
+        voices of a source left out that are called fake; pairs: mean of copies of recordings left out against those;
+        minutes: of a training.
+    """
+    rng = np.random.default_rng(seed)
+    kinds = {
+        name: pd.DataFrame([result["left_out"] for result in group]).mean()
+        for name, group in _by_system(results).items()
+    }
+    first = kinds.get(against)
+    rows = []
+    for name, group in _by_system(results).items():
+        values = kinds[name]
+        draws = rng.integers(len(values), size=(replicates, len(values)))
+        row = {
+            "system": name,
+            "kinds": len(values),
+            "eer": values.mean(),
+            **_ends("eer", values.to_numpy()[draws].mean(axis=1)),
+        }
+        if first is not None:
+            apart = (values - first).to_numpy()
+            row |= {"worse": apart.mean(), **_ends("worse", apart[draws].mean(axis=1))}
+        row["inverted"] = int((values > 0.5).sum())
+        row |= {key: float(np.mean([result[key] for result in group])) for key in ("known", "dev_eer", "minutes")}
+        row["alarms"] = float(np.mean([value for result in group for value in result["sources"].values()]))
+        row["pairs"] = float(np.mean([value for result in group for value in result["pairs"].values()]))
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("eer", ignore_index=True)
+
+
+def matrix(results: Sequence[Mapping], what: str) -> pd.DataFrame:
+    """What became of each kind or source, by candidate: means over seeds.
+
+    Parameters
+    ----------
+    results : sequence of mapping
+        What `run` gave.
+    what : {"left_out", "pairs", "sources"}
+
+    Returns
+    -------
+    DataFrame
+        A row a kind of attack or a source, a column a candidate; fractions, the hardest first.
+    """
+    columns = {name: pd.DataFrame([row[what] for row in group]).mean() for name, group in _by_system(results).items()}
+    found = pd.DataFrame(columns)
+    return found.loc[found.mean(axis=1).sort_values(ascending=False).index]
+
+
+def readable(found: pd.DataFrame, about: Mapping[str, str]) -> pd.DataFrame:
+    """The table for people: text, in percent, with intervals.
+
+    Parameters
+    ----------
+    found : DataFrame
+        What `table` gave.
+    about : mapping
+        Candidate -> a few words on it.
+    """
+    columns = {
+        "Left out (EER, %)": ("eer", "eer_low", "eer_high"),
+        "More than the default": ("worse", "worse_low", "worse_high"),
+        "Learnt (EER, %)": ("known",),
+        "Copies against their originals (EER, %)": ("pairs",),
+        "Real voices of other sources called fake (%)": ("alarms",),
+    }
+    rows = {"Candidate": found["system"], "": found["system"].map(about)}
+    for words, of in columns.items():
+        rows[words] = [evaluation.interval(*values) for values in found[list(of)].to_numpy(dtype=float)]
+    rows["Kinds above 50 %"] = found["inverted"].astype(str)
+    rows["Minutes"] = found["minutes"].map("{:.1f}".format)
+    return pd.DataFrame(rows)
+
+
+def sentence(results: Sequence[Mapping], default: str = "default") -> str:
+    """How the default stands among the candidates, in words for the report."""
+    found = table(results, against=default).set_index("system")
+    if default not in found.index:
+        return ""
+    own, best = found.loc[default], found.index[0]
+    words = (
+        f"Trained with kinds of attack and sources of real voices left out in turn, the default errs at "
+        f"{own['eer']:.1%} (95 % interval {own['eer_low']:.1%} to {own['eer_high']:.1%}) on what it has not met, "
+        f"as a mean over {own['kinds']:.0f} kinds"
+    )
+    if best == default:
+        return f"{words}: the least of {len(found)} candidates."
+    least = found.loc[best]
+    stand = "within chance" if least["worse_high"] >= 0 else "more than chance explains"
+    return f"{words}. Of {len(found)} candidates {best} errs least, at {least['eer']:.1%}: {stand}."
+
+
+def _by_system(results: Sequence[Mapping]) -> dict[str, list[Mapping]]:
+    found: dict[str, list[Mapping]] = {}
+    for result in results:
+        found.setdefault(result["system"], []).append(result)
+    return found
+
+
+def _ends(name: str, values: np.ndarray) -> dict[str, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def _key(system: System, seed: int, fold: int, count: int, draws: int | None, of: str) -> str:
+    text = json.dumps([ASKED, system.key(seed, of, 0), fold, count, draws])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _work(given: tuple[Job, int | None]) -> None:
+    os.environ["AASIST_TERMINAL"] = ""
+    job, draws = given
+    with one_thread():
+        evaluation.save_json(job.path, measured(job, draws))

@@ -1,0 +1,52 @@
+"""The training of the stage `train` in several processes: `torchrun --nproc-per-node 2 -m aasist_lib.training`.
+
+Every process reads params.yaml and `features/`, and they train together. The result is the checkpoint of the last epoch
+in `build/checkpoints/`, from which `dvc repro train` writes the network and the notebook, without training again.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from aasist_lib.base import paths
+from aasist_lib.base.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Trains.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        None, or a JSON file of what `training.fit` is to be given in place of what params.yaml says.
+
+    Returns
+    -------
+    int
+        Exit status: 2 where the person has to mend something.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        call = json.loads(Path(arguments[0]).read_text(encoding="utf-8")) if arguments else _stage()
+        from aasist_lib import training
+
+        training.fit(output=None, **call)
+    except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _stage() -> dict:
+    """What notebooks/20_train.ipynb gives."""
+    from aasist_lib import params
+
+    root, names = paths.root(), ("model", "train", "augment", "seed", "threads", "compute")
+    given = {name: params.read(name) for name in names}
+    return given | {"store": str(root / "features"), "checkpoints": str(root / "build/checkpoints")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
