@@ -12,12 +12,12 @@ Scoring needs `load`, `Affine` and `Isotonic` alone, and these nothing but numpy
 """
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 
 POLICIES = ("equal_error", "min_cost", "few_false_alarms", "few_misses")
@@ -493,15 +493,14 @@ def save_detector(
         raise UserError(f"calibrate.policy: {policy!r} is not one of {', '.join(policies)}")
     folder, network = Path(folder), Path(network)
     content = {**settings, **fit.to_dict(), "thresholds": policies, "policy": policy}
-    files = {"calibration.json": (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()}
+    copied = {}
     for name in ("network.safetensors", "network.json"):
         if not (network / name).is_file():
             raise UserError(f"{network / name}: not there; run the train stage (dvc repro train)")
-        files[name] = (network / name).read_bytes()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / f"{name}.partial").write_bytes(content)
-        os.replace(folder / f"{name}.partial", folder / name)
+        copied[name] = (network / name).read_bytes()
+    files.write_json(folder / "calibration.json", content)
+    for name, network_file in copied.items():
+        files.write(folder / name, network_file)
 
 
 def load(folder: Path) -> tuple[Affine | Isotonic, float, dict]:

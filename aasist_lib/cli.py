@@ -134,7 +134,7 @@ def _score_one_by_one(detector, found: list[Path], output: Path | None, form: st
     """Rows of all files, which are written; Ctrl-C writes those that there are, beside the file that is asked for."""
     import pandas as pd
 
-    from aasist_lib.base import outputs
+    from aasist_lib.base import files
     from aasist_lib.base.progress import progress
     from aasist_lib.detector import COLUMNS
 
@@ -144,7 +144,7 @@ def _score_one_by_one(detector, found: list[Path], output: Path | None, form: st
             records.append(detector.score_file(path))
     except KeyboardInterrupt:
         stopped = True
-        if output and (file := outputs.target(output)):  # a part must not pass for the whole
+        if output and (file := files.target(output)):  # a part must not pass for the whole
             output = file.with_name(f"{file.name}.stopped")
     rows = pd.DataFrame(records, columns=COLUMNS)
     if records or not stopped:
@@ -494,11 +494,11 @@ def _serve(given: argparse.Namespace) -> int:
 
 
 def _output(given: argparse.Namespace) -> Path | None:
-    from aasist_lib.base import outputs
+    from aasist_lib.base import files
 
     if not given.output:
         return None
-    outputs.check(given.output)  # before an hour of scoring, not after it
+    files.check(given.output)  # before an hour of scoring, not after it
     return Path(given.output)
 
 
@@ -512,12 +512,12 @@ def _form(output: Path | None, known: dict[str, str], option: str) -> str:
 
 
 def _give(text: str, output: Path | None) -> None:
-    from aasist_lib.base import outputs
+    from aasist_lib.base import files
 
     if output is None:
         print(text, end="", flush=True)
         return
-    with outputs.whole(output) as beside:
+    with files.whole(output) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
 
 

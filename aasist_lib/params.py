@@ -4,7 +4,6 @@ Every key is required and known, every value has its type and range: a typing er
 key's name and the nearest valid one, and not after an hour with a setting that was never used.
 """
 
-import difflib
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -21,7 +20,7 @@ from pydantic import (
 )
 from ruamel.yaml import YAML, YAMLError
 
-from aasist_lib.base import paths
+from aasist_lib.base import files, paths
 from aasist_lib.base.errors import UserError
 
 Count = Annotated[int, Field(ge=1)]
@@ -65,7 +64,7 @@ class Corpus(Section):
     def _is_a_format(cls, name):
         if name and name not in get_args(Format):
             raise ValueError(
-                f"'{name}' is none of '' and {', '.join(get_args(Format))}{_nearest(name, get_args(Format))}"
+                f"'{name}' is none of '' and {', '.join(get_args(Format))}: {files.nearest(name, get_args(Format))}"
             )
         return name
 
@@ -364,7 +363,7 @@ def read(section: str, path: Path | None = None) -> Any:
     """
     field = Params.model_fields.get(section)
     if field is None:
-        raise UserError(f"{_name(path)} has no section '{section}'{_nearest(section, Params.model_fields)}")
+        raise UserError(f"{_name(path)} has no section '{section}': {files.nearest(section, Params.model_fields)}")
     raw = _raw(path)
     if section not in raw:
         raise UserError(f"{_name(path)}: {section} is missing")
@@ -458,14 +457,14 @@ def _explain(error: dict, above: tuple) -> str:
     where = (*above, *error["loc"])
     key, value, kind = ".".join(map(str, where)), error["input"], error["type"]
     if kind == "extra_forbidden":
-        return f"{key} is not a setting{_nearest(where[-1], _keys(where[:-1]))}"
+        return f"{key} is not a setting: {files.nearest(where[-1], _keys(where[:-1]))}"
     if kind == "missing":
         return f"{key} is missing"
     if kind in ("float_type", "int_type") and isinstance(value, str):
         return f"{key}: '{value}' is text, not a number{_as_number(value)}"
     if kind == "literal_error":
         choices = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{key}: '{value}' is none of {', '.join(choices)}{_nearest(value, choices)}"
+        return f"{key}: '{value}' is none of {', '.join(choices)}: {files.nearest(value, choices)}"
     if kind == "model_type":
         return f"{key} must hold `key: value` lines, not {value!r}"
     if kind == "value_error":
@@ -490,8 +489,3 @@ def _keys(where: tuple) -> list[str]:
     for key in where:
         schema = schema.model_fields[key].annotation
     return list(schema.model_fields)
-
-
-def _nearest(word: Any, choices) -> str:
-    found = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
-    return f": did you mean '{found[0]}'?" if found else f"; there are: {', '.join(choices)}"

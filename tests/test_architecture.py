@@ -23,7 +23,9 @@ def test_floors():
 
 
 def test_rooms():
-    rooms = [path for path in (ROOT / "aasist_lib").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    rooms = [
+        path for path in (ROOT / "aasist_lib").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
     assert len(rooms) <= 25
 
 

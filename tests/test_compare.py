@@ -388,7 +388,7 @@ def test_command(project):
 def test_command_mistake(project):
     done = call(project, sys.executable, "-m", "aasist_lib.pipeline", "compare", "main", "narow", status=2)
     assert done.stdout == ""
-    assert done.stderr == "there is no commit or experiment 'narow': did you mean narrow?\n"
+    assert done.stderr == "there is no commit or experiment 'narow': did you mean 'narrow'?\n"
 
 
 @pytest.mark.parametrize("given, expected", [((), ["HEAD", "workspace"]), (("A=main", "B=HEAD"), ["main", "HEAD"])])

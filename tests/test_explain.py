@@ -413,7 +413,7 @@ def test_choose(project, loaded, speech, tmp_path, monkeypatch):
     for name in (own.name, str(own)):
         found = explain.choose(project, name, table, loaded)
         assert found.row == {} and "your own" in found.about and "truth" not in explain.verdict(loaded, found)
-    with pytest.raises(UserError, match=f"did you mean {first['utt_id']}"):
+    with pytest.raises(UserError, match=f"did you mean '{first['utt_id']}'"):
         explain.choose(project, first["utt_id"] + "x", table, loaded)
     soundfile.write("short.wav", np.zeros(100), RATE)
     with pytest.raises(UserError, match="too short"):

@@ -408,9 +408,9 @@ def test_broken_folders(tmp_path, how, named):
 @pytest.mark.parametrize(
     "options, said",
     [
-        (dict(name="cnn_atention"), "did you mean cnn_attention"),
+        (dict(name="cnn_atention"), "did you mean .cnn_attention"),
         (dict(name="zzz"), "use cnn_attention, resnet, transformer, aasist, wav2vec2"),
-        (dict(widht=3), "widht.*did you mean width"),
+        (dict(widht=3), "widht.*did you mean .width"),
         (dict(width=30, heads=4), "30 is not a multiple"),
         (dict(dropout=1.0), "dropout"),
         (dict(normalise="none"), "normalise: cnn_attention has no such option"),

@@ -5,7 +5,6 @@ and the report, which runs more often and everywhere, draws.
 """
 
 import io
-import os
 import zlib
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from aasist_lib import audio
+from aasist_lib.base import files
 from aasist_lib.base.progress import progress
 
 BANDS = 64  # of an average spectrum, from 0 Hz to half the sample rate
@@ -133,11 +133,7 @@ def save(path: Path, measured: dict[str, np.ndarray]) -> None:
     """
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **measured)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(buffer.getvalue())
-    os.replace(partial, path)
+    files.write(path, buffer.getvalue())
 
 
 def _text(column: pd.Series) -> np.ndarray:

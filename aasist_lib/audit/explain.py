@@ -12,11 +12,9 @@ Neither is believed for its looks. `agreement` says how much the two have in com
 the tiles that they name moves the LLR more than others do, as in Samek et al. (2017).
 """
 
-import difflib
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -31,6 +29,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from aasist_lib import audio, models
+from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 from aasist_lib.base.progress import progress
 from aasist_lib.calibration import Affine
@@ -128,9 +127,8 @@ def _row(root: Path, utterance: str, table: pd.DataFrame, threshold: float) -> d
     if named.empty:
         file = next(_files(root, utterance), None)
         if file is None:
-            close = difflib.get_close_matches(utterance, table["utt_id"], 1, 0.5)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"utterance '{utterance}': no such file, and neither utt_id nor path of the corpus{hint}")
+            hint = files.nearest(utterance, table["utt_id"])
+            raise UserError(f"utterance '{utterance}': no such file, and neither utt_id nor path of the corpus: {hint}")
         inside = (root / "data").resolve()
         named = table[[(inside / path) == file.resolve() for path in table["path"]]]
     return named.iloc[0].to_dict() if len(named) else {}
@@ -641,11 +639,8 @@ def embeddings(
         found.append(_embedded(detector.network, parts, spans))
     vectors = np.stack(found)
     if cache is not None:
-        Path(cache).parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(f"{cache}.part")
-        with open(beside, "wb") as file:
+        with files.replacing(cache) as partial, open(partial, "wb") as file:
             np.savez(file, key=np.array(key), vectors=vectors)
-        os.replace(beside, cache)
     return table, vectors
 
 

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
 from aasist_lib import audio, corpora, evaluation, metrics
-from aasist_lib.base import provenance
+from aasist_lib.base import files, provenance
 from aasist_lib.base.errors import UserError
 from aasist_lib.base.progress import progress
 from aasist_lib.base.workers import in_processes
@@ -230,10 +230,8 @@ def _work(job: _Job) -> None:
             values[row] = list(cues(audio.read(job.root / path, job.sample_rate), job.sample_rate).values())
         except audio.BadAudio:
             pass  # extract counts and lists them
-    beside = job.file.with_suffix(".new")
-    with open(beside, "wb") as file:
+    with files.replacing(job.file) as partial, open(partial, "wb") as file:
         np.save(file, values)
-    os.replace(beside, job.file)
 
 
 def baselines(

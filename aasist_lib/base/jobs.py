@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from aasist_lib.base import files
 from aasist_lib.base.progress import at_hand, progress
 from aasist_lib.base.workers import in_processes
 
@@ -75,9 +76,7 @@ def write(path: Path, rows: list[dict]) -> None:
         A JSON file in a folder that exists.
     rows : list of dict
     """
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(json.dumps(rows), encoding="utf-8")
-    beside.replace(path)
+    files.write(path, json.dumps(rows))
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import product
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +21,7 @@ import pandas as pd
 
 from aasist_lib import audio
 from aasist_lib.base.errors import UserError
+from aasist_lib.base.files import nearest
 from aasist_lib.corpora import protocols
 
 COLUMNS = [
@@ -237,8 +237,7 @@ test_name.__test__ = test_set.__test__ = False  # a test that imports them by na
 
 def _check_choice(key: str, name: str, choices: tuple[str, ...]) -> None:
     if name not in choices:
-        near = get_close_matches(name, choices, 1, 0)
-        raise UserError(f"corpus.{key}: '{name}' is not one of {', '.join(choices)}; the nearest is '{near[0]}'")
+        raise UserError(f"corpus.{key}: '{name}' is not one of {', '.join(choices)}: {nearest(name, choices)}")
 
 
 def _files(root: Path) -> tuple[list[str], dict[str, str]]:

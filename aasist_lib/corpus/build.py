@@ -20,6 +20,7 @@ import pandas as pd
 import soundfile
 from ruamel.yaml import YAML
 
+from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 from aasist_lib.base.progress import Bar, Lines, progress
 from aasist_lib.base.workers import in_processes
@@ -301,9 +302,7 @@ def _batch(batch: tuple[str, str, dict], tools: Path, work: Path) -> None:
     kind, name, entry = batch
     make = _record if kind == "human" else _synthesise
     rows = [row | {"path": f"audio/{row['utt_id']}.flac"} for row in make(name, entry, tools, work)]
-    partial = work / f"{name}.partial"
-    partial.write_text(json.dumps(rows), "utf-8")
-    partial.replace(work / f"{name}.json")
+    files.write(work / f"{name}.json", json.dumps(rows))
 
 
 def _record(name: str, source: dict, tools: Path, work: Path) -> list[dict]:

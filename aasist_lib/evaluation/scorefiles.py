@@ -569,5 +569,5 @@ def write_official(folder: Path | str, scores: pd.DataFrame) -> list[str]:
             continue
         rows = [header] if header else []
         rows += zip(*columns, strict=True)
-        evaluation.replace_text(folder / name, "".join(f"{separator.join(row)}\n" for row in rows))
+        files.write(folder / name, "".join(f"{separator.join(row)}\n" for row in rows))
     return left_out

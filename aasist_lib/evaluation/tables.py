@@ -6,9 +6,7 @@ if llr < threshold. Eval has spoofs of two conditions, *known* kinds of attack (
 *unseen* ones; its bona fide trials belong to both.
 """
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from aasist_lib import metrics
+from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 from aasist_lib.base.progress import progress
 
@@ -848,21 +847,12 @@ def save_json(path: Path, values: Mapping) -> None:
     ValueError
         A number is NaN or infinite: JSON has neither.
     """
-    replace_text(path, json.dumps(_rounded(values), indent=2, sort_keys=True, allow_nan=False) + "\n")
+    files.write_json(path, _rounded(values))
 
 
 def save_csv(path: Path, table: pd.DataFrame) -> None:
     """Write a table without its index, floats to 6 digits, NaN as nothing, in one step; folders are made."""
-    replace_text(path, table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file in one step; folders are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(partial, path)
+    files.write(path, table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
 
 
 def _rounded(value):

@@ -21,13 +21,13 @@ graph, which cannot hold lists, goes by `dense`: a batch of full length, (batch,
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 from aasist_lib.features.bands import check_counts
 from aasist_lib.features.cqt import CQT
@@ -234,22 +234,22 @@ def build(features: dict) -> FrontEnd:
     >>> build({"kind": "lcqt"})
     Traceback (most recent call last):
     ...
-    aasist_lib.errors.UserError: features.kind: there is no 'lcqt'; did you mean 'cqt'? (known: mfcc, lfcc, ...)
+    aasist_lib.base.errors.UserError: features.kind: there is no 'lcqt'; did you mean 'cqt'?
     """
     settings = dict(features)
     kind, deltas = settings.pop("kind", "mfcc"), settings.pop("deltas", 0)
     normalise = settings.pop("normalise", "none")
     if kind not in KINDS:
-        raise UserError(f"features.kind: there is no {kind!r}; {_nearest(kind, KINDS)}")
+        raise UserError(f"features.kind: there is no {kind!r}; {files.nearest(kind, KINDS)}")
     if deltas not in (0, 1, 2):
         raise UserError(f"features.deltas: {deltas!r} is not 0, 1 or 2")
     if normalise not in WAYS:
-        raise UserError(f"features.normalise: there is no {normalise!r}; {_nearest(normalise, WAYS)}")
+        raise UserError(f"features.normalise: there is no {normalise!r}; {files.nearest(normalise, WAYS)}")
     takes = [set(inspect.signature(transform).parameters) for transform in KINDS[kind]]
     known = sorted({*COMMON, "deltas", "normalise"}.union(*takes))
     for name in settings:
         if name not in known:
-            raise UserError(f"features.{name}: {kind} has no such setting; {_nearest(name, known)}")
+            raise UserError(f"features.{name}: {kind} has no such setting; {files.nearest(name, known)}")
     transforms = [
         transform(**{name: value for name, value in settings.items() if name in names})
         for transform, names in zip(KINDS[kind], takes, strict=True)
@@ -273,7 +273,3 @@ def channel_names(features: dict) -> list[str]:
         own = [f"windows of {1000 * size / features['sample_rate']:.0f} ms" for size in sizes]
     slopes = ("", "slopes (delta)", "slopes of slopes (delta-delta)")[: features.get("deltas", 0) + 1]
     return [", ".join(filter(None, (part, words))) or "coefficients" for words in slopes for part in own]
-
-
-def _nearest(name, known) -> str:
-    return f"did you mean {difflib.get_close_matches(str(name), known, 1, 0)[0]!r}? (known: {', '.join(known)})"

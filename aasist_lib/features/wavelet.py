@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 from aasist_lib.features.bands import Bands, check_counts, in_pieces
 
@@ -78,7 +77,6 @@ def packet_matrix(size: int, wavelet: str, level: int) -> Tensor:
 
     known = pywt.wavelist(kind="discrete")
     if wavelet not in known:
-        near = difflib.get_close_matches(str(wavelet), known, 1, 0)[0]
-        raise UserError(f"features.wavelet: there is no {wavelet!r}; did you mean {near!r}?")
+        raise UserError(f"features.wavelet: there is no {wavelet!r}; {files.nearest(wavelet, known)}")
     packets = pywt.WaveletPacket(np.eye(size), wavelet, "periodization", level, axis=-1)
     return torch.from_numpy(np.concatenate([node.data for node in packets.get_level(level, "freq")], 1))

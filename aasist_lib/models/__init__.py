@@ -11,7 +11,6 @@ features of one coefficient, their samples the frames. Every network has
 """
 
 import dataclasses
-import difflib
 import json
 import os
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 from aasist_lib.features.windows import WINDOW_SECONDS, windows  # noqa: F401
 from aasist_lib.models import aasist, cnn_attention, resnet, transformer, wav2vec2
@@ -61,12 +61,12 @@ def build(name: str, **options) -> nn.Module:
     32
     """
     if name not in NETWORKS:
-        raise UserError(f"model.name: '{name}' is unknown{_nearest(name, NETWORKS)}")
+        raise UserError(f"model.name: '{name}' is unknown: {files.nearest(name, NETWORKS)}")
     kind, network = NETWORKS[name]
     known = [field.name for field in dataclasses.fields(kind)]
     for option in options:
         if option not in known:
-            raise UserError(f"model.{option}: {name} has no such option{_nearest(option, known)}")
+            raise UserError(f"model.{option}: {name} has no such option: {files.nearest(option, known)}")
     return network(kind(**options))
 
 
@@ -114,13 +114,11 @@ def save(network: nn.Module, folder: Path, about: dict) -> None:
     `load` builds the network again from these.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    beside = folder / "network.safetensors.part"
-    save_file(weights, beside)
-    os.chmod(beside, 0o644)  # save_file makes it private, and DVC would keep that
-    os.replace(beside, folder / "network.safetensors")
-    write_json(folder / "network.json", about)
+    with files.replacing(folder / "network.safetensors") as partial:
+        save_file(weights, partial)
+        os.chmod(partial, 0o644)  # save_file makes it private, and DVC would keep that
+    files.write_json(folder / "network.json", about)
 
 
 def load(folder: Path) -> tuple[nn.Module, dict]:
@@ -162,15 +160,3 @@ def read_json(path: Path) -> dict:
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object: make it again, or fetch it anew")
     return found
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON object, sorted and indented, whole or not at all."""
-    beside = Path(f"{path}.part")
-    beside.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)
-
-
-def _nearest(word: str, known) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f": did you mean {close[0]}?" if close else f": use {', '.join(known)}"

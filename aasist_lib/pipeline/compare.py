@@ -4,7 +4,6 @@ Settings and metrics are in git and there for every commit. Scores are in DVC's 
 hold those of an old run: what needs them is left out then, and the notes say so.
 """
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from dvc.scm import NoSCM, RevError, resolve_rev
 from ruamel.yaml import YAML, YAMLError
 
 from aasist_lib import evaluation, metrics
+from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 
 WORKSPACE = "workspace"  # DVC's name for the working tree, as it is
@@ -205,9 +205,7 @@ def _resolve(root: Path, rev: str) -> str:
         except RevError:
             names = [WORKSPACE, "HEAD", *repo.scm.list_branches(), *repo.scm.list_tags()]
             names += [ref.name for ref in exp_refs(repo.scm) if ref.name]
-            near = difflib.get_close_matches(rev, names, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names[:10])}, ..."
-            raise UserError(f"there is no commit or experiment '{rev}': {hint}") from None
+            raise UserError(f"there is no commit or experiment '{rev}': {files.nearest(rev, names)}") from None
 
 
 def _has_history(root: Path) -> bool:

@@ -7,7 +7,6 @@ the commit that contains it.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from aasist_lib import evaluation, params, plots
-from aasist_lib.base import provenance
+from aasist_lib.base import files, provenance
 from aasist_lib.base.errors import UserError
 from aasist_lib.corpora.copies import made_here
 from aasist_lib.pipeline import datasheet, modelcard, standings
@@ -109,7 +108,7 @@ def write(root: Path) -> list[Path]:
         (folder / "leaderboard.html").unlink(missing_ok=True)
     for name, (template, values) in pages.items():
         text = templates.get_template(template).render(nav=nav, page=name, **values)
-        _replace(folder / name, "\n".join(line.rstrip() for line in text.splitlines()) + "\n")
+        files.write(folder / name, "\n".join(line.rstrip() for line in text.splitlines()) + "\n")
     (folder / "confusion.png").write_bytes(plots.png(plots.confusion(_csv(root / "metrics/confusion.csv"))))
     write_plots_page(root)
     return [folder / name for name in pages]
@@ -145,7 +144,7 @@ def update_readme(root: Path, *, only_check: bool = False) -> None:
         return
     if only_check:
         raise UserError(f"README.md does not show {TABLES}/eval.csv: run `python -m aasist_lib.pipeline readme`")
-    _replace(path, new)
+    files.write(path, new)
 
 
 def write_plots_page(root: Path) -> Path:
@@ -168,7 +167,7 @@ def write_plots_page(root: Path) -> Path:
     page = (TEMPLATES / "plots.html").read_text(encoding="utf-8")
     path = root / ".cache/plots.html"
     path.parent.mkdir(exist_ok=True)
-    _replace(path, page.replace("{vega}", vl_convert.javascript_bundle()))
+    files.write(path, page.replace("{vega}", vl_convert.javascript_bundle()))
     return path
 
 
@@ -440,9 +439,3 @@ def _csv(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"{path.parent.name}/{path.name} is missing: run `dvc repro`") from None
     return table.fillna({column: "" for column in table.select_dtypes(exclude="number")})
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(partial, path)

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
-from aasist_lib.base import provenance
+from aasist_lib.base import files, provenance
 from aasist_lib.base.errors import UserError
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -57,7 +56,6 @@ def copy_stripped(source: Path, target: Path) -> list[Path]:
     UserError
         A file is no notebook.
     """
-    target.mkdir(parents=True, exist_ok=True)
     written = []
     for path in sorted(source.glob("*.ipynb")):
         copy = target / path.name
@@ -67,9 +65,7 @@ def copy_stripped(source: Path, target: Path) -> list[Path]:
             raise UserError(f"{path} is no notebook ({error!r}): is a merge unfinished, or was it cut off?") from None
         if copy.is_file() and copy.read_text(encoding="utf-8") == stripped:
             continue
-        beside = copy.with_suffix(".partial")
-        beside.write_text(stripped, encoding="utf-8")
-        os.replace(beside, copy)
+        files.write(copy, stripped)
         written.append(copy)
     return written
 
@@ -89,7 +85,6 @@ def write_code(notebooks: Path, target: Path) -> None:
     UserError
         A module is missing, or no Python.
     """
-    target.mkdir(parents=True, exist_ok=True)
     code = dict(PROGRAMS)
     for path in notebooks.glob("*.ipynb"):
         cells = json.loads(path.read_text("utf-8"))["cells"]
@@ -100,4 +95,4 @@ def write_code(notebooks: Path, target: Path) -> None:
             modules = provenance.code_of(*sources) | {"pins.env": pins}
         except (OSError, SyntaxError) as error:
             raise UserError(f"{stage}: the code that it needs cannot be read: {error}") from None
-        (target / f"{stage}.json").write_text(json.dumps(modules, indent=1) + "\n", "utf-8")
+        files.write_json(target / f"{stage}.json", modules)

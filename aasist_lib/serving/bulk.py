@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from aasist_lib import audio, detector
-from aasist_lib.base import outputs
+from aasist_lib.base import files
 from aasist_lib.base.errors import UserError, full_disk_told
 from aasist_lib.base.progress import progress
 from aasist_lib.base.workers import in_processes
@@ -62,18 +62,18 @@ def score(paths, detector_path, output, *, jobs: int = 0, cluster: str = "") -> 
     UserError
         The detector cannot be loaded, the output cannot be written, the disk is full, or a process was killed.
     """
-    outputs.check(output)
-    files, _ = detector.find(paths)
-    if pipes := [path for path in files if audio.is_pipe(path)]:
+    files.check(output)
+    recordings, _ = detector.find(paths)
+    if pipes := [path for path in recordings if audio.is_pipe(path)]:
         raise UserError(f"{pipes[0]} is a pipe, which other processes cannot read: leave out --jobs")
-    found = [detector.printable(path) for path in files]
+    found = [detector.printable(path) for path in recordings]
     detector.Detector.load(detector_path)  # what is wrong with it is said before any process starts
     with _partial(output) as partial, full_disk_told(output):
         partial = Path(partial)
         table = partial / f"{Path(output).stem}.csv"
         _start_or_go_on(partial, table, _key(Path(detector_path)))
         there = set(_read(table)["path"])
-        waiting = [str(path) for path, name in zip(files, found, strict=True) if name not in there]
+        waiting = [str(path) for path, name in zip(recordings, found, strict=True) if name not in there]
         pieces = [waiting[at : at + PIECE] for at in range(0, len(waiting), PIECE)]
         todo = [
             Job(tuple(piece), os.getcwd(), str(Path(detector_path).absolute()), partial / f"piece-{at:06d}.csv")
@@ -96,7 +96,7 @@ def score(paths, detector_path, output, *, jobs: int = 0, cluster: str = "") -> 
 
 def _partial(output):
     """The folder for what is done; for an output that is no file, one that goes with this run."""
-    file = outputs.target(output)
+    file = files.target(output)
     return nullcontext(file.with_name(f"{file.name}.partial")) if file else tempfile.TemporaryDirectory()
 
 
@@ -144,7 +144,7 @@ def _read(table: Path) -> pd.DataFrame:
 
 
 def _write(rows: pd.DataFrame, output) -> None:
-    with outputs.whole(output) as beside:
+    with files.whole(output) as beside:
         if Path(output).suffix.lower() == ".parquet":
             rows.to_parquet(beside, index=False)
         else:

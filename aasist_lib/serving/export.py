@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 from torch import Tensor, nn
 
 from aasist_lib import audio, calibration
-from aasist_lib.base import outputs
+from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 from aasist_lib.detector import MIN_SECONDS, Detector, backends
 from aasist_lib.features.bands import lowest
@@ -150,7 +150,7 @@ def export(detector: Detector, output: Path, *, about: dict[str, str] | None = N
     onnx.helper.set_model_props(made, held)
     onnx.checker.check_model(made)
     content = made.SerializeToString()
-    with outputs.whole(output) as beside:
+    with files.whole(output) as beside:
         beside.write_bytes(content)
     return len(content)
 

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML, YAMLError
 
 from aasist_lib import params
 from aasist_lib.augment import Augment
+from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 from aasist_lib.studies import tuning
 from aasist_lib.studies.run_leaderboard import COPIES, waveforms
@@ -227,11 +228,9 @@ def _told(root: Path, plan: Plan, search: tuning.Search, study, best) -> str:
         made += f", of params.yaml itself {first.value:.2%}"
     yaml = YAML()
     yaml.width = 1000
-    beside = root / f"{BEST}.partial"
-    with open(beside, "w", encoding="utf-8") as file:
+    with files.replacing(root / BEST) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write(f"# {made[0].upper()}{made[1:]}\n")
         yaml.dump(nested(settings), file)
-    beside.replace(root / BEST)
     lines = [f"trial {best.number}, {made}", *(f"  {key}: {value}" for key, value in search.tried(best).items())]
     shares = tuning.importance(study)
     if shares:
@@ -287,7 +286,7 @@ def _check_keys(content: Any, known: set, optional: set, where: str) -> None:
         raise UserError(f"{where} must hold `key: value` lines, not {content!r}")
     for key in content:
         if key not in known:
-            raise UserError(f"{where}: {key} is not a key{params._nearest(key, sorted(known))}")
+            raise UserError(f"{where}: {key} is not a key: {files.nearest(key, sorted(known))}")
     missing = sorted(known - optional - set(content))
     if missing:
         raise UserError(f"{where}: {missing[0]} is missing")

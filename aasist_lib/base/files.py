@@ -1,14 +1,48 @@
-"""Files that a person asks for: what cannot be written is said before the work, and what is written is whole."""
+"""Files that are there whole or not at all, and names that were nearly right."""
 
+import difflib
+import json
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from aasist_lib.base.errors import UserError
+
+
+@contextmanager
+def replacing(path) -> Iterator[Path]:
+    """A name beside a file's to write to, which takes the file's place in one step. Its folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    yield partial
+    os.replace(partial, path)
+
+
+def write(path, content: str | bytes) -> None:
+    """Write a file in one step; text as UTF-8."""
+    with replacing(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path, content) -> None:
+    """Write JSON in one step, sorted and indented; ValueError for NaN and infinity, which JSON lacks."""
+    write(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def nearest(word, known: Iterable[str]) -> str:
+    """What somebody meant who wrote `word`, as a question; else what there is.
+
+    >>> nearest("lcqt", ["mfcc", "cqt"]), nearest("?", ["mfcc", "cqt"])
+    ("did you mean 'cqt'?", 'there are mfcc, cqt')
+    """
+    known = list(known)
+    near = difflib.get_close_matches(str(word), known, 1, 0.5)
+    return f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known[:30])}"
 
 
 def check(path) -> None:
