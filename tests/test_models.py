@@ -409,7 +409,7 @@ def test_broken_folders(tmp_path, how, named):
     "options, said",
     [
         (dict(name="cnn_atention"), "did you mean .cnn_attention"),
-        (dict(name="zzz"), "use cnn_attention, resnet, transformer, aasist, wav2vec2"),
+        (dict(name="zzz"), "there are cnn_attention, resnet, transformer, aasist, wav2vec2"),
         (dict(widht=3), "widht.*did you mean .width"),
         (dict(width=30, heads=4), "30 is not a multiple"),
         (dict(dropout=1.0), "dropout"),

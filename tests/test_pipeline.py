@@ -55,10 +55,7 @@ def project(tmp_path):
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "aasist_lib/pipeline", tmp_path / "aasist_lib/pipeline", ignore=ignore)
-    shutil.copytree(ROOT / "aasist_lib/base", tmp_path / "aasist_lib/base", ignore=ignore)
-    for name in ("__init__.py", "params.py", "pins.env"):
-        shutil.copy(ROOT / "aasist_lib" / name, tmp_path / "aasist_lib")
+    shutil.copytree(ROOT / "aasist_lib", tmp_path / "aasist_lib", ignore=ignore)
     (tmp_path / "build/nb").mkdir(parents=True)
     return tmp_path
 
@@ -262,7 +259,6 @@ def test_failing_stages(project, capsys):
     stages = YAML(typ="safe").load(project / "dvc.yaml")["stages"]
     kinds = {" ".join(stage["cmd"].split()[:4]): (name, stage["cmd"].split()) for name, stage in stages.items()}
     assert len(kinds) == 4
-    shutil.copytree(ROOT / "aasist_lib/corpus", project / "aasist_lib/corpus", ignore=shutil.ignore_patterns("*.c*"))
     (project / "notebooks").mkdir()
     (project / "notebooks/20_train.ipynb").write_text("<<<<<<< HEAD\n")
     lacking = [sys.executable, "-S"]  # without site-packages

@@ -466,7 +466,7 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # importing it fails
 from starlette.testclient import TestClient
-from aasist_lib.serve import bounds, run
+from aasist_lib.serving import bounds, run
 with TestClient(run.build(sys.argv[1], bounds.Bounds(), None)) as client, open(sys.argv[2], "rb") as file:
     print(client.post("/v1/score", files={"file": file}).text)
 """

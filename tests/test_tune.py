@@ -35,10 +35,10 @@ from ruamel.yaml import YAML
 from aasist_lib import corpora, params, training
 from aasist_lib import store as storing
 from aasist_lib.base.errors import UserError
-from aasist_lib.pipeline.__main__ import main
 from aasist_lib.store import Store, indexes
 from aasist_lib.store.folders import Folder
 from aasist_lib.studies import tuning
+from aasist_lib.studies.__main__ import main
 from aasist_lib.studies.run_leaderboard import waveforms
 from aasist_lib.studies.run_tuning import Plan, nested, runs
 from aasist_lib.training import loop
@@ -269,7 +269,7 @@ def test_alone(project, tmp_path):
 @pytest.fixture(scope="module")
 def command(project):
     """What the command printed when it was started again after a SIGKILL."""
-    given = [sys.executable, "-m", "aasist_lib.pipeline", "tune", "--trials", "4"]
+    given = [sys.executable, "-m", "aasist_lib.studies", "tune", "--trials", "4"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(given, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:

@@ -84,7 +84,7 @@ def full_disk_told(where: Path | str) -> Iterator[None]:
     >>> with full_disk_told("features"):
     ...     raise OSError(errno.ENOSPC, "No space left on device")
     Traceback (most recent call last):
-    aasist_lib.errors.UserError: features: the disk is full; make room and start again, it goes on from what is done
+    aasist_lib.base.errors.UserError: features: the disk is full; make room and start again, it goes on from what is done
     """
     try:
         yield

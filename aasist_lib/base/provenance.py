@@ -61,7 +61,7 @@ def code_of(*sources: str) -> dict[str, str]:
         waiting += [source] if source.startswith("aasist_lib.") else _imports(ast.parse(source), "")
     while waiting:
         name = waiting.pop()
-        if name in found or name.startswith("aasist_lib.base"):
+        if name in found or name.split(".")[1] == "base":
             continue
         tree = ast.parse(_file(name).read_bytes())
         found[name] = hashlib.sha256(_meaning(tree).encode()).hexdigest()
@@ -155,7 +155,7 @@ def commit() -> str:
     """
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "-C", str(LIBRARY), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

@@ -20,7 +20,7 @@ import pandas as pd
 import soundfile
 from ruamel.yaml import YAML
 
-from aasist_lib.base import files
+from aasist_lib.base import files, provenance
 from aasist_lib.base.errors import UserError
 from aasist_lib.base.progress import Bar, Lines, progress
 from aasist_lib.base.workers import in_processes
@@ -473,6 +473,5 @@ def _report(protocol: pd.DataFrame, sources: dict) -> None:
 def _digest(profile: str) -> str:
     """Changes with anything that changes the corpus, so that no batch of another plan is taken for one of this."""
     hashed = hashlib.sha256(profile.encode())
-    for path in sorted([*HERE.glob("*.py"), HERE / "sources.yaml"]):
-        hashed.update(path.read_bytes())
+    hashed.update((HERE / "sources.yaml").read_bytes() + provenance.code_key(__name__, f"{__package__}.programs"))
     return f"{profile}-{hashed.hexdigest()[:12]}"

@@ -182,7 +182,7 @@ def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, t
         return Response(meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     for path, name in PAGE.items():
-        content = resources.files("aasist_lib.serve").joinpath("page", name).read_bytes()
+        content = resources.files("aasist_lib.serving").joinpath("page", name).read_bytes()
         app.add_api_route(path, _constant(content, MEDIA[Path(name).suffix]), include_in_schema=False)
     _describe(app, token)
     return app
