@@ -1,4 +1,4 @@
-"""Tells bona fide human speech from deepfake speech.
+"""Tell bona fide human speech from spoofed speech.
 
 >>> from aasist_lib import Detector
 """
@@ -7,24 +7,24 @@ import os
 import warnings
 from pathlib import Path
 
-# They count when numpy and torch are loaded, and processes that this one starts inherit them.
+# Set before numpy and torch are loaded; child processes inherit them.
 for _line in Path(__file__).with_name("pins.env").read_text("utf-8").splitlines():
     if _line.startswith("export "):
         _name, _, _value = _line.removeprefix("export ").partition("=")
         os.environ[_name] = _value
-# Threads that wait are to sleep, not to spin: where anything else wants a core, training is several times quicker.
-# It counts when torch is loaded, so it stands here, before any module that needs torch.
+# Waiting threads sleep instead of spinning: training is several times faster where other processes want a core.
+# Set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# onnxruntime, which Lightning imports, else reports to its maker and keeps a device id in the home directory.
+# Else onnxruntime, which Lightning imports, sends telemetry and keeps a device id in the home directory.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# A library behind Lightning looks for widgets that draw other progress bars in notebooks than this project's.
+# A library behind Lightning looks for notebook widgets, which this project does not use.
 warnings.filterwarnings("ignore", "IProgress not found")
 
 __all__ = ["Detector"]
 
 
 def __getattr__(name: str):
-    # loaded when asked for: torch takes seconds, and `aasist --help` or a metric needs none of it
+    # loaded on demand: importing torch takes seconds, and `aasist --help` does not need it
     if name == "Detector":
         from aasist_lib.detector import Detector
 

@@ -1,21 +1,15 @@
-"""Any audio file to mono float32 at the working rate, or a reason why not.
+"""Audio files to mono float32 at the working rate, or a reason why not.
 
-Everything that libsndfile reads (WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, AU, CAF, W64 and more), any number of
-channels, any rate. Blocks are decoded, mixed down and resampled one after the other, so that an hour takes no
-more memory than its result.
+Everything that libsndfile reads, any number of channels, any rate; decoded, mixed down and resampled in blocks. A
+source is a path, or a seekable binary file object, which is read from its beginning and stays open; a pipe is read to
+its end first. Where header and content disagree:
 
-A source is a path, or a binary file object that can seek, such as an upload held in memory; it is read from its
-beginning and stays open. A pipe among paths, such as a shell's <(ffmpeg ...), is read to its end first.
-
-What is decided where a header and what follows it disagree:
-
-- Fewer bytes than promised: truncated. One byte fewer is read: some programs count the pad byte that makes a chunk even
-  and leave it out. The largest number there is, from a program that could not seek back, means all that follows.
-- A WAV header that counts no samples although bytes follow, as when a recorder was killed: empty. These bytes may be
-  anything, so a person has to say that they are samples, by mending the header.
-- Recordings one after the other in one Ogg or MP3 file, of which libsndfile decodes the first, and MP3 of variable
-  bit rate without a count of frames, of which it leaves out the end: partly readable. Nobody should take a score of a
-  part for one of the whole.
+- Fewer bytes than promised: truncated. One byte fewer is accepted, since some programs count the pad byte but omit it.
+  The largest possible size, from a program that could not seek back, means all that follows.
+- A WAV header without samples although bytes follow, as of a killed recorder: empty. The bytes may be anything, so the
+  user has to mend the header.
+- Several recordings in one Ogg or MP3 file, or MP3 of variable bit rate without a frame count, which libsndfile decodes
+  in part: partly readable, since the score of a part must not pass for that of the whole.
 """
 
 from __future__ import annotations
@@ -38,20 +32,20 @@ import soxr
 
 from aasist_lib.base.errors import UserError
 
-# How names of recordings end, in small letters: what folders are searched for. The last line is what people have and
-# libsndfile does not read: such a file is named with the reason, not passed over.
+# File endings that folders are searched for. libsndfile does not read those of the last line: such files are reported
+# with the reason rather than skipped.
 ENDINGS = frozenset(
     ".wav .wave .bwf .rf64 .w64 .flac .ogg .oga .opus .mp1 .mp2 .mp3 .mpga .aif .aiff .aifc .au .snd .caf .sph .nist "
     ".voc .8svx .avr .htk .ircam .paf .pvf .sd2 .sds .sf .wve "
     ".3ga .3gp .aac .ac3 .alac .amr .ape .awb .m4a .m4b .mka .mkv .mov .mp4 .spx .webm .wma .wv".split()
 )
 BLOCK = 2**18  # frames decoded at a time: 6 s at 44.1 kHz
-OGG_TAIL = 2**17  # bytes that surely hold the last page of an Ogg file (a page has 65,307 at most)
-UNKNOWN_SIZE = 2**31 - 2**16  # header sizes from here on are what a program writes that cannot seek back
-UNKNOWN_FRAMES = 2**62  # libsndfile's largest number, above this, stands for "not said"
-MP3_SLACK = 2 * 1152  # frames that may lack at the end of an MP3 file, of which the last may be cut
-PAD = 1  # bytes that a chunk may lack: see above
-SILENCE = 2.0**-15  # a step of 16 bits: what moves no further has no sound in it
+OGG_TAIL = 2**17  # bytes that contain the last page of an Ogg file (at most 65,307 bytes)
+UNKNOWN_SIZE = 2**31 - 2**16  # header sizes from here on are placeholders of programs that cannot seek back
+UNKNOWN_FRAMES = 2**62  # libsndfile reports a larger number for an unknown length
+MP3_SLACK = 2 * 1152  # frames that may be missing at the end of an MP3 file
+PAD = 1  # bytes that a chunk may lack, see above
+SILENCE = 2.0**-15  # one 16-bit step: a range up to this is silence
 FIRST_PAGE = re.compile(rb"OggS\0[\2\3\6\7]")  # of a stream in an Ogg file
 # MPEG audio: version by its two bits, which also choose the row of bit rates; layers I, II and III are 3, 2 and 1
 MPEG_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
@@ -63,13 +57,13 @@ MPEG_KBITS = {
     (0, 2): [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160],
     (0, 1): [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160],
 }
-MPEG_LONGEST = 2881  # bytes of a frame: layer II at 160 kbit/s and 8 kHz
-MPEG_SLACK = 0.5  # seconds: a header's own frame, and what encoder and decoder add at both ends, at 8 kHz
-PIECE = 2**20  # bytes read at a time where no samples are decoded
+MPEG_LONGEST = 2881  # bytes of the longest frame: layer II at 160 kbit/s and 8 kHz
+MPEG_SLACK = 0.5  # seconds: the header's frame, and encoder and decoder padding at both ends, at 8 kHz
+PIECE = 2**20  # bytes read at a time outside of decoding
 # "data : 420000 (should be 209978)": libsndfile's log says so of a WAV, AIFF, AU or W64 file cut short.
 SIZE_TOO_LARGE = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 
-# How long a recording may be, in seconds: a number, what a function says of the open file, or no limit
+# Maximum duration in seconds: a number, a function of the open file, or no limit
 Limit = float | Callable[[soundfile.SoundFile], float] | None
 
 
@@ -78,46 +72,33 @@ class BadAudio(UserError):
 
     Attributes
     ----------
-    path : Path
+    path
         The file; "recording" for a file object without a name.
-    reason : str
+    reason
         One of "missing", "unreadable", "not audio", "empty", "truncated", "partly readable", "not finite", "silent",
         "too short", "too long".
-    detail : str
-        What exactly was found; may be empty.
+    detail
+        What was found; may be empty.
     """
 
     def __init__(self, path, reason: str, detail: str = ""):
         super().__init__(f"{path}: {reason}" + (f" ({detail})" if detail else ""))
         self.path, self.reason, self.detail = Path(path), reason, detail
 
-    def __reduce__(self):  # by default an exception is rebuilt from its message alone
+    def __reduce__(self):  # by default, unpickling uses the message alone
         return type(self), (self.path, self.reason, self.detail)
 
 
 def read(path, sample_rate: int) -> np.ndarray:
-    """The whole file as mono at `sample_rate`.
+    """The whole file as mono, (samples,) float32, full scale 1, at `sample_rate` (Hz).
 
-    Channels are averaged; other rates are resampled by soxr in its high quality, so that the result is that of
-    `librosa.load(path, sr=sample_rate)`.
-
-    Parameters
-    ----------
-    path : str or Path
-        Any file that libsndfile reads.
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    np.ndarray
-        (samples,), float32, full scale at 1.
+    Channels are averaged; soxr in high quality resamples, as `librosa.load(path, sr=sample_rate)`.
 
     Raises
     ------
     BadAudio
-        If the file is missing, cannot be read or only in part, is not audio, holds no samples, ends before its header
-        says, or holds NaN or infinite samples. Not every cut can be seen: see `cut_short`.
+        If the file is missing, unreadable or only partly readable, not audio, empty, truncated (where that shows, see
+        `cut_short`), or has NaN or infinite samples.
     """
     blocks = list(_blocks(path, sample_rate))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
@@ -126,33 +107,29 @@ def read(path, sample_rate: int) -> np.ndarray:
 def read_windows(
     source, sample_rate: int, window_seconds: float, *, max_seconds: Limit = None, refuse_silence: bool = False
 ) -> Iterator[np.ndarray]:
-    """The file in windows, for recordings too long to hold in memory.
+    """The file in windows without overlap, which together are what `read` gives; the last is the rest.
 
     Parameters
     ----------
-    source : path or binary file object
-        Anything that libsndfile reads.
-    sample_rate : int
-        In Hz.
-    window_seconds : float
+    source
+        Path or binary file object.
+    sample_rate : Hz
+    window_seconds
         Length of a window.
-    max_seconds : float or function of the open soundfile.SoundFile that gives one, optional
-        A longer recording is refused: at once where its header tells, else where the reading gets there. What the
-        function raises, having seen the header, ends the reading.
-    refuse_silence : bool
-        Raise BadAudio at the end if there was no sound at all: digital silence, a constant, or channels that cancel
-        each other out when they are averaged.
+    max_seconds
+        Longer recordings are refused, from the header where it tells; a number, or a function of the open
+        soundfile.SoundFile that gives one, whose exceptions end the reading.
+    refuse_silence
+        BadAudio at the end if there was no sound: digital silence, a constant, or channels that cancel when averaged.
 
     Yields
     ------
-    np.ndarray
-        (samples,), float32: one window after the other, without overlap; the last is what is left. Together they
-        are what `read` gives.
+    (samples,), float32
 
     Raises
     ------
     BadAudio
-        As `read`, and if it is too long; a fault in the middle of a file shows when the reading gets there.
+        As `read`, and if it is too long; a fault in the middle shows when the reading gets there.
     """
     size = round(window_seconds * sample_rate)
     held, count = [], 0
@@ -164,60 +141,27 @@ def read_windows(
             whole = count - count % size
             for start in range(0, whole, size):
                 yield joined[start : start + size]
-            held, count = [joined[whole:].copy()], count - whole  # a copy: a view would keep all of it
+            held, count = [joined[whole:].copy()], count - whole  # a copy: a view would keep the whole array
     if count:
         yield np.concatenate(held)
 
 
 def info(path) -> float:
-    """Seconds that the file's header promises, without decoding it.
-
-    Parameters
-    ----------
-    path : str or Path
-        Any file that libsndfile reads.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    BadAudio
-        If the file is missing, cannot be read, is empty or not audio.
-    """
+    """Duration in seconds according to the header; BadAudio if the file is missing, empty or not audio."""
     with _open(path) as file:
         return file.frames / file.samplerate
 
 
 def cut_short(source, file: soundfile.SoundFile) -> str:
-    """How an open file shows that its end is missing, or "" if it does not.
+    """How an open file shows that its end is missing, or "".
 
-    Seen here: WAV, AIFF, AU and W64 whose header promises more bytes than there are (unless it was written by
-    a program that could not seek back, which promises the largest number there is); Ogg whose last page is
-    incomplete. Seen when decoding: FLAC that breaks off, MP3 that promises more frames than it holds. Not to be
-    seen: RF64, MP3 without a count of frames, and Ogg cut exactly between two pages (the mark of the last page is no
-    help: some whole ones lack it).
-
-    Parameters
-    ----------
-    source : path or binary file object
-        The file.
-    file : soundfile.SoundFile
-        The same, open.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    BadAudio
-        If the file cannot be read any more.
+    Detected here: WAV, AIFF, AU and W64 whose header promises more bytes than there are; Ogg with an incomplete last
+    page. Detected in decoding: truncated FLAC, MP3 with fewer frames than counted. Not detectable: RF64, MP3 without a
+    frame count, and Ogg cut between two pages (some whole files lack the end-of-stream mark).
     """
     if file.format == "OGG":
         with _raw(source) as raw:
-            position = raw.tell()  # of a file object libsndfile goes on reading here
+            position = raw.tell()  # libsndfile continues here in a file object
             raw.seek(max(0, raw.seek(0, os.SEEK_END) - OGG_TAIL))
             tail = raw.read()
             raw.seek(position)
@@ -233,7 +177,7 @@ def cut_short(source, file: soundfile.SoundFile) -> str:
 
 
 def _promised(source, file: soundfile.SoundFile) -> float:
-    """Frames that must come out of an open file, or 0; BadAudio if libsndfile would leave out some of the sound."""
+    """Frames that an open file must give, or 0 if unknown; BadAudio if libsndfile would skip some of the sound."""
     mend = "convert it, as with ffmpeg -i FILE out.wav"
     if file.format == "OGG":
         with _raw(source) as raw:
@@ -249,12 +193,12 @@ def _promised(source, file: soundfile.SoundFile) -> float:
     heard = file.frames / file.samplerate
     if seconds > heard + MPEG_SLACK:
         raise BadAudio(name(source), "partly readable", f"{heard:.1f} of {seconds:.1f} s: {mend}")
-    # without a count libsndfile goes by the size of the file, tags and pictures included
+    # without a count, libsndfile estimates from the file size, tags and pictures included
     return file.frames - MP3_SLACK if counted else (seconds - MPEG_SLACK) * file.samplerate
 
 
 def _pieces(raw: BinaryIO) -> Iterator[bytes]:
-    """All bytes, from the beginning; leaves the file, which libsndfile may be reading, where it was."""
+    """All bytes; restores the position of the file, which libsndfile may be reading."""
     position = raw.tell()
     raw.seek(0)
     yield from iter(lambda: raw.read(PIECE), b"")
@@ -271,10 +215,8 @@ def _first_pages(raw: BinaryIO) -> Iterator[None]:
 
 
 def _mpeg_sound(raw: BinaryIO) -> tuple[float, bool]:
-    """Seconds of all MPEG audio frames, whatever lies between them (tags, junk), and whether the first counts them.
-
-    A frame counts that follows one that counts, or is followed by one of its kind: two bytes alone prove nothing.
-    """
+    """Seconds of all MPEG audio frames, whatever lies between them, and whether the first has a frame count."""
+    # a frame counts if it follows one that counts or is followed by one of its kind: sync bytes alone prove nothing
     seconds, counted, held, at, follows = 0.0, False, b"", 0, False
     for piece in itertools.chain(_pieces(raw), [bytes(MPEG_LONGEST + 4)]):
         held, at = held[at:] + piece, 0
@@ -292,12 +234,12 @@ def _mpeg_sound(raw: BinaryIO) -> tuple[float, bool]:
 
 
 def _mpeg_frame(data: bytes, at: int) -> tuple[int, float, tuple] | None:
-    """Bytes, seconds, and (version, layer, rate) of the frame that begins there; None if none does."""
+    """Bytes, seconds and (version, layer, rate) of the frame that begins at `at`; None if none does."""
     if data[at] != 0xFF or data[at + 1] < 0xE0:
         return None
     header = data[at : at + 4]
     version, layer, kbits, rate = header[1] >> 3 & 3, header[1] >> 1 & 3, header[2] >> 4, header[2] >> 2 & 3
-    if version == 1 or layer == 0 or kbits in (0, 15) or rate == 3:  # 0: a free bit rate, which nobody uses
+    if version == 1 or layer == 0 or kbits in (0, 15) or rate == 3:  # 0: free bit rate, not in use
         return None
     hertz, first = MPEG_RATES[version][rate], version == 3
     samples = 384 if layer == 3 else 1152 if layer == 2 or first else 576
@@ -307,18 +249,18 @@ def _mpeg_frame(data: bytes, at: int) -> tuple[int, float, tuple] | None:
 
 
 def name(source) -> str:
-    """What messages call a source: its path, or that of a file object that has one, or "recording"."""
+    """The name of a source in messages: its path, or that of a file object, or "recording"."""
     found = getattr(source, "name", None) if hasattr(source, "read") else source
     return str(found) if isinstance(found, str | os.PathLike) else "recording"
 
 
 @contextmanager
 def _raw(source) -> Iterator[BinaryIO]:
-    """The bytes. What the system refuses (no permission, a broken disk) is a fault of this file alone."""
+    """The bytes; an OSError becomes BadAudio."""
     try:
         with nullcontext(source) if hasattr(source, "read") else open(source, "rb") as raw:
             yield raw
-    except OSError as error:  # of which io.UnsupportedOperation, of a file object that cannot seek, is one
+    except OSError as error:  # includes io.UnsupportedOperation of an unseekable file object
         raise BadAudio(name(source), "unreadable", error.strerror or str(error)) from None
 
 
@@ -328,11 +270,11 @@ def _open(source) -> soundfile.SoundFile:
             mode = os.stat(source).st_mode
         except (FileNotFoundError, NotADirectoryError):
             raise BadAudio(source, "missing") from None
-        except OSError as error:  # a name too long
+        except OSError as error:  # such as a name that is too long
             raise BadAudio(source, "unreadable", error.strerror or "") from None
         if not stat.S_ISREG(mode):
             raise BadAudio(source, "unreadable", "neither a file nor a pipe")
-    with _raw(source) as raw:  # libsndfile would not say why it cannot
+    with _raw(source) as raw:  # libsndfile would give no reason
         raw.seek(0)
         if not raw.read(1):
             raise BadAudio(name(source), "empty", "0 bytes")
@@ -343,13 +285,13 @@ def _open(source) -> soundfile.SoundFile:
         )  # a name need not be text
     except soundfile.LibsndfileError as error:
         raise BadAudio(name(source), "not audio", error.error_string.strip().rstrip(".")) from None
-    except TypeError:  # soundfile takes the name *.raw for headerless samples and asks for their rate
+    except TypeError:  # soundfile takes *.raw for headerless samples and asks for their rate
         raise BadAudio(name(source), "not audio", "headerless samples") from None
 
 
 @contextmanager
 def _whole(source) -> Iterator:
-    """The source; of a pipe, which cannot seek, a file with all that comes out of it."""
+    """The source; of a pipe, which cannot seek, a temporary copy."""
     if hasattr(source, "read") or not is_pipe(source):
         yield source
         return
@@ -364,7 +306,6 @@ def _whole(source) -> Iterator:
 
 
 def is_pipe(path) -> bool:
-    """Whether a path is that of a pipe."""
     try:
         return stat.S_ISFIFO(os.stat(path).st_mode)
     except OSError:
@@ -372,7 +313,7 @@ def is_pipe(path) -> bool:
 
 
 def _blocks(source, sample_rate: int, max_seconds: Limit = None, refuse_silence: bool = False) -> Iterator[np.ndarray]:
-    """Mono float32 blocks at `sample_rate`, at least one of them; raises BadAudio as `read_windows` says."""
+    """Mono float32 blocks at `sample_rate`, at least one; BadAudio as `read_windows`."""
     path = name(source)
     with _whole(source) as source, _open(source) as file:
         if callable(max_seconds):
@@ -383,7 +324,7 @@ def _blocks(source, sample_rate: int, max_seconds: Limit = None, refuse_silence:
         if most < file.frames < UNKNOWN_FRAMES:
             raise _too_long(path, max_seconds)
         promised = _promised(source, file)
-        # Or soundfile seeks after every block, which fails at the end of a FLAC that does not tell its length.
+        # Otherwise soundfile seeks after every block, which fails at the end of a FLAC of unknown length.
         file.seekable = lambda: False
         stream = None
         if file.samplerate != sample_rate:
@@ -398,7 +339,7 @@ def _blocks(source, sample_rate: int, max_seconds: Limit = None, refuse_silence:
                 raise BadAudio(path, "truncated", f"after {decoded} frames: {detail}") from None
             ended = len(block) < BLOCK
             decoded += len(block)
-            if decoded > most:  # the header did not tell
+            if decoded > most:  # longer than the header said
                 raise _too_long(path, max_seconds)
             mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
             if not np.isfinite(mono).all():

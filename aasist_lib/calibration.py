@@ -1,14 +1,9 @@
-"""From a network's scores to log-likelihood ratios, and from those to decisions.
+"""Calibration: from network scores to log-likelihood ratios (LLR, natural log) and decision thresholds.
 
-A network's logit only ranks utterances. Calibration gives it a unit: a natural-log likelihood ratio (LLR) of
-2 says that such a score is e^2 = 7.4 times as frequent among real voices as among fakes, -2 says the
-opposite, 0 says nothing. Weighed against how many fakes one expects, it becomes a probability. A threshold
-turns it into a decision: spoof if and only if llr < threshold.
-
-Dev has few kinds of attack, and mostly those of training, so a fit to it promises too much elsewhere. `cautious`
-therefore fits with every attack held out in turn, and shrinks the LLRs as far as what was held out asks for.
-
-Scoring needs `load`, `Affine` and `Isotonic` alone, and these nothing but numpy: scipy is imported where it fits.
+An LLR of 2 means that such a score is e^2 = 7.4 times as frequent for bona fide as for spoof. A trial is called spoof
+if and only if llr < threshold. Dev has few attacks, mostly those of training, so a plain fit is overconfident on unseen
+attacks: `cautious` fits with leave-one-attack-out and shrinks the LLRs accordingly.
+Scoring imports no scipy: only the fits do.
 """
 
 import json
@@ -27,34 +22,15 @@ FOLDS = 5  # of bona fide speakers
 
 
 def claimed(scores, prior_spoof: float) -> np.ndarray:
-    """What the network itself claims: its log odds less those that training has built in.
+    """LLR of uncalibrated logits: score - log((1 - prior_spoof) / prior_spoof), without the class prior of training.
 
-    A network trained with cross-entropy gives the log odds of bona fide in what it was trained on, where class weights
-    and sampling decide how frequent spoofs are: llr = score - log((1 - prior_spoof) / prior_spoof).
-
-    Parameters
-    ----------
-    scores : logits, of any shape.
-    prior_spoof : share of spoofs among the weighted draws of training, as network.json has it.
-
-    >>> claimed([0.0, 2.0], prior_spoof=0.5)
-    array([0., 2.])
+    `prior_spoof` is the fraction of spoofs among the weighted draws of training, from network.json.
     """
     return np.asarray(scores, dtype=np.float64) - np.log((1 - prior_spoof) / prior_spoof)
 
 
 def training_prior(network: Path) -> float:
-    """Share of spoofs among the draws of a network's training, for `claimed`.
-
-    Parameters
-    ----------
-    network : folder with network.json.
-
-    Raises
-    ------
-    UserError
-        The file is missing, or does not say it: half and half would be a guess.
-    """
+    """Fraction of spoofs among the training draws, from network.json; `UserError` where it is missing or invalid."""
     path = Path(network) / "network.json"
     try:
         prior = json.loads(path.read_text(encoding="utf-8"))["prior_spoof"]
@@ -69,7 +45,7 @@ def training_prior(network: Path) -> float:
 
 @dataclass(frozen=True)
 class Affine:
-    """llr = scale * score + offset, in natural-log units; of scores of any shape.
+    """llr = scale * score + offset, in natural-log units, for scores of any shape.
 
     >>> Affine(scale=2.0, offset=-1.0)([0.5, 1.5])
     array([0., 2.])
@@ -83,11 +59,11 @@ class Affine:
 
     @property
     def inverted(self) -> bool:
-        """True where a higher score meant a fake: the detector has learnt the opposite of what it should."""
+        """Whether a higher score means spoof."""
         return self.scale <= 0
 
     def describe(self) -> str:
-        """In words, with a plain warning where the scores point the wrong way."""
+        """Description in words, with a warning where the scores are inverted."""
         text = f"llr = {self.scale:.3f} x score {'+' if self.offset >= 0 else '-'} {abs(self.offset):.3f}"
         if self.inverted:
             text += (
@@ -98,18 +74,12 @@ class Affine:
         return text
 
     def to_dict(self) -> dict:
-        """For JSON: floats in full precision, so that `from_dict` gives the very same numbers."""
+        """For JSON; floats keep full precision."""
         return {"kind": "affine", "scale": self.scale, "offset": self.offset}
 
     @classmethod
     def from_dict(cls, values: dict) -> "Affine":
-        """The inverse of `to_dict`; other keys are ignored.
-
-        Raises
-        ------
-        UserError
-            It is of another kind, or scale or offset is missing or not a finite number.
-        """
+        """Inverse of `to_dict`; `UserError` for another kind or values that are not finite numbers."""
         if values.get("kind") != "affine":
             raise UserError(f"calibration: kind is {values.get('kind')!r}, not 'affine'")
         scale, offset = (values.get(name) for name in ("scale", "offset"))
@@ -120,14 +90,14 @@ class Affine:
 
 @dataclass(frozen=True)
 class Isotonic:
-    """LLRs that rise with the score and are otherwise free: straight lines between knots, constant beyond the ends.
+    """Monotonic piecewise linear map from scores to LLRs, constant beyond the outer knots.
 
-    Lines and not steps, so that different scores keep different LLRs and the order of the trials, as far as it goes.
+    Lines instead of steps, so that different scores get different LLRs except where the map is flat.
 
     Attributes
     ----------
-    scores, llrs : (k,) scores rise, llrs do not fall; as many of one as of the other. A single knot is a constant.
-    upside_down : whether bona fide had the lower scores, on average.
+    scores, llrs : (k,) knots; scores strictly increase, llrs do not decrease. One knot is a constant.
+    upside_down : whether bona fide had the lower mean score.
 
     >>> Isotonic((0.0, 1.0), (-2.0, 2.0))([-5, 0.5, 5])
     array([-2.,  0.,  2.])
@@ -142,11 +112,11 @@ class Isotonic:
 
     @property
     def inverted(self) -> bool:
-        """True where a higher score meant a fake, or where the fit found no order in the scores at all."""
+        """Whether the scores are inverted or the fitted LLRs are constant."""
         return self.upside_down or not self.llrs[0] < self.llrs[-1]
 
     def describe(self) -> str:
-        """In words, with a plain warning where the scores point the wrong way or nowhere."""
+        """Description in words, with a warning where the scores are inverted or carry no information."""
         text = f"llr rises from {self.llrs[0]:.2f} to {self.llrs[-1]:.2f} over {len(self.scores)} knots"
         if self.inverted:
             text += (
@@ -162,7 +132,7 @@ class Isotonic:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Isotonic":
-        """The inverse of `to_dict`; `UserError` for another kind, or knots that are not finite or do not rise."""
+        """Inverse of `to_dict`; `UserError` for another kind, or knots that are not finite or not monotonic."""
         if values.get("kind") != "isotonic":
             raise UserError(f"calibration: kind is {values.get('kind')!r}, not 'isotonic'")
         knots = [values.get(name) for name in ("scores", "llrs")]
@@ -176,12 +146,12 @@ class Isotonic:
 
 
 def _is_number(x) -> bool:
-    """A finite number, as JSON has it; true and false, which Python takes for 1 and 0, are none."""
+    """Whether x is a finite number; bool, a subclass of int in Python, is excluded."""
     return isinstance(x, int | float) and not isinstance(x, bool) and bool(np.isfinite(x))
 
 
 def from_dict(values: dict) -> "Affine | Isotonic":
-    """A calibration of either kind from what `to_dict` gave; `UserError` for anything else."""
+    """Calibration of either kind from its `to_dict`; `UserError` for anything else."""
     kinds = {"affine": Affine, "isotonic": Isotonic}
     if values.get("kind") not in kinds:
         raise UserError(f"calibration: kind is {values.get('kind')!r}, not one of {', '.join(kinds)}")
@@ -189,28 +159,21 @@ def from_dict(values: dict) -> "Affine | Isotonic":
 
 
 def fit_affine(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Affine:
-    """Fit LLRs by logistic regression, both classes weighted to the prior whatever their numbers.
+    """Fit LLRs by logistic regression, with both classes weighted to the prior.
+
+    Targets are smoothed as by Platt (1999), (n+1)/(n+2) and 1/(m+2), which keeps the scale finite for separable
+    classes: n trials without an error cannot support odds far beyond n to 1.
 
     Parameters
     ----------
-    bonafide, spoof : (n,) and (m,) scores, higher = bona fide.
-    prior_spoof : where on the scale the fit is to be best; 0.5 for an all-round one.
-    attacks : (m,) names; every attack weighs the same then, however many trials it has. None: every trial does.
-
-    Returns
-    -------
-    Affine
+    bonafide, spoof : (n,) and (m,) scores, higher for bona fide.
+    prior_spoof : operating point of the fit; 0.5 is general-purpose.
+    attacks : (m,) names, to give every attack the same weight; None weights every trial the same.
 
     Raises
     ------
     UserError
-        A class is missing, a score is not a number, all scores are equal, or the prior is not between 0 and 1.
-
-    Notes
-    -----
-    Targets are Platt's (1999): (n+1)/(n+2) for bona fide and 1/(m+2) for spoofs instead of 1 and 0. It keeps
-    the scale finite where the classes do not overlap, and hardly matters where they do: n trials without an
-    error cannot show odds much beyond n to 1.
+        A class is missing, a score is not finite, all scores are equal, or the prior is not between 0 and 1.
     """
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -243,23 +206,10 @@ def fit_affine(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Affin
 
 
 def fit_isotonic(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Isotonic:
-    """Fit LLRs by pool-adjacent-violators (Brümmer and du Preez 2006), with ends that stay finite.
+    """Fit LLRs by pool-adjacent-violators (Brümmer and du Preez 2006), with finite ends.
 
-    A trial of the other class is put beyond each end, of the weight of one more trial: n trials without an error cannot
-    show odds beyond n to 1, and the plain method would say that they are infinite.
-
-    Parameters
-    ----------
-    bonafide, spoof, prior_spoof, attacks : as in `fit_affine`; the prior moves nothing but the weight of those two.
-
-    Returns
-    -------
-    Isotonic
-
-    Raises
-    ------
-    UserError
-        As `fit_affine`.
+    One pseudo-trial of the other class at each end bounds the LLRs: n trials without an error cannot support odds
+    beyond n to 1. Parameters and errors are as in `fit_affine`; the prior only weights the two pseudo-trials.
     """
     from scipy.optimize import isotonic_regression
 
@@ -278,7 +228,7 @@ def fit_isotonic(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Iso
     total = np.bincount(row, weight)
     share = isotonic_regression(np.bincount(row, weight * real) / total, weights=total)
     llr = np.log(share.x / (1 - share.x)) - np.log((1 - prior_spoof) / prior_spoof)
-    # a knot at the middle of each pool
+    # one knot per pool, at its mean score
     at = np.add.reduceat(distinct * total, share.blocks[:-1]) / np.add.reduceat(total, share.blocks[:-1])
     upside_down = bool(np.average(scores[real == 1], weights=weight[real == 1])
                        < np.average(scores[real == 0], weights=weight[real == 0]))  # fmt: skip
@@ -286,7 +236,7 @@ def fit_isotonic(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Iso
 
 
 def _weights(bonafide, spoof, attacks, prior_spoof: float) -> np.ndarray:
-    """Of every trial, bona fide first; the classes add up to their priors."""
+    """Weight of every trial, bona fide first; the weights of a class sum to its prior."""
     if not 0 < prior_spoof < 1:
         raise UserError(f"prior_spoof: {prior_spoof} is not between 0 and 1")
     of_spoof = np.full(len(spoof), 1 / len(spoof))
@@ -298,15 +248,10 @@ def _weights(bonafide, spoof, attacks, prior_spoof: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cautious:
-    """What `cautious` found.
+    """Result of `cautious`: the shrunk fit of all trials, and the shrinkage (0.2 to 1) of its LLRs.
 
-    Attributes
-    ----------
-    fit : the calibration to use, of all trials, shrunk.
-    shrinkage : what its LLRs were multiplied by, from 0.2 to 1 (not at all).
-    held_out : (bona fide, spoof) LLRs of the same trials by fits that have seen neither their attack nor, where there
-        are several, their speaker; shrunk as well.
-    attacks : how many attacks were held out in turn; below 2 none was, and nothing was shrunk.
+    `held_out` are (bona fide, spoof) shrunk LLRs from fits without the trial's attack and, with several speakers, its
+    speaker. With fewer than 2 `attacks`, nothing is held out or shrunk.
     """
 
     fit: Affine | Isotonic
@@ -315,7 +260,7 @@ class Cautious:
     attacks: int
 
     def describe(self) -> str:
-        """In words."""
+        """Description in words."""
         if self.attacks < 2:
             return (
                 f"{self.fit.describe()}; dev has too few kinds of attack to hold one out: expect it to claim too much"
@@ -334,31 +279,21 @@ def cautious(
     method: str = "affine",
     prior_spoof: float = 0.5,
 ) -> Cautious:
-    """Fit a calibration with attacks held out in turn, and shrink it as far as what was held out asks for.
+    """Fit a calibration with leave-one-attack-out and shrink it to fit unseen attacks.
 
-    For every attack, and every fifth of the bona fide speakers, a fit to all others gives the LLRs of what was left
-    out. Fakes of a speaker go with that speaker: a copy of a recording shares its voice, words and microphone. Of
-    several fits that have seen neither a trial's attack nor its speaker, it gets the mean. The shrinkage with the
-    lowest Cllr of these, every attack weighing the same, is applied to the fit of all, unless what it gains is less
-    than one standard error (over attacks), which could be luck.
+    For every attack and every fifth of the bona fide speakers, a fit to the rest gives held-out LLRs; a spoof is held
+    out together with its speaker, since a vocoder copy shares the recording. A trial gets the mean over the fits
+    without it. The shrinkage with the lowest Cllr on these LLRs, with equal weight for each attack, is applied to the
+    fit of all trials, but only if the gain is above one standard error over attacks.
 
     Parameters
     ----------
-    bonafide, spoof : (n,) and (m,) scores of dev, higher = bona fide.
-    attacks : (m,) name of the attack of each spoof.
-    speakers : (n,) name of the speaker of each bona fide trial; None or fewer than two: they are in every fit.
-    spoof_speakers : (m,) name of the speaker of each spoof; None: none of them speaks among the bona fide.
-    method : affine or isotonic.
-    prior_spoof : as in `fit_affine`.
-
-    Returns
-    -------
-    Cautious
-
-    Raises
-    ------
-    UserError
-        There is no such method, or as `fit_affine`.
+    bonafide, spoof : (n,) and (m,) dev scores, higher for bona fide.
+    attacks : (m,) attack of each spoof.
+    speakers : (n,) speaker of each bona fide trial; None keeps all speakers in every fit.
+    spoof_speakers : (m,) speaker of each spoof; None means that none of them is a bona fide speaker.
+    method : affine or isotonic; `UserError` for another.
+    prior_spoof : as `fit_affine`.
     """
     if method not in METHODS:
         raise UserError(f"calibrate.method: {method!r} is not one of {', '.join(METHODS)}")
@@ -397,7 +332,7 @@ def cautious(
 
 
 def _folds(speakers, spoof_speakers, bonafide: int, spoof: int) -> tuple[np.ndarray, np.ndarray]:
-    """To which of at most `FOLDS` groups of speakers each trial belongs; -1: a fake of nobody among the bona fide."""
+    """Speaker fold of each bona fide and spoof trial; -1 is a spoof of no bona fide speaker."""
     if speakers is None:
         return np.zeros(bonafide, dtype=int), np.full(spoof, -1)
     names, group = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
@@ -422,30 +357,23 @@ def thresholds(
     max_bonafide_rejected: float = 0.05,
     min_spoof_found: float = 0.95,
 ) -> dict[str, float]:
-    """Thresholds of the policies, for the decision "spoof if and only if llr < threshold".
+    """Threshold, an LLR, of each policy in `POLICIES`, chosen on the given trials.
 
-    equal_error: real voices called fake as often as fakes let through. min_cost: the lowest expected cost, if the LLRs
-    are what they say: log(C_fa p / (C_miss (1 - p))), the threshold of `metrics.act_dcf`. few_false_alarms: highest
-    threshold that calls at most `max_bonafide_rejected` of these real voices fake. few_misses: lowest threshold that
-    catches at least `min_spoof_found` of these fakes. Those read off trials lie half way between two scores, so that a
-    rounding error moves no trial across.
+    equal_error: equal error rate. min_cost: Bayes threshold log(C_fa p / (C_miss (1 - p))) of `metrics.act_dcf`.
+    few_false_alarms: the highest with a false positive rate (bona fide called spoof) of at most
+    `max_bonafide_rejected`. few_misses: the lowest that detects at least `min_spoof_found` of the spoofs. All but
+    min_cost lie halfway between two scores, so rounding moves no trial across.
 
     Parameters
     ----------
-    bonafide_llr, spoof_llr : (n,) and (m,) log-likelihood ratios.
-    prior_spoof, cost_miss, cost_false_alarm : of min_cost, as in `metrics.min_dcf`.
-    max_bonafide_rejected : of few_false_alarms, a fraction from 0 to below 1.
-    min_spoof_found : of few_misses, a fraction above 0, up to 1.
-
-    Returns
-    -------
-    dict
-        A log-likelihood ratio for each of `POLICIES`.
+    bonafide_llr, spoof_llr : (n,) and (m,) LLRs.
+    prior_spoof, cost_miss, cost_false_alarm : of min_cost, as `metrics.min_dcf`.
+    max_bonafide_rejected, min_spoof_found : fractions, in [0, 1) and (0, 1].
 
     Raises
     ------
     UserError
-        A class is missing, a score is not a number, or a setting is out of range.
+        A class is missing, a score is not finite, or a setting is out of range.
 
     >>> policy = thresholds([0.5, 1, 2, 3], [-3, -1, 0, 1.5], max_bonafide_rejected=0.25, min_spoof_found=0.75)
     >>> policy["equal_error"], policy["few_false_alarms"], policy["few_misses"]
@@ -475,19 +403,18 @@ def thresholds(
 def save_detector(
     folder: Path, network: Path, fit: Affine | Isotonic, policies: dict[str, float], *, policy: str, **settings
 ) -> None:
-    """Write a detector's folder: a copy of the network's two files, and calibration.json.
+    """Write a detector folder: a copy of the network's two files, and calibration.json.
 
     Parameters
     ----------
-    folder, network : of the detector to write, of the network to copy.
-    fit, policies : of `cautious` (or of a plain fit), and what `thresholds` gave.
-    policy : the one of `policies` that decides.
-    settings : what they were made for (prior_spoof and so on), kept in calibration.json in full precision.
+    fit, policies : from `cautious` and `thresholds`.
+    policy : key of `policies` that decides.
+    settings : further values to keep in calibration.json, such as prior_spoof.
 
     Raises
     ------
     UserError
-        There is no such policy, or no network in its folder.
+        The policy is unknown or the network is missing.
     """
     if policy not in policies:
         raise UserError(f"calibrate.policy: {policy!r} is not one of {', '.join(policies)}")
@@ -504,18 +431,7 @@ def save_detector(
 
 
 def load(folder: Path) -> tuple[Affine | Isotonic, float, dict]:
-    """Read a detector's calibration.json.
-
-    Returns
-    -------
-    tuple
-        The fit, the threshold (a log-likelihood ratio) that decides, and all that the file holds.
-
-    Raises
-    ------
-    UserError
-        The file is missing or no calibration.
-    """
+    """Calibration, decision threshold (LLR) and full content of calibration.json; `UserError` if invalid."""
     path = Path(folder) / "calibration.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

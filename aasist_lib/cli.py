@@ -1,4 +1,4 @@
-"""The command `aasist`. Heavy imports wait until a command needs them: help comes at once."""
+"""The command `aasist`. Heavy imports wait until a command needs them, so that help is fast."""
 
 import argparse
 import json
@@ -10,12 +10,12 @@ from pathlib import Path
 from aasist_lib.base.errors import UserError
 
 ALL_SCORED, WRONG_USAGE, SOME_NOT_SCORED, STOPPED = 0, 2, 3, 130
-# What a file is, by how its name ends, in large or small letters
+# File format by ending, in upper or lower case
 SCORES = {"": "table", ".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "table"}
 MEASURES = {"": "table", ".json": "json", ".txt": "table"}
 MARK = "!! ALARM:"
-MANY_FILES = 200  # so many and more are scored by several processes, where they go into a csv
-MANY_TRIALS = 50_000  # from so many on the bootstrap takes minutes
+MANY_FILES = 200  # from here on, several processes score into a csv
+MANY_TRIALS = 50_000  # from here on, the bootstrap takes minutes
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,13 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     Parameters
     ----------
-    arguments : list of str, optional
-        What follows the command's name; those of this process by default.
+    arguments
+        Command line without the program's name; that of this process by default.
 
     Returns
     -------
-    int
-        Exit code: 0 all scored or measured, 2 wrong usage or files, 3 some could not be scored, 130 stopped by Ctrl-C.
+    status
+        0 all scored or measured, 2 wrong usage or files, 3 some not scored, 130 stopped by Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="aasist", description="Tells bona fide human speech from deepfake speech.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(f"aasist: stopped{error}", file=sys.stderr)
         return STOPPED
-    except BrokenPipeError:  # `aasist score ... | head`: whoever read has enough
+    except BrokenPipeError:  # `aasist score ... | head` has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ALL_SCORED
 
@@ -131,7 +131,7 @@ def _score_in_processes(given: argparse.Namespace, found: list[Path], detector, 
 
 
 def _score_one_by_one(detector, found: list[Path], output: Path | None, form: str):
-    """Rows of all files, which are written; Ctrl-C writes those that there are, beside the file that is asked for."""
+    """Score and write all files; after Ctrl-C, write the rows so far, to `<output>.stopped` if there is an output."""
     import pandas as pd
 
     from aasist_lib.base import files
@@ -144,7 +144,7 @@ def _score_one_by_one(detector, found: list[Path], output: Path | None, form: st
             records.append(detector.score_file(path))
     except KeyboardInterrupt:
         stopped = True
-        if output and (file := files.target(output)):  # a part must not pass for the whole
+        if output and (file := files.target(output)):  # a partial result must not look complete
             output = file.with_name(f"{file.name}.stopped")
     rows = pd.DataFrame(records, columns=COLUMNS)
     if records or not stopped:
@@ -208,7 +208,7 @@ def _default_detector() -> Path:
 
 
 def _table(rows, detector) -> str:
-    """Aligned columns, then in plain words what the first number means and how decisions are made."""
+    """Aligned columns, then the meaning of the first LLR and the decision rule in words."""
     from aasist_lib.detector import in_words
 
     width = max([len("file"), *(len(path) for path in rows["path"])])
@@ -327,7 +327,7 @@ def _metrics(given: argparse.Namespace) -> int:
     trials = scorefiles.read(given.scores, given.keys, given.format, given.subset)
     dev_eer = _dev_eer(*given.dev, given.format) if given.dev else None
     alarms = evaluation.alarms(trials.table, dev_eer=dev_eer)
-    if as_json or output or not sys.stdout.isatty():  # else they are in what is printed, and twice is once too often
+    if as_json or output or not sys.stdout.isatty():  # else the printed report shows them
         for alarm in alarms:
             print(f"aasist: {MARK} {alarm}", file=sys.stderr)
     asv = scorefiles.read_asv(given.asv, trials, given.keys, given.asv_keys) if given.asv else None
@@ -365,7 +365,7 @@ def _dev_eer(scores: str, keys: str, format: str) -> float:
     from aasist_lib import evaluation, metrics
     from aasist_lib.evaluation import scorefiles
 
-    # ASVspoof 2021 has no dev of its own: systems are developed on that of 2019
+    # ASVspoof 2021 has no dev set: systems are developed on that of 2019
     trials = scorefiles.read(scores, keys, "asvspoof2019" if format == "asvspoof2021" else format)
     return metrics.eer(*evaluation.split_classes(evaluation.scored(trials.table))).value
 
@@ -385,7 +385,7 @@ def _metrics_json(found: dict) -> str:
 
 
 def _metrics_text(found: dict) -> str:
-    """What was read, alarms, tables, and in plain words what the first number means."""
+    """What was read, alarms, tables, and the meaning of the first number in words."""
     from aasist_lib import evaluation
 
     rows = found["metrics"]
@@ -416,7 +416,7 @@ def _metrics_text(found: dict) -> str:
 
 
 def _headline(rows: dict) -> dict:
-    """Columns of the first table: what evaluation says of every condition, and t-DCF of all trials below it."""
+    """Columns of the first table: measures by condition, and t-DCF of all trials below."""
     from aasist_lib import evaluation
 
     columns = {name: list(column) for name, column in evaluation.headline_table(rows).items()}
@@ -446,7 +446,7 @@ def _meaning(row: dict) -> str:
 
 
 def _aligned(table) -> list[str]:
-    """A table of text in columns: the first to the left, the others to the right."""
+    """Align a table of text: the first column to the left, the others to the right."""
     columns = [[str(name), *map(str, table[name])] for name in table]
     widths = [max(map(len, column)) for column in columns]
     return [
@@ -498,12 +498,12 @@ def _output(given: argparse.Namespace) -> Path | None:
 
     if not given.output:
         return None
-    files.check(given.output)  # before an hour of scoring, not after it
+    files.check(given.output)  # fail before hours of scoring, not after
     return Path(given.output)
 
 
 def _form(output: Path | None, known: dict[str, str], option: str) -> str:
-    """What is to be written, by how the name of the file ends."""
+    """Output format by the ending of the file's name."""
     ending = output.suffix.lower() if output else ""
     if ending not in known:
         endings = ", ".join(filter(None, known))

@@ -1,7 +1,7 @@
-"""Settings: `params.yaml`, checked strictly.
+"""Schema of `params.yaml`, checked strictly.
 
-Every key is required and known, every value has its type and range: a typing error stops a run at its start, with the
-key's name and the nearest valid one, and not after an hour with a setting that was never used.
+Every key is required and known, and every value has a type and a range, so that a typing error stops a run at its
+start.
 """
 
 import math
@@ -40,7 +40,7 @@ Range = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator
 
 
 class Section(BaseModel):
-    """A part of params.yaml; its fields are the keys, with type and range. params.yaml says what they do."""
+    """A section of params.yaml: its keys with type and range. Comments in params.yaml explain them."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -123,7 +123,7 @@ def _layers(layers: Any) -> Any:
 
 
 class States(Section):
-    """Of a pre-trained encoder, of which the front-end `wav2vec2` makes maps."""
+    """Hidden states of a pre-trained encoder, for the front-end `wav2vec2`."""
 
     encoder: str
     layers: Annotated[Any, AfterValidator(_layers)]
@@ -163,7 +163,7 @@ class Extract(Section):
 
 
 class Compute(Section):
-    """What computes, and where; it decides no result but for its last digits, and no stage depends on it."""
+    """Where to compute. It changes no more than the last digits of a result, so no stage depends on it."""
 
     backend: Literal["local", "dask"]
     address: str
@@ -181,7 +181,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Heads(Section):
-    """A network whose heads share its width."""
+    """A network whose attention heads share its width."""
 
     width: Count
     heads: Count
@@ -229,7 +229,7 @@ class Model(Section):
 
 
 class Augment(Section):
-    """Each a probability, 0 for never, and the range or choice that chance draws from."""
+    """For each augmentation a probability (0: never) and the range or the choices that it draws from."""
 
     codec: Share
     codecs: list[Literal["mp3", "vorbis", "opus", "gsm", "g711", "g722"]]
@@ -293,7 +293,7 @@ class Evaluate(Section):
 class Audit(Section):
     workers: Count
     bootstrap: Annotated[int, Field(ge=20)]
-    utterances: Annotated[int, Field(ge=2)]  # of each class one
+    utterances: Annotated[int, Field(ge=2)]  # at least one of each class
     fakes: Count
     fold_draws: Count
     held_out_attacks: WholeNumber
@@ -319,47 +319,40 @@ class Params(Section):
 
 
 def load(path: Path | None = None) -> dict[str, Any]:
-    """All settings, checked.
+    """Read all settings and check them.
 
     Parameters
     ----------
-    path : pathlib.Path, optional
-        The YAML file; `params.yaml` of the project by default.
+    path
+        YAML file; `params.yaml` of the project by default.
 
     Returns
     -------
-    dict
-        By section: a dict, or the value itself for `seed` and `threads`. Of `features` and `model` only the settings
-        of what is chosen there, without a level of their own.
+    settings
+        By section: a dict, or the value itself for `seed` and `threads`. `features` and `model` hold the settings of
+        the chosen kind or network only, on one level.
 
     Raises
     ------
     UserError
-        One line for every key that is unknown, missing, or has a value of a wrong type or range.
+        One line for each key that is unknown, missing, or of a wrong type or range.
     """
     settings = _checked(Params, _raw(path), (), _name(path))
     return {section: _chosen(section, value) for section, value in settings.items()}
 
 
 def read(section: str, path: Path | None = None) -> Any:
-    """One section of the settings, checked; mistakes in other sections do not matter.
-
-    Parameters
-    ----------
-    section : str
-        For example `train`.
-    path : pathlib.Path, optional
-        As in `load`.
+    """Read one section of the settings, such as `train`; mistakes in other sections do not matter.
 
     Returns
     -------
-    dict or int
+    section
         As in `load`.
 
     Raises
     ------
     UserError
-        As `load`, and when there is no such section.
+        As `load`, or the section does not exist.
     """
     field = Params.model_fields.get(section)
     if field is None:
@@ -371,21 +364,14 @@ def read(section: str, path: Path | None = None) -> Any:
 
 
 def overlaid(changes: dict, path: Path | None = None, name: str = "changes") -> dict[str, Any]:
-    """All settings with some of them changed, checked: what `load` gives if params.yaml said so.
+    """Return what `load` would return if params.yaml held these changes.
 
     Parameters
     ----------
-    changes : dict
-        By section, and by kind or network below `features` and `model`: `{"features": {"kind": "lfcc"}}`.
-    path : pathlib.Path, optional
-        As in `load`.
-    name : str
-        Of whatever asks for the changes, for messages.
-
-    Returns
-    -------
-    dict
-        As `load`.
+    changes
+        By section, with a level for the kind or network below `features` and `model`.
+    name
+        What asks for the changes, for error messages.
 
     Raises
     ------
@@ -402,7 +388,7 @@ def overlaid(changes: dict, path: Path | None = None, name: str = "changes") -> 
 
 
 def merged(settings: dict, changes: dict) -> dict:
-    """Settings with changes laid over them, at any depth.
+    """Lay changes over settings, at any depth.
 
     >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
     {'a': {'b': 3, 'c': 2}}
@@ -415,7 +401,7 @@ def merged(settings: dict, changes: dict) -> dict:
 
 
 def _chosen(section: str, value: Any) -> Any:
-    """Of `features` and `model`, the settings of the kind and of the network that are chosen, all on one level."""
+    """Reduce `features` and `model` to the settings of the chosen kind or network, on one level."""
     choice = {"features": "kind", "model": "name"}.get(section)
     if choice is None:
         return value
@@ -430,7 +416,7 @@ def _name(path: Path | None) -> str:
 
 
 def _raw(path: Path | None) -> dict:
-    """What the file says. YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is text."""
+    """Parse the file as YAML 1.2, as DVC does: 1e-3 is a number, `no` is text."""
     path = path or paths.root() / "params.yaml"
     try:
         raw = YAML(typ="safe", pure=True).load(path)
@@ -453,7 +439,7 @@ def _checked(schema, raw: Any, above: tuple, name: str) -> Any:
 
 
 def _explain(error: dict, above: tuple) -> str:
-    """One of pydantic's errors in the words of somebody who edits the file."""
+    """Put an error of pydantic into the words of a person who edits the file."""
     where = (*above, *error["loc"])
     key, value, kind = ".".join(map(str, where)), error["input"], error["type"]
     if kind == "extra_forbidden":
@@ -484,7 +470,7 @@ def _as_number(text: str) -> str:
 
 
 def _keys(where: tuple) -> list[str]:
-    """Valid keys of a section."""
+    """Return the valid keys of the section at this place."""
     schema = Params
     for key in where:
         schema = schema.model_fields[key].annotation

@@ -1,8 +1,8 @@
-"""The figures of the notebooks and reports.
+"""Figures of the notebooks and reports.
 
-Every function returns a matplotlib Figure; `show` puts it into a notebook with a description for those who
-cannot see it. The colours are Okabe and Ito's (2008), which the colour-blind can tell apart; line styles
-and hatches say the same again for print. The same data give the same bytes.
+Every function returns a matplotlib Figure; `show` displays it in a notebook with a text description. Colours are those
+of Okabe and Ito (2008), safe for colour-blind readers; line styles and hatches repeat them for print. The same data
+give the same bytes.
 """
 
 import base64
@@ -46,23 +46,17 @@ STYLE = {
 
 
 def png(fig: Figure) -> bytes:
-    """The figure as PNG, the same bytes for the same figure: fixed resolution, no software or date inside."""
+    """Figure as PNG; the same figure gives the same bytes: fixed resolution, no software name or date."""
     buffer = io.BytesIO()
     with rc_context(STYLE):
         fig.draw_without_rendering()
-        fig.set_layout_engine("none")  # constrained layout would move things a little with every rendering
+        fig.set_layout_engine("none")  # constrained layout would shift with every rendering
         fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def show(fig: Figure, alt: str) -> None:
-    """Display a figure in a notebook, at 96 dots an inch.
-
-    Parameters
-    ----------
-    fig : what a function of this module returned.
-    alt : what it shows, for screen readers and for where there is no picture.
-    """
+    """Display a figure in a notebook, at 96 dpi; `alt` describes it for screen readers."""
     from IPython.display import display
 
     width, height = (int(96 * inches) for inches in fig.get_size_inches())
@@ -77,13 +71,7 @@ def show_alarms(
     found: list[str],
     fine: str = "No alarm: polarity, classes, ties, missing numbers and dev against eval were checked.",
 ) -> None:
-    """Display alarms where nobody overlooks them: in a notebook and on standard error, which a stage passes on.
-
-    Parameters
-    ----------
-    found : what `evaluation.alarms` gave.
-    fine : what the notebook says if that is none.
-    """
+    """Display the sentences of `evaluation.alarms` in a notebook and on standard error; `fine` if there are none."""
     from IPython.display import display
 
     for sentence in found:
@@ -94,13 +82,7 @@ def show_alarms(
 
 
 def show_table(table: pd.DataFrame, caption: str) -> None:
-    """Display a table in a notebook: HTML with a caption and marked headings, no random ids.
-
-    Parameters
-    ----------
-    table : shown as it is, without its index; the first column names the rows.
-    caption : what it holds, above it.
-    """
+    """Display a table in a notebook as HTML with a caption; the first column names the rows."""
     from IPython.display import display
 
     text = table.to_html(index=False, border=0, escape=True, justify="left")
@@ -113,13 +95,7 @@ def show_table(table: pd.DataFrame, caption: str) -> None:
 
 
 def confusion(table: pd.DataFrame, title: str = "Confusion matrix") -> Figure:
-    """Heatmap of counts with the share of each row, one for each condition side by side.
-
-    Parameters
-    ----------
-    table : columns condition, actual, predicted (bonafide or spoof) and trials (how many), a row a cell, as
-        `evaluation.confusion_table` gives. A cell without a row counts nothing.
-    """
+    """Confusion matrices, one per condition: counts of `evaluation.confusion_table` and the percentage of each row."""
     labels, conditions = ["bonafide", "spoof"], table["condition"].unique()
     with rc_context(STYLE | {"axes.grid": False}):
         fig, axes = _figure(3.4 * len(conditions) + 0.4, 3.3, columns=len(conditions))
@@ -141,17 +117,7 @@ def confusion(table: pd.DataFrame, title: str = "Confusion matrix") -> Figure:
 
 
 def det(trials: Mapping[str, tuple], title: str = "Detection error trade-off") -> Figure:
-    """DET curves on normal-deviate axes.
-
-    Parameters
-    ----------
-    trials : name -> (bona fide scores, spoof scores); the dot on each curve is its equal error rate.
-
-    Raises
-    ------
-    UserError
-        A class is missing, or a score is not a number.
-    """
+    """DET curves on normal-deviate axes: name -> (bona fide, spoof scores); the dot is the equal error rate."""
     with rc_context(STYLE):
         fig, (ax,) = _figure(5.6, 5.0)
         ends = norm.ppf([0.001, 0.995])
@@ -180,14 +146,7 @@ def score_histogram(
     column: str = "llr",
     title: str = "Scores",
 ) -> Figure:
-    """Distribution of the scores of real voices and of fakes, the latter by condition where there are any.
-
-    Parameters
-    ----------
-    scores : table with label, condition and `column`.
-    thresholds : one, or several by name: vertical lines; left of a line is called fake.
-    column : llr (natural-log likelihood ratios), or another, of scores without a unit.
-    """
+    """Score distributions of bona fide and of spoof by condition; left of a threshold line is called spoof."""
     groups = {"real voices": scores.loc[scores["label"] == "bonafide", column]}
     spoofs = scores[scores["label"] == "spoof"]
     for condition, group in spoofs.groupby("condition", sort=True):
@@ -224,13 +183,7 @@ def score_histogram(
 def reliability(
     trials: Mapping[str, tuple], bins: int = 10, title: str = "Does the number mean what it says?"
 ) -> Figure:
-    """What the scores claim against what happens, at even odds of real and fake.
-
-    Parameters
-    ----------
-    trials : name -> (bona fide LLRs, spoof LLRs). Each class weighs one half; the trials, sorted, are cut
-        into `bins` groups of equal weight, a dot each.
-    """
+    """Reliability diagram of (bona fide, spoof) LLRs at equal priors; a dot is one of `bins` bins of equal weight."""
     with rc_context(STYLE):
         fig, (ax,) = _figure(5.4, 4.6)
         ax.plot([0, 100], [0, 100], color=GREY, linewidth=0.8, linestyle=":", label="perfect")
@@ -261,16 +214,7 @@ def bars(
     table: pd.DataFrame, name: str, value: str, group: str | None = None, *, title: str, label: str,
     guess: float | None = None,
 ) -> Figure:  # fmt: skip
-    """Horizontal bars of shares, the highest on top.
-
-    Parameters
-    ----------
-    table : one row a bar.
-    name, value : the columns of its name and of its length, a fraction, drawn in percent.
-    group : the column of the condition that colours it.
-    label : of the axis, with its unit.
-    guess : fraction at which a line marks what guessing gives.
-    """
+    """Horizontal bars of fractions in percent, the highest on top; `group` sets the colour, `guess` marks chance."""
     table = table.dropna(subset=value).sort_values([value, name], ascending=[True, False])
     groups = table[group] if group else pd.Series("bonafide", index=table.index)
     with rc_context(STYLE | {"axes.grid.axis": "x"}):
@@ -294,12 +238,7 @@ def bars(
 
 
 def history(table: pd.DataFrame, title: str = "Learning curve") -> Figure:
-    """Losses and dev EER by epoch, the best epoch marked.
-
-    Parameters
-    ----------
-    table : columns epoch, train_loss, dev_loss, dev_eer (a fraction), a row an epoch.
-    """
+    """Losses and dev EER (a fraction in `table`) by epoch, with the best epoch marked."""
     best = table.loc[table["dev_eer"].idxmin()]
     with rc_context(STYLE):
         fig, (left, right) = _figure(8.4, 3.4, columns=2)
@@ -319,12 +258,7 @@ def history(table: pd.DataFrame, title: str = "Learning curve") -> Figure:
 
 
 def durations(table: pd.DataFrame, title: str = "Length of the utterances") -> Figure:
-    """Distribution of lengths in each class: they should not tell the classes apart.
-
-    Parameters
-    ----------
-    table : columns label and seconds, a row an utterance.
-    """
+    """Distribution of durations by class; they should not tell the classes apart."""
     bins = np.linspace(0, np.quantile(table["seconds"], 0.995), 41)
     with rc_context(STYLE):
         fig, (ax,) = _figure(7.2, 3.4)
@@ -338,12 +272,7 @@ def durations(table: pd.DataFrame, title: str = "Length of the utterances") -> F
 
 
 def counts(table: pd.DataFrame, column: str = "attack", title: str = "Utterances") -> Figure:
-    """Utterances of each split and class by `column` (attack, speaker, source, language), as a heatmap.
-
-    Parameters
-    ----------
-    table : columns split, label and `column`; an empty attack is a real voice.
-    """
+    """Heatmap of the number of utterances by `column`, split and class; an empty attack is bona fide."""
     names = table[column].where(table[column] != "", "real voices" if column == "attack" else "(none)")
     splits = [split for split in ("train", "dev", "eval", "narrow") if (table["split"] == split).any()]
     columns = [(split, label) for split in splits for label in NAMES if column != "attack"] or splits
@@ -372,20 +301,7 @@ def mfcc(
     features: np.ndarray, frame_rate: float, channels: int = 1, title: str = "MFCC",
     names: Sequence[str] = ("coefficients", "slopes (delta)", "slopes of slopes (delta-delta)"),
 ) -> Figure:  # fmt: skip
-    """Features of an utterance as pictures, one a channel.
-
-    Parameters
-    ----------
-    features : (coefficients, frames), the channels (static, slopes, slopes of slopes) one after another.
-    frame_rate : frames a second.
-    channels : of how many equal parts the coefficients are.
-    names : of the channels, such as `features.channel_names` gives.
-
-    Raises
-    ------
-    UserError
-        `features` is not of that shape.
-    """
+    """Features (coefficients, frames) of an utterance, one picture per channel; `frame_rate` in frames per second."""
     features = np.asarray(features)
     if features.ndim != 2 or features.shape[0] % channels:
         raise UserError(f"features of shape {features.shape} do not hold {channels} channels of coefficients")
@@ -393,7 +309,7 @@ def mfcc(
     with rc_context(STYLE | {"axes.grid": False}):
         fig, axes = _figure(7.2, 0.5 + 1.7 * channels, rows=channels)
         for i, (ax, part) in enumerate(zip(axes, np.split(features, channels), strict=True)):
-            # the first coefficient is loudness, far above the rest: the colours are for the rest
+            # the first coefficient is loudness, far above the rest, so it does not set the colour range
             limit = np.quantile(np.abs(part[1:] if len(part) > 1 else part), 0.96) or 1.0
             image = ax.imshow(
                 part, origin="lower", aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit,
@@ -407,14 +323,10 @@ def mfcc(
 
 
 def attention(pictures: Mapping[str, tuple], frame_rate: float, title: str = "Where it listens") -> Figure:
-    """Where a network listens: features, what attends to what, and what counts in the end, an utterance a column.
+    """Features, attention and pooling weights of a network, one utterance per column.
 
-    Parameters
-    ----------
-    pictures : name -> (features, between, pooling): (coefficients, frames), from the first after loudness;
-        (heads, tokens, tokens), how much the token of a row listens to that of a column, drawn as the mean of the
-        heads; (tokens,) shares that sum to 1. Where these two are None, the features are all there is to see.
-    frame_rate : frames a second.
+    `pictures`: name -> (features (coefficients, frames), attention (heads, tokens, tokens) or None, pooling (tokens,)
+    or None).
     """
     with rc_context(STYLE | {"axes.grid": False}):
         fig = Figure(figsize=(4.2 * len(pictures), 6.4), layout="constrained")
@@ -439,19 +351,12 @@ def attention(pictures: Mapping[str, tuple], frame_rate: float, title: str = "Wh
 
 
 def robustness(summary: pd.DataFrame, title: str = "Error rate under each condition") -> Figure:
-    """Equal error rate under every condition, with its interval, against that of clean recordings.
-
-    Parameters
-    ----------
-    summary : what `robustness.summary` gave: columns condition, family, kind, words, eer, and eer_low and eer_high
-        where there are intervals. A family gets a panel of its own, a kind a gap; the line and the band are clean's.
-        Conditions without an error rate are left out.
-    """
+    """Equal error rate of each condition of `robustness.summary`; line and band are those of clean recordings."""
     table = summary.dropna(subset="eer")
     clean, table = table[table["condition"] == "clean"], table[table["condition"] != "clean"]
     names = {"robustness": "What happens to recordings", "uses": "What the detector goes by"}
     families = {name: rows for name, rows in table.groupby("family", sort=False)}
-    places = {}  # of each dot from the top down: one a row, and half a row more where another kind begins
+    places = {}  # of each dot from the top: one row each, half a row more between kinds
     for name, rows in families.items():
         places[name] = np.arange(len(rows)) + 0.5 * (rows["kind"] != rows["kind"].shift()).cumsum().to_numpy()
     with rc_context(STYLE | {"axes.grid.axis": "x"}):
@@ -483,15 +388,7 @@ def robustness(summary: pd.DataFrame, title: str = "Error rate under each condit
 
 
 def intervals(table: pd.DataFrame, name: str, group: str, *, title: str, label: str, guess: float = 0.5) -> Figure:
-    """Shares as dots with their intervals, in the order of the table from the top down.
-
-    Parameters
-    ----------
-    table : columns `name` and `group` (what colours a row), eer, eer_low, eer_high (fractions); rows without eer are
-        left out.
-    label : of the axis, with its unit.
-    guess : fraction at which a line marks what guessing gives.
-    """
+    """Fractions eer with eer_low and eer_high as dots with intervals, in table order; `guess` marks chance."""
     table = table.dropna(subset="eer").reset_index(drop=True)
     with rc_context(STYLE | {"axes.grid.axis": "x"}):
         fig, (ax,) = _figure(7.2, 1.3 + 0.3 * len(table))
@@ -513,14 +410,10 @@ def shortcuts(
     title: str = "What can be told without listening to the voice", *,
     words: Mapping[str, str], limit: float, limit_all: float,
 ) -> Figure:  # fmt: skip
-    """Equal error rate of every shortcut baseline, by condition, with its interval; the detector's below.
+    """Equal error rate of every shortcut baseline of `shortcuts.baselines` by condition, above that of the detector.
 
-    Parameters
-    ----------
-    results : what `shortcuts.baselines` gave: baseline -> condition -> {"eer", "eer_low", "eer_high"}.
-    detector : condition -> the same, as `evaluation.headline` gives; empty leaves it out.
-    words : what a baseline is called, such as `shortcuts.WORDS`.
-    limit, limit_all : fractions: what lies in the area left of these, of a single cue and of all together, is an alarm.
+    `limit` (single cue) and `limit_all` (all cues) are fractions; an error rate in the grey area to their left is an
+    alarm.
     """
     rows = [(words.get(name, name), measured, limit_all if name == "all" else limit)
             for name, measured in results.items()]  # fmt: skip
@@ -553,7 +446,7 @@ def shortcuts(
 
 
 def _steps(ax, values, bins, colour, style, name, *, fill):
-    """Outline (and area) of a histogram in percent of its own group."""
+    """Histogram outline (and area) in percent of the group."""
     sns.histplot(
         x=values, bins=bins, stat="percent", element="step", ax=ax, color=colour, fill=fill,
         alpha=0.35 if fill else 1.0, linestyle=style, linewidth=1.8, label=f"{name} ({len(values)})",
@@ -561,13 +454,13 @@ def _steps(ax, values, bins, colour, style, name, *, fill):
 
 
 def _figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
-    """A figure outside pyplot: nothing shows it twice, nothing keeps it in memory."""
+    """Figure outside pyplot, so that nothing displays it twice or keeps it in memory."""
     fig = Figure(figsize=(width, height), layout="constrained")
     return fig, fig.subplots(rows, columns, squeeze=False).ravel()
 
 
 def _colours(names) -> list[str]:
-    """A colour for each name: by what it speaks of, else in turn."""
+    """Colour of each name: by class or condition where the name contains one, else in turn."""
     spare = iter(["#009E73", "#E69F00", "#56B4E9", GREY, "black"] * 4)
     words = {"real": BONAFIDE, "known": KNOWN, "unseen": UNSEEN, "fakes": KNOWN}
     return [next((c for word, c in words.items() if word in name.lower()), None) or next(spare) for name in names]
@@ -578,12 +471,7 @@ def _styles() -> list[str]:
 
 
 def durations_by_split(table: pd.DataFrame, title: str = "Length of the utterances") -> Figure:
-    """Distribution of lengths of both classes, a split beside the other.
-
-    Parameters
-    ----------
-    table : columns split, label and seconds, a row an utterance.
-    """
+    """Distribution of durations by class, one panel per split."""
     splits = [split for split in ("train", "dev", "eval", "narrow") if (table["split"] == split).any()]
     bins = np.linspace(0, np.quantile(table["seconds"], 0.995), 25)
     with rc_context(STYLE):
@@ -601,13 +489,7 @@ def durations_by_split(table: pd.DataFrame, title: str = "Length of the utteranc
 
 
 def levels(level: np.ndarray, peak: np.ndarray, label: np.ndarray, title: str = "How loud they are") -> Figure:
-    """Distributions of the level of speech and of the largest sample in each class.
-
-    Parameters
-    ----------
-    level, peak : (n,) dBFS.
-    label : (n,) bonafide or spoof.
-    """
+    """Distributions of speech level and peak (dBFS) by class."""
     with rc_context(STYLE):
         fig, axes = _figure(8.4, 3.2, columns=2)
         for ax, values, words in zip(axes, (level, peak), ("level of the voiced parts", "largest sample"), strict=True):
@@ -623,13 +505,7 @@ def levels(level: np.ndarray, peak: np.ndarray, label: np.ndarray, title: str = 
 
 
 def spectra(groups: Mapping[str, tuple], sample_rate: float, title: str = "Average spectra") -> Figure:
-    """Average spectra of real voices and of fakes, a panel for each group of splits.
-
-    Parameters
-    ----------
-    groups : name of the panel -> (spectra, labels): (n, bands) in dB, evenly spaced from 0 Hz to half the sample rate,
-        and (n,) bonafide or spoof. Lines are means, areas reach one standard deviation up and down.
-    """
+    """Average spectra (n, bands) in dB by class, one panel per group; the area is ± one standard deviation."""
     with rc_context(STYLE):
         fig, axes = _figure(1.4 + 4.2 * len(groups), 3.6, columns=len(groups))
         for ax, (name, (spectrum, label)) in zip(axes, groups.items(), strict=True):
@@ -649,13 +525,7 @@ def spectra(groups: Mapping[str, tuple], sample_rate: float, title: str = "Avera
 
 
 def spectrograms(pictures: Mapping[str, np.ndarray], sample_rate: float, frame_rate: float, title: str) -> Figure:
-    """Spectrograms of the same words side by side.
-
-    Parameters
-    ----------
-    pictures : name -> (bins, frames), any scale that all have in common, from 0 Hz to half the sample rate.
-    frame_rate : frames a second.
-    """
+    """Spectrograms (bins, frames) of the same words side by side, on one scale, from 0 Hz to half the sample rate."""
     rows = -(-len(pictures) // 4)
     columns = -(-len(pictures) // rows)
     with rc_context(STYLE | {"axes.grid": False}):
@@ -686,16 +556,7 @@ def inspection(
     sample_rate: float,
     title: str = "What there is to hear, and to see",
 ) -> Figure:
-    """A recording under one time axis: waveform, spectrum, what the network gets of it, and where it listens.
-
-    Parameters
-    ----------
-    waveform : (samples,).
-    decibels : (bins, frames) of the short-time spectrum, from 0 Hz to half the sample rate, 0 at the loudest.
-    features : (coefficients, frames), or None where the network takes the waveform itself.
-    pooling : (tokens,) shares that sum to 1, or None where the network has no attention to look at.
-    sample_rate : samples a second.
-    """
+    """One recording on one time axis: waveform, spectrum (dB, 0 at the loudest), features and attention pooling."""
     seconds = len(waveform) / sample_rate
     rows = [1.1, 2.0] + [2.0] * (features is not None) + [1.1 if pooling is not None else 0.4]
     with rc_context(STYLE | {"axes.grid": False}):
@@ -710,7 +571,7 @@ def inspection(
         axes[1].set(ylabel="kHz", title="Short-time spectrum")
         fig.colorbar(image, ax=axes[1], label="dB", pad=0.01)
         if features is not None:
-            # the first coefficient may be loudness, far above the rest: the colours are for the rest
+            # the first coefficient may be loudness, far above the rest, so it does not set the colour range
             limit = np.quantile(np.abs(features[1:] if len(features) > 1 else features), 0.96) or 1.0
             image = axes[2].imshow(
                 features, origin="lower", aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit,
@@ -727,7 +588,7 @@ def inspection(
             edges = np.linspace(0, seconds, len(pooling) + 1)
             axes[-1].stairs(times_mean, edges, baseline=1, fill=True, color=BONAFIDE)
             axes[-1].axhline(1, color="black", linewidth=0.8)
-            # a range no narrower than this, or attention that is nearly even would look like peaks
+            # minimum range, so that nearly uniform attention does not look like peaks
             axes[-1].set(ylim=(min(0.5, times_mean.min()), max(1.5, 1.05 * times_mean.max())))
             axes[-1].set(ylabel="weight", title="Attention: how much each moment counts (1: as much as the average)")
         axes[-1].set(xlim=(0, seconds), xlabel="time (s)")
@@ -736,19 +597,13 @@ def inspection(
 
 
 def sliding(table: pd.DataFrame, threshold: float, title: str = "Window by window") -> Figure:
-    """Log-likelihood ratios over time, on either side of the threshold.
-
-    Parameters
-    ----------
-    table : columns start, end (seconds), llr, decision, a row a window.
-    threshold : called fake below it.
-    """
+    """LLR of each window over time, with the threshold."""
     with rc_context(STYLE):
         fig, (ax,) = _figure(8.4, 3.2)
         middle = (table["start"] + table["end"]) / 2
         ax.axhline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold: {threshold:+.2f}")
         ax.plot(middle, table["llr"], color=GREY, linewidth=1)
-        if len(table) <= 40:  # of more, the extents would hide each other
+        if len(table) <= 40:  # more extents would hide each other
             ax.hlines(table["llr"], table["start"], table["end"], color=GREY, linewidth=0.8, alpha=0.5)
         for decision, marker, name in (("bonafide", "o", "called real"), ("spoof", "X", "called fake")):
             chosen = table["decision"] == decision
@@ -775,21 +630,15 @@ def evidence(
     marked: int = 8,
     title: str = "What moved the decision",
 ) -> Figure:
-    """What tiles of time by band are worth, by several methods, below the spectrum they are cut from.
+    """Maps (bands, times) of tile relevance, positive for bona fide, below the spectrum; edges in seconds and Hz.
 
-    Parameters
-    ----------
-    maps : name -> (bands, times): positive for bona fide.
-    times, hertz : edges of tiles in seconds (times + 1,), and in Hz (bands + 1,).
-    decibels : (bins, frames) of the short-time spectrum, from 0 Hz to the last edge, 0 at the loudest.
-    unit : of the maps.
-    marked : how many tiles of each map get a frame, at most a quarter of all: those worth most, either way.
+    The `marked` most relevant tiles of each map, at most a quarter of all, are framed.
     """
     edges = hertz / 1000
     with rc_context(STYLE | {"axes.grid": False}):
         fig, axes = _figure(8.4, 0.6 + 2.3 * (1 + len(maps)), rows=1 + len(maps))
         colours = LinearSegmentedColormap.from_list("evidence", [KNOWN, "white", BONAFIDE])
-        # bands are as high as each other, so the spectrum is drawn on their scale
+        # bands have equal heights, so the spectrum is drawn on their scale
         places = np.interp(np.linspace(0, edges[-1], len(decibels) + 1), edges, np.arange(len(edges)))
         grid = np.linspace(0, times[-1], decibels.shape[1] + 1)
         mesh = axes[0].pcolormesh(grid, places, decibels, cmap="Greys", vmin=-70, vmax=0, rasterized=True)
@@ -817,14 +666,7 @@ def evidence(
 
 
 def deletion(table: pd.DataFrame, unit: str = "LLR", title: str = "Do the maps name what decides?") -> Figure:
-    """How far the score moves against the decision as more and more tiles are taken away.
-
-    Parameters
-    ----------
-    table : columns tiles, one for each map, then loudest, random, random_low and random_high, a row for each number of
-        tiles; positive is away from the decision.
-    unit : of the score.
-    """
+    """Change of the score against the decision as more and more tiles are removed, from `explain.deletion`."""
     names = list(table.columns[1:-3])
     with rc_context(STYLE):
         fig, (ax,) = _figure(8.4, 3.4)
@@ -843,15 +685,9 @@ def deletion(table: pd.DataFrame, unit: str = "LLR", title: str = "Do the maps n
 
 
 def standings(table: pd.DataFrame, seeds: pd.DataFrame, title: str = "Who errs least") -> Figure:
-    """Equal error rates of systems with their intervals, conditions apart, in the order of the table.
+    """Equal error rates of systems with intervals, by condition; ticks are single runs of systems with several seeds.
 
-    Narrow, with each name above its own dots, so that it can be read on a phone.
-
-    Parameters
-    ----------
-    table : a row a system: system, dev_eer, and for each condition (known and unseen, or all) eer_known, eer_known_low,
-        eer_known_high. Fractions.
-    seeds : a row a run: system, and eer_known and so on; drawn small, where a system has several.
+    Narrow, with each name above its dots, to be readable on a phone.
     """
     conditions = [name for name in ("known", "unseen") if f"eer_{name}" in table] or ["all"]
     colours, markers = {"known": KNOWN, "unseen": UNSEEN, "all": BONAFIDE}, {"known": "o", "unseen": "D", "all": "o"}
@@ -885,15 +721,7 @@ def standings(table: pd.DataFrame, seeds: pd.DataFrame, title: str = "Who errs l
 
 
 def cost(table: pd.DataFrame, title: str = "What less error costs") -> Figure:
-    """Equal error rate on eval against the time that scoring takes, a numbered dot a system.
-
-    A line joins those than which none is both quicker and better.
-
-    Parameters
-    ----------
-    table : a row a system, in the order that numbers them: kind (network, baseline or published), eer_all (a fraction),
-        milliseconds; rows without either are left out.
-    """
+    """Equal error rate on eval against scoring time, one numbered dot per system; the line is the Pareto front."""
     shown = table.assign(number=np.arange(1, len(table) + 1)).dropna(subset=["milliseconds", "eer_all"])
     quick = shown.sort_values(["milliseconds", "eer_all"])
     front = quick[quick["eer_all"] < quick["eer_all"].cummin().shift(fill_value=np.inf)]
@@ -923,27 +751,14 @@ def cost(table: pd.DataFrame, title: str = "What less error costs") -> Figure:
 
 
 def embedded(fig: Figure, alt: str, caption: str) -> dict:
-    """A figure for a web page, at 96 dots an inch: src (a data address), alt, caption, width and height in pixels.
-
-    Parameters
-    ----------
-    fig : what a function of this module returned.
-    alt : what it shows, for screen readers and for where there is no picture.
-    caption : what stands below it.
-    """
+    """Figure for a web page at 96 dpi: src (data URL), alt, caption, width and height in pixels."""
     width, height = (int(96 * inches) for inches in fig.get_size_inches())
     data = base64.b64encode(png(fig)).decode("ascii")
     return {"src": f"data:image/png;base64,{data}", "alt": alt, "caption": caption, "width": width, "height": height}
 
 
 def error_map(table: pd.DataFrame, title: str, label: str = "equal error rate (%)") -> Figure:
-    """Error rates as a map: what is asked about from the top down, who answers from left to right.
-
-    Parameters
-    ----------
-    table : DataFrame of fractions; NaN stays empty. 50 % is white: what is worse than guessing has another colour.
-    label : of the colours, with the unit.
-    """
+    """Heatmap of error rates (fractions); white is chance (50 %), NaN is empty."""
     with rc_context(STYLE | {"axes.grid": False}):
         fig, (ax,) = _figure(2.4 + 0.12 * table.index.str.len().max() + 0.55 * table.shape[1], 2.2 + 0.28 * len(table))
         sns.heatmap(

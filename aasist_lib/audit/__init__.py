@@ -1,1 +1,1 @@
-"""What can be wrong with a detector's numbers: shortcuts, degradations, attacks, what it has never met."""
+"""Audits of a detector: feature reliance, degradation, adversarial examples, and leave-one-out generalisation."""

@@ -1,7 +1,6 @@
-"""What a corpus sounds like, measured on a sample: levels and average spectra of both classes, spectrograms of pairs.
+"""Acoustics of a sample of a corpus: levels and average spectra of both classes, spectrograms of vocoder copies.
 
-The datasheet shows it. Reading some hundred recordings takes seconds, so that a stage that has them at hand measures,
-and the report, which runs more often and everywhere, draws.
+Measured by a stage that has the recordings; the datasheet only draws.
 """
 
 import io
@@ -16,44 +15,19 @@ from aasist_lib.base import files
 from aasist_lib.base.progress import progress
 
 BANDS = 64  # of an average spectrum, from 0 Hz to half the sample rate
-QUIET = 30  # dB below the loudest frame: what is quieter is no voice
-RANGE, STEP = 72, 4  # dB: below the loudest point, what a spectrogram shows; and how finely, as its pictures are in git
+QUIET = 30  # dB below the loudest frame: quieter frames count as unvoiced
+RANGE, STEP = 72, 4  # dB: dynamic range of a spectrogram, and its resolution, coarse because the pictures are in git
 SECONDS = 2.0  # of each recording of a pair
 
 
 def sample(table: pd.DataFrame, count: int = 40) -> pd.DataFrame:
-    """At most so many utterances of each class in each split: the same ones for the same names, whatever else there is.
-
-    Parameters
-    ----------
-    table : DataFrame
-        A table of utterances.
-
-    Returns
-    -------
-    DataFrame
-        Rows of `table`, in its order.
-    """
+    """At most `count` utterances of each class and split, selected by hash of the name, so the selection is stable."""
     drawn = table.assign(place=_places(table["utt_id"])).sort_values(["place", "utt_id"])
     return table.loc[sorted(drawn.groupby(["split", "label"]).head(count).index)]
 
 
 def families(table: pd.DataFrame, most: int = 10) -> list[pd.DataFrame]:
-    """Recordings with the copies made of them: as few recordings as show every kind of machine that copied any.
-
-    Parameters
-    ----------
-    table : DataFrame
-        A table of utterances; `pair_id` names the recording that a copy was made of.
-    most : int
-        Copies at most, in all.
-
-    Returns
-    -------
-    list of DataFrame
-        Rows of `table`, the recording first, then a copy of each kind; where it can be, each by another speaker.
-        Empty where nothing was copied.
-    """
+    """Recordings with one vocoder copy per attack: as few recordings as cover every attack, `most` copies in all."""
     made = table[(table["pair_id"] != "") & (table["label"] == "spoof")].drop_duplicates(["pair_id", "attack"])
     recordings = table[(table["label"] == "bonafide") & table["utt_id"].isin(made["pair_id"])]
     recordings = recordings.assign(place=_places(recordings["utt_id"])).sort_values(["place", "utt_id"])
@@ -77,25 +51,17 @@ def _places(names: pd.Series) -> list[int]:
 
 
 def measure(table: pd.DataFrame, root: Path | str, sample_rate: int) -> dict[str, np.ndarray]:
-    """Levels and spectra of `sample(table)`, spectrograms of `families(table)`.
-
-    Parameters
-    ----------
-    table : DataFrame
-        A table of utterances whose recordings can be read.
-    root : path
-        Folder of the corpus.
-    sample_rate : int
-        In Hz.
+    """Levels and spectra of `sample(table)`, and spectrograms of `families(table)`.
 
     Returns
     -------
-    dict
-        `sample_rate`; of the sample `label`, `split` (text), `level`, `peak` (dBFS, of the voiced parts and of the
-        largest sample) and `spectrum` (utterances, 64 bands; dB relative to the utterance's total power in the voiced
-        parts); of the families `family` (number), `utt_id`, `attack` (empty for the recording), and `spectrogram`
-        (recordings and copies, bins, frames; 0 for 72 dB or more below the family's loudest point, and 1 more for
-        every 4 dB above that; what lies beyond the end is 0) with `frame_rate` in frames a second.
+    label, split : of the sample.
+    level, peak : (n,) dBFS, of the voiced parts and of the largest sample.
+    spectrum : (n, 64) dB relative to the total power of the voiced parts.
+    family, utt_id, attack : of each spectrogram; attack is "" for the recording.
+    spectrogram : (m, bins, frames) uint8, 0 for 72 dB or more below the family's maximum, plus 1 for every 4 dB above
+        that.
+    sample_rate, frame_rate : in Hz and frames per second.
     """
     root, rows = Path(root), sample(table)
     found = [
@@ -122,15 +88,7 @@ def measure(table: pd.DataFrame, root: Path | str, sample_rate: int) -> dict[str
 
 
 def save(path: Path, measured: dict[str, np.ndarray]) -> None:
-    """Write what `measure` gave as one .npz file, in one step: the same bytes for the same numbers.
-
-    Parameters
-    ----------
-    path : Path
-        Its folder is made where it is missing.
-    measured : dict of str to ndarray
-        As `measure` gives it; every value one row an utterance.
-    """
+    """Write the result of `measure` as one .npz file, atomically and reproducibly."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **measured)
     files.write(path, buffer.getvalue())

@@ -1,10 +1,8 @@
-"""Fakes changed on purpose, so faintly that nobody hears it, to pass as real voices.
+"""Adversarial examples: spoofs with an inaudible perturbation that raises their log-likelihood ratio.
 
-Whoever has the detector can follow its gradient back to the waveform: which way to move every sample so that the
-log-likelihood ratio rises. FGSM takes one step of full size that way (Goodfellow, Shlens and Szegedy 2015), PGD several
-smaller ones (Madry et al. 2018). No sample moves by more than a bound, which is given in dB below the recording's own
-rms value: at 40 dB that is a hundredth of it. A change of that size in random directions shows what is due to the
-direction.
+White-box attacks on the waveform: FGSM takes one step along the sign of the gradient (Goodfellow, Shlens and Szegedy
+2015), PGD several smaller ones (Madry et al. 2018). The bound on every sample is given in dB below the recording's rms:
+40 dB is a hundredth of it. A random perturbation of the same size is the control.
 """
 
 import zlib
@@ -25,43 +23,19 @@ from aasist_lib.base.progress import progress
 from aasist_lib.corpora.folds import in_proportion
 from aasist_lib.detector import MIN_SECONDS, Detector
 
-STRENGTHS = (60.0, 50.0, 40.0)  # dB that the bound lies below the recording's rms value
+STRENGTHS = (60.0, 50.0, 40.0)  # bounds, in dB below the recording's rms
 STEPS = 10
 METHODS = {"none": "Unchanged", "random": "Random change", "fgsm": "FGSM", "pgd": "PGD"}
-PIECE = 10  # fakes that are attacked, and kept on disk, together
+PIECE = 10  # spoofs per job
 
 
 def fakes(table: pd.DataFrame, count: int = 100, seed: int = 0) -> pd.DataFrame:
-    """About so many fakes of the table, every attack in proportion and at least once.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Utterances, such as `robustness.sample` gives.
-    count, seed : int
-
-    Returns
-    -------
-    DataFrame
-        Rows of `table`, in its order.
-    """
+    """About `count` spoofs of the table, in proportion to the attacks, with at least one of each."""
     return in_proportion(table[table["label"] == "spoof"], "attack", count, seed)
 
 
 def slope(loaded: Detector, waveform: np.ndarray) -> tuple[float, np.ndarray]:
-    """The network's logit of a waveform, and how it changes with every sample.
-
-    Parameters
-    ----------
-    loaded : Detector
-    waveform : np.ndarray
-        (samples,), float32.
-
-    Returns
-    -------
-    float, np.ndarray
-        Higher for bona fide; (samples,), float32. Both with their signs turned where calibration turns scores round.
-    """
+    """Logit of a waveform (samples,) float32 and its gradient; signs are flipped where the calibration is inverted."""
     way = 1.0 if loaded.calibrated(1.0) >= loaded.calibrated(-1.0) else -1.0
     leaf = torch.from_numpy(waveform).clone().requires_grad_()
     value = way * logit(loaded, leaf)
@@ -70,44 +44,14 @@ def slope(loaded: Detector, waveform: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def fgsm(waveform: np.ndarray, gradient: np.ndarray, bound: float) -> np.ndarray:
-    """One step of full size along the sign of the gradient, within full scale.
-
-    Parameters
-    ----------
-    waveform, gradient : np.ndarray
-        (samples,) each.
-    bound : float
-        That no sample moves beyond.
-
-    Returns
-    -------
-    np.ndarray
-        (samples,), float32.
-    """
+    """One step of size `bound` along the sign of the gradient, clipped to full scale."""
     return _within(waveform + np.float32(bound) * np.sign(gradient), waveform, bound)
 
 
 def pgd(
     loaded: Detector, waveform: np.ndarray, bound: float, steps: int = STEPS, gradient: np.ndarray | None = None
 ) -> np.ndarray:
-    """Steps of 2.5 / `steps` of the bound along the sign of the gradient, brought back to within the bound each time.
-
-    Parameters
-    ----------
-    loaded : Detector
-    waveform : np.ndarray
-        (samples,), float32.
-    bound : float
-        That no sample moves beyond.
-    steps : int
-    gradient : np.ndarray, optional
-        (samples,), at `waveform`, if it is known.
-
-    Returns
-    -------
-    np.ndarray
-        (samples,), float32: of all waveforms on the way, the one with the highest logit.
-    """
+    """`steps` projected steps of size 2.5 / `steps` of the bound; returns the waveform with the highest logit."""
     if not bound > 0:
         return waveform
     value, gradient = slope(loaded, waveform) if gradient is None else (-np.inf, gradient)
@@ -131,7 +75,7 @@ def _value(loaded: Detector, waveform: np.ndarray) -> float:
 
 
 def _within(changed: np.ndarray, waveform: np.ndarray, bound: float) -> np.ndarray:
-    """Within the bound around the waveform, and within full scale where the waveform is."""
+    """Clip to the bound around the waveform, and to full scale (or the waveform's own peak, if larger)."""
     top = max(1.0, float(np.abs(waveform).max(initial=0)))
     near = np.clip(changed, waveform - np.float32(bound), waveform + np.float32(bound))
     return np.clip(near, -top, top).astype(np.float32)
@@ -139,7 +83,7 @@ def _within(changed: np.ndarray, waveform: np.ndarray, bound: float) -> np.ndarr
 
 @dataclass(frozen=True)
 class Job:
-    """Some fakes, by every method and at every strength. It counts as done when its file exists."""
+    """Some spoofs under every method and strength; done when its file exists."""
 
     path: Path
     utt_ids: list[str]
@@ -161,38 +105,25 @@ def attack(
     workers: int = 1,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Attack fakes, each by every method and at every strength. What is done is kept, as by `robustness.score`.
+    """Attack spoofs with every method and strength; finished work is kept in `folder`, as by `robustness.score`.
 
     Parameters
     ----------
-    table : DataFrame
-        The fakes, such as `fakes` gives.
-    root : path
-        What `path` in the table is relative to.
-    detector_folder : path
-        What `Detector.load` reads; attacked with full knowledge of it.
-    folder : path
-        For what is done; of nothing else.
-    strengths : sequence of float
-        How many dB the largest change of a sample lies below the recording's rms value: less is stronger.
-    steps : int
-        Of PGD.
-    workers : int
-        Processes, one thread each. The result does not depend on it.
-    seed : int
-        Of the random changes, together with the names of the fakes.
+    table : spoofs only, such as from `fakes`.
+    root : folder that the paths in the table are relative to.
+    strengths : bounds in dB below the recording's rms; less is stronger.
+    steps : of PGD.
+    workers : processes of one thread each; the result does not depend on it.
 
     Returns
     -------
-    DataFrame
-        A row for each fake, method and strength: utt_id; method, one of `METHODS`; db (NaN for "none"); llr;
-        llr_16bit, of the same waveform rounded to the 16 bits of a usual file. Recordings that cannot be scored are
-        left out.
+    One row per spoof, method and strength: utt_id, method (of `METHODS`), db (NaN for "none"), llr, and llr_16bit of
+    the waveform rounded to 16 bits. Recordings that cannot be scored are left out.
 
     Raises
     ------
     UserError
-        The table has real voices or is empty, or the detector cannot be loaded.
+        The table is empty or has bona fide trials, the detector cannot be loaded, or no spoof can be scored.
     """
     if table.empty or (table["label"] != "spoof").any():
         raise UserError("attack: takes fakes alone, at least one")
@@ -213,11 +144,11 @@ def attack(
 
 
 def _attack(job: Job) -> None:
-    """Write the scores of a job's fakes under attack."""
+    """Write the scores of a job's spoofs under attack."""
     rows = []
     with one_thread():
         loaded = Detector.load(job.detector)
-        loaded.network.requires_grad_(False)  # the waveform's gradients are wanted, not those of the weights
+        loaded.network.requires_grad_(False)  # only the waveform needs gradients
         rate = loaded.front_end.sample_rate
         for name, path in zip(job.utt_ids, job.paths, strict=True):
             try:
@@ -234,9 +165,9 @@ def _attack(job: Job) -> None:
 
 
 def _attacks(loaded: Detector, waveform: np.ndarray, name: str, job: Job):
-    """Yields (method, dB, changed waveform)."""
+    """Yield (method, dB, perturbed waveform)."""
     yield "none", float("nan"), waveform
-    gradient = slope(loaded, waveform)[1]  # the same for all strengths
+    gradient = slope(loaded, waveform)[1]  # shared by all strengths
     signs = np.random.default_rng((job.seed, zlib.crc32(name.encode()))).standard_normal(len(waveform))
     for db in job.strengths:
         bound = effects.rms(waveform) * 10 ** (-db / 20)
@@ -254,34 +185,11 @@ def summary(
     replicates: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How often attacks succeed.
+    """Success rates of the attacks, one row per method and strength.
 
-    Parameters
-    ----------
-    table : DataFrame
-        The table of utterances: label, speaker, attack of every utt_id in the two others.
-    attacked : DataFrame
-        What `attack` gave.
-    bonafide : Series
-        Log-likelihood ratios of real voices by utt_id, such as the column clean of `robustness.score`; fakes in it
-        do not count.
-    threshold : float
-        Below it a recording is called fake.
-    replicates, seed : int
-        Of the bootstrap over speakers and attacks; 0 replicates give no intervals.
-
-    Returns
-    -------
-    DataFrame
-        A row for each method and strength: method, db, n_spoof; success, of the fakes that were called fake, the share
-        that is called real now (NaN where none was); success_16bit, the same of waveforms saved with 16 bits;
-        spoof_accepted, the share of all that is called real; eer of the real voices against these fakes, both with
-        intervals; llr_change, the mean rise of the log-likelihood ratio.
-
-    Raises
-    ------
-    UserError
-        There are no real voices, or too few speakers and attacks to draw from.
+    `attacked` is from `attack`; `bonafide` are clean LLRs by utt_id, and `threshold` is an LLR. Columns: success, the
+    fraction of detected spoofs that are now accepted (NaN if none was detected), and success_16bit; spoof_accepted and
+    eer with intervals; llr_change, the mean delta of the LLR.
     """
     known = table.set_index("utt_id")
     real = known.loc[bonafide.index].assign(llr=bonafide)
@@ -314,18 +222,7 @@ def summary(
 
 
 def readable(summary: pd.DataFrame) -> pd.DataFrame:
-    """`summary` for people: text, in percent, with intervals.
-
-    Parameters
-    ----------
-    summary : DataFrame
-        What `summary` gave.
-
-    Returns
-    -------
-    DataFrame
-        Attack, and a column a measure.
-    """
+    """`summary` as text, in percent, with intervals."""
     rows = []
     for row in summary.to_dict("records"):
         strength = "" if np.isnan(row["db"]) else f", {row['db']:g} dB below"

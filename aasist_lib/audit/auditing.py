@@ -1,4 +1,4 @@
-"""What the audit sets side by side, and what it puts on record in metrics/tables/audit.json."""
+"""Comparison of the audits, and their record in metrics/tables/audit.json."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,18 +13,7 @@ DETECTOR = "detector"
 
 
 def possible(part: Callable, *arguments, empty, **settings):
-    """What a part of the audit gives, or `empty` and a printed sentence where this corpus is too small for it.
-
-    Parameters
-    ----------
-    part : callable
-        Called with the rest of the arguments.
-    empty :
-        What is given instead when it raises a UserError.
-
-    >>> possible(int, "7", empty=0)
-    7
-    """
+    """Result of `part`, or `empty` and a printed sentence where it raises `UserError` (the corpus is too small)."""
     try:
         return part(*arguments, **settings)
     except UserError as error:
@@ -33,14 +22,7 @@ def possible(part: Callable, *arguments, empty, **settings):
 
 
 def draw(table: pd.DataFrame, figure: Callable, *arguments, alt: str, **settings) -> None:
-    """Show a figure, or a sentence where there is no error rate to draw: a class of eval may be missing.
-
-    Parameters
-    ----------
-    table : with the column eer, if there is any.
-    figure : of `plots`; called with the rest of the arguments.
-    alt : as for `plots.show`.
-    """
+    """Show a figure of `plots`, or a printed sentence where the table has no error rates."""
     if "eer" not in table or table["eer"].isna().all():
         print("Nothing to draw: there are no error rates, because this corpus lacks real voices or fakes here")
         return
@@ -51,36 +33,16 @@ def under_attack(
     sample: pd.DataFrame, root, detector, folder, llr: pd.Series, threshold: float, *,
     count: int, workers: int, seed: int, replicates: int,
 ) -> pd.DataFrame:  # fmt: skip
-    """How often fakes that are changed on purpose pass: `adversarial.attack` and its `summary`.
-
-    Parameters
-    ----------
-    sample : utterances of eval, real voices and fakes, as `robustness.sample` gives them.
-    root, detector, folder, workers : as for `adversarial.attack`.
-    llr : log-likelihood ratios of the sample as it is, by utt_id.
-    threshold : below it a recording is called fake.
-    count : fakes that are attacked, about.
-    seed, replicates : of all chance; of the bootstrap.
-    """
+    """Summary of adversarial examples for about `count` spoofs of the sample; `llr` are its clean LLRs by utt_id."""
     fakes = adversarial.fakes(sample, count, seed)
     attacked = adversarial.attack(fakes, root, detector, folder, workers=workers, seed=seed)
     return adversarial.summary(sample, attacked, llr, threshold, replicates=replicates, seed=seed)
 
 
 def beside(baselines: Mapping[str, Mapping], detector: Mapping[str, Mapping]) -> pd.DataFrame:
-    """Shortcuts and the detector, all read on eval.
+    """Shortcut baselines and the detector on eval, one row each with the detector first; rates are fractions.
 
-    Parameters
-    ----------
-    baselines : what `shortcuts.baselines` gave.
-    detector : what `evaluation.headline` gave for the same trials.
-
-    Returns
-    -------
-    DataFrame
-        A row each, the detector first: name; kind, detector or shortcut; words; goal, the lowest equal error rate that
-        is allowed (NaN for the detector); missed; for each condition eer_known, eer_known_low, eer_known_high and so
-        on, and eer, eer_low, eer_high of all attacks. Fractions, NaN where there is nothing.
+    `goal` is the lowest acceptable EER of a baseline, and `missed` whether its EER is below.
     """
     rows = []
     for name, measured in ({DETECTOR: detector} | dict(baselines)).items():
@@ -97,12 +59,7 @@ def beside(baselines: Mapping[str, Mapping], detector: Mapping[str, Mapping]) ->
 
 
 def beside_readable(table: pd.DataFrame) -> pd.DataFrame:
-    """`beside` for people: text, in percent, with intervals.
-
-    Parameters
-    ----------
-    table : what `beside` gave.
-    """
+    """`beside` as text, in percent, with intervals."""
     found = pd.DataFrame({"What decides": table["words"]})
     for column, words in {
         "eer": "EER (%)",
@@ -120,37 +77,18 @@ def beside_readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline(table: pd.DataFrame) -> list[dict]:
-    """What the index of the report shows: shortcuts next to the detector.
-
-    Parameters
-    ----------
-    table : what `beside` gave.
-
-    Returns
-    -------
-    list of dict
-        name, words, eer, eer_low, eer_high; rows without an error rate are left out.
-    """
+    """Error rates of `beside` for the index of the report; rows without one are left out."""
     rows = table.dropna(subset="eer")[["name", "words", "eer", "eer_low", "eer_high"]].to_dict("records")
     return [{key: value for key, value in row.items() if value == value} for row in rows]
 
 
 def records(table: pd.DataFrame, *keys: str) -> dict:
-    """The numbers of a table by the texts in its columns `keys`, for metrics/tables/audit.json: nothing where there is none.
-
-    Parameters
-    ----------
-    table : a row a record; other columns of text are left out.
-    keys : columns that name a record, the outer one first.
-
-    >>> records(pd.DataFrame({"kind": ["a", "a"], "name": ["x", "y"], "eer": [0.1, float("nan")], "n": [3, 4]}), "kind", "name")
-    {'a': {'x': {'eer': 0.1, 'n': 3}, 'y': {'n': 4}}}
-    """  # noqa: E501
+    """Numbers of a table nested by its columns `keys`, for audit.json; NaN and text are left out."""
     found: dict = {}
     for row in table.to_dict("records"):
         place = found
         for name in (row[key] for key in keys):
-            if name == name:  # a record that has no such name is one level higher
+            if name == name:  # a record without this name is one level higher
                 place = place.setdefault(f"{name:g}" if isinstance(name, float) else str(name), {})
         numbers = {k: v for k, v in row.items() if k not in keys and not isinstance(v, str)}
         place |= {k: v for k, v in numbers.items() if v == v}

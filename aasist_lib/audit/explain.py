@@ -1,15 +1,9 @@
-"""Why a detector said what it said of one recording: which windows, times and bands moved it, and what it resembles.
+"""Explanation of one score: relevance of windows, times and bands, and the most similar training clips.
 
-Times and bands are tiles of the recording's short-time spectrum. To take a tile away is to bring it down to the noise
-floor of its band, and the rest of the waveform stays as it is to the last bit. That works in front of any front-end and
-any network, and two ways to look at it can be set against each other, in the same unit:
-
-- occlusion: how far the log-likelihood ratio (LLR) falls when one tile is taken away;
-- integrated gradients (Sundararajan, Taly and Yan 2017): the slopes of the LLR along the way from all tiles taken away
-  to none. Over all tiles they add up to what all of them are worth together.
-
-Neither is believed for its looks. `agreement` says how much the two have in common, and `deletion` whether taking away
-the tiles that they name moves the LLR more than others do, as in Samek et al. (2017).
+Times and bands are tiles of the short-time spectrum; a removed tile is reduced to the noise floor of its band. This
+works for any front-end and network, in the unit of the score. Occlusion is the drop of the score when one tile is
+removed; integrated gradients (Sundararajan, Taly and Yan 2017) accumulate its slopes from all tiles removed to none.
+`agreement` compares both maps, and `deletion` tests whether they name what decides, as in Samek et al. (2017).
 """
 
 import hashlib
@@ -36,32 +30,23 @@ from aasist_lib.calibration import Affine
 from aasist_lib.detector import MIN_SECONDS, Detector, in_words
 from aasist_lib.store import Store, indexes
 
-EXCERPT_SECONDS = models.WINDOW_SECONDS  # what maps show of a long recording: what is scored in one piece
+EXCERPT_SECONDS = models.WINDOW_SECONDS  # of a long recording, mapped: the window that is scored in one piece
 WINDOW_SECONDS, HOP_SECONDS, MOST_WINDOWS = 2.0, 0.5, 600
 TILE_SECONDS, LEAST_TIMES, BANDS = 0.25, 4, 8
 FRAME_SECONDS = 0.032  # of the short-time spectrum
-FLOOR, NEIGHBOURS, DEEPEST = 0.1, 17, 1e-4  # quantile over time; bins around; below the loudest, as amplitude
-BATCH_SECONDS = 32.0  # of sound that are scored together
+FLOOR, NEIGHBOURS, DEEPEST = (
+    0.1,
+    17,
+    1e-4,
+)  # quantile over time; bins in the median; minimum, as amplitude relative to the loudest
+BATCH_SECONDS = 32.0  # per batch
 STEPS = 32
-COUNTS = (1, 2, 4, 8, 16, 32)  # tiles that `deletion` takes away
+COUNTS = (1, 2, 4, 8, 16, 32)  # tiles that `deletion` removes
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One to inspect.
-
-    Attributes
-    ----------
-    path : Path
-    name : str
-        Its utt_id in the corpus, or the name of the file.
-    row : dict
-        Of the corpus's table; empty for a file of one's own.
-    waveform : np.ndarray
-        (samples,), float32, all of it.
-    rate : int
-        Samples a second.
-    """
+    """Recording to inspect; `name` is its utt_id or file name, `row` that of the corpus (empty for an own file)."""
 
     path: Path
     name: str
@@ -75,40 +60,22 @@ class Recording:
 
     @property
     def excerpt(self) -> np.ndarray:
-        """Its first `EXCERPT_SECONDS`."""
+        """The first `EXCERPT_SECONDS` of the waveform."""
         return self.waveform[: round(EXCERPT_SECONDS * self.rate)]
 
     @property
     def about(self) -> str:
-        """What is known of it, in a line."""
+        """Description in one line."""
         known = [self.row.get(key, "") for key in ("split", "label", "attack", "speaker", "language")]
         said = ", ".join(value for value in known if value) if self.row else "a file of your own"
         return f"{self.name} ({said}): {self.seconds:.2f} s at {self.rate} Hz"
 
 
 def choose(root, utterance: str, table: pd.DataFrame, detector: Detector) -> Recording:
-    """The recording to inspect.
+    """Recording for a file, or an utt_id or path of the corpus; "" selects the eval clip nearest to the threshold.
 
-    Parameters
-    ----------
-    root : path
-        Folder of the project, with `data/`, and `scores/eval.csv` where the detector was evaluated.
-    utterance : str
-        A file of one's own (from where the process works, or from `root`), or an utt_id or path of the corpus.
-        "": of the evaluated utterances the one whose LLR is nearest to the threshold, else the first of eval.
-    table : DataFrame
-        Utterances of the corpus.
-    detector : Detector
-        Its rate is the waveform's.
-
-    Returns
-    -------
-    Recording
-
-    Raises
-    ------
-    UserError
-        It is nowhere, too short or not to be read (`audio.BadAudio`); one line that says so.
+    `root` is the project folder, with `data/` and perhaps `scores/eval.csv`. `UserError` if not found, too short or
+    unreadable.
     """
     root = Path(root)
     row = _row(root, utterance, table, detector.threshold)
@@ -152,21 +119,7 @@ def _unsure(scores: Path, table: pd.DataFrame, threshold: float) -> dict:
 
 
 def player(waveform: np.ndarray, rate: int, seconds: float = 5.0):
-    """A player of the first seconds of a waveform, 16-bit, for a notebook that is to stay small.
-
-    Parameters
-    ----------
-    waveform : np.ndarray
-        (samples,), full scale at 1.
-    rate : int
-        Samples a second.
-    seconds : float
-        What is kept of it.
-
-    Returns
-    -------
-    IPython.display.Audio
-    """
+    """IPython audio player of the first seconds of a waveform, 16-bit to keep the notebook small."""
     from IPython.display import Audio
 
     file = io.BytesIO()
@@ -175,47 +128,18 @@ def player(waveform: np.ndarray, rate: int, seconds: float = 5.0):
 
 
 def seen(detector: Detector, recording: Recording) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """What the network gets of the excerpt, and where in it the network listens.
-
-    Parameters
-    ----------
-    detector : Detector
-    recording : Recording
-
-    Returns
-    -------
-    features : np.ndarray or None
-        (coefficients, frames) without slopes; None where the front-end hands on the waveform.
-    pooling : np.ndarray or None
-        (tokens,), as of `models.attention`.
-    """
+    """Static features (coefficients, frames) of the excerpt and attention pooling (tokens,); None where missing."""
     with torch.inference_mode():
         found = detector.front_end(torch.from_numpy(recording.excerpt)[None])[0].numpy()
     pooling = models.attention(detector.network, found)[1]
     return (found[: len(found) // detector.front_end.channels] if len(found) > 1 else None), pooling
 
 
-# What it said, and when.
+# Score and time course.
 
 
 def verdict(detector: Detector, recording: Recording) -> str:
-    """What the detector says of the recording, in words.
-
-    Parameters
-    ----------
-    detector : Detector
-    recording : Recording
-
-    Returns
-    -------
-    str
-        LLR, decision and threshold, what the LLR says and what it does not, and the truth where the corpus knows it.
-
-    Raises
-    ------
-    UserError
-        It cannot be scored.
-    """
+    """LLR and decision for the recording in words, with the truth if known; `UserError` if it cannot be scored."""
     row = detector.score_file(recording.path)
     if row["error"]:
         raise UserError(f"{recording.path}: {row['error']}")
@@ -233,23 +157,7 @@ def verdict(detector: Detector, recording: Recording) -> str:
 def windows(
     detector: Detector, waveform: np.ndarray, seconds: float = WINDOW_SECONDS, hop: float = HOP_SECONDS
 ) -> pd.DataFrame:
-    """A recording's LLRs in sliding windows, each scored as a recording of its own.
-
-    Parameters
-    ----------
-    detector : Detector
-    waveform : np.ndarray
-        (samples,), float32, at the detector's rate.
-    seconds, hop : float
-        Length of a window, and the farthest from one to the next: they lie evenly, the first at the beginning, the
-        last at the end, and farther apart where they would be more than `MOST_WINDOWS`. A recording shorter than a
-        window is one.
-
-    Returns
-    -------
-    DataFrame
-        A row a window: start, end (in seconds), llr, decision.
-    """
+    """LLRs and decisions in sliding windows, at most `hop` seconds apart unless above `MOST_WINDOWS`."""
     rate = detector.front_end.sample_rate
     size = min(round(seconds * rate), len(waveform))
     count = min(1 + -(-(len(waveform) - size) // round(hop * rate)), MOST_WINDOWS)
@@ -267,17 +175,7 @@ def windows(
 
 
 def windows_words(table: pd.DataFrame) -> str:
-    """What windows have in common, in a sentence.
-
-    Parameters
-    ----------
-    table : DataFrame
-        What `windows` gave.
-
-    Returns
-    -------
-    str
-    """
+    """Summary of `windows` in one sentence."""
     fake = int((table["decision"] == "spoof").sum())
     low, high = (table.loc[position] for position in (table["llr"].idxmin(), table["llr"].idxmax()))
     if len(table) == 1:
@@ -294,37 +192,28 @@ def _logits(detector: Detector, waveforms: Tensor) -> Tensor:
     return detector.network(detector.front_end(waveforms)).double()
 
 
-# Which times and bands.
+# Times and bands.
 
 
 class Tiles:
-    """A waveform as tiles of time by band, each of which can be taken away.
+    """Waveform as tiles of time by band, each of which can be removed.
 
-    A tile that is taken away keeps its phases, and no bin of it is louder than its noise floor: what one frame in ten
-    does not reach, or, if that is less, what is usual among the floors of the bins around. (So a hum, which is always
-    there, is no floor.) Where floors would be digital silence they lie 80 dB below the loudest bin.
+    A removed tile keeps its phases but is limited to its noise floor: the 10 % quantile of the bin over time, or the
+    median of such floors of the bins around if that is lower, so that hum is not taken for a floor. No floor is lower
+    than 80 dB below the loudest bin.
 
     Parameters
     ----------
-    waveform : np.ndarray
-        (samples,), float32.
-    rate : int
-        Samples a second.
-    seconds : float
-        Of a tile, roughly: all are equally long, and at least `LEAST_TIMES` follow one another.
-    bands : int
-        Of equal width on the mel scale, from 0 Hz to half the rate.
+    waveform : (samples,) float32.
+    seconds : approximate duration of a tile; all are equal, and there are at least `LEAST_TIMES`.
+    bands : number of bands of equal width in mel, from 0 Hz to half the rate.
 
     Attributes
     ----------
-    shape : tuple
-        (bands, times).
-    times, hertz : np.ndarray
-        Edges of the tiles, in seconds (times + 1,), and of the bands, in Hz (bands + 1,).
-    decibels : np.ndarray
-        (bins, frames) of the short-time spectrum, relative to the loudest bin.
-    energy : np.ndarray
-        (bands, times): of each tile.
+    shape : (bands, times).
+    times, hertz : edges in seconds (times + 1,) and in Hz (bands + 1,).
+    decibels : (bins, frames), relative to the loudest bin.
+    energy : (bands, times).
     """
 
     def __init__(self, waveform: np.ndarray, rate: int, seconds: float = TILE_SECONDS, bands: int = BANDS):
@@ -336,7 +225,7 @@ class Tiles:
         floor = np.quantile(size, FLOOR, axis=1)
         floor = np.minimum(floor, median_filter(floor, NEIGHBOURS, mode="nearest"))
         floor = np.maximum(floor, DEEPEST * size.max())[:, None]
-        # what taking everything away would take away
+        # what is removed with all tiles
         self._surplus = spectrum * torch.from_numpy(1 - np.minimum(1, floor / np.maximum(size, 1e-20))).float()
         duration = len(waveform) / rate
         self.shape = bands, max(LEAST_TIMES, round(duration / seconds))
@@ -350,71 +239,23 @@ class Tiles:
         self.energy = np.add.reduceat(rows, np.searchsorted(self._time.numpy(), np.arange(self.shape[1])), axis=1)
 
     def waveforms(self, kept: Tensor) -> Tensor:
-        """The waveform with so much of each tile, for a batch of choices; gradients reach `kept`.
-
-        Parameters
-        ----------
-        kept : Tensor
-            (n, bands, times): 1 leaves a tile as it is, 0 takes it away.
-
-        Returns
-        -------
-        Tensor
-            (n, samples). Where everything is kept, and far from tiles that are not, the samples themselves.
-        """
+        """Waveforms (n, samples) with tiles weighted by `kept` (n, bands, times), 1 for unchanged; differentiable."""
         gone = (1 - kept)[:, self._band][:, :, self._time] * self._surplus
         missing = torch.istft(gone, 4 * self._hop, self._hop, window=self._window, length=len(self._waveform))
         return self._waveform - missing
 
     def without(self, taken: np.ndarray) -> np.ndarray:
-        """The waveform without some tiles.
-
-        Parameters
-        ----------
-        taken : np.ndarray
-            (bands, times), true where a tile is to be taken away.
-
-        Returns
-        -------
-        np.ndarray
-            (samples,), float32.
-        """
+        """Waveform (samples,) without the tiles where `taken` (bands, times) is true."""
         return self.waveforms(torch.from_numpy(~np.asarray(taken, dtype=bool)).float()[None])[0].numpy()
 
 
 def unit(detector: Detector) -> tuple[float, str]:
-    """In what tiles are weighed: by how much a logit is multiplied, and the name of the outcome.
-
-    An affine calibration makes LLRs of logits by a factor; one that bends has flat stretches, on which nothing could be
-    seen, so there it is the logit.
-
-    Parameters
-    ----------
-    detector : Detector
-
-    Returns
-    -------
-    float, str
-        "LLR" or "logit".
-    """
+    """Factor from logit to relevance and its unit: LLR, or logit for isotonic calibration, which has flat parts."""
     return (detector.calibrated.scale, "LLR") if isinstance(detector.calibrated, Affine) else (1.0, "logit")
 
 
 def score(detector: Detector, tiles: Tiles, taken: np.ndarray) -> np.ndarray:
-    """Scores without some tiles, in `unit`.
-
-    Parameters
-    ----------
-    detector : Detector
-    tiles : Tiles
-    taken : np.ndarray
-        (n, bands, times), true where a tile is to be taken away.
-
-    Returns
-    -------
-    np.ndarray
-        (n,), float64, higher for bona fide. LLRs lack the calibration's offset, which no difference shows.
-    """
+    """Scores (n,) without the tiles `taken` (n, bands, times), in `unit`; LLRs lack the calibration's offset."""
     kept = torch.from_numpy(~np.asarray(taken, dtype=bool)).float()
     with torch.inference_mode():
         parts = kept.split(max(1, int(BATCH_SECONDS / tiles.times[-1])))
@@ -423,18 +264,7 @@ def score(detector: Detector, tiles: Tiles, taken: np.ndarray) -> np.ndarray:
 
 
 def occlusion(detector: Detector, tiles: Tiles) -> np.ndarray:
-    """What each tile is worth: how far the score falls when it alone is taken away.
-
-    Parameters
-    ----------
-    detector : Detector
-    tiles : Tiles
-
-    Returns
-    -------
-    np.ndarray
-        (bands, times), in `unit`: positive where a tile speaks for bona fide, negative where it speaks for a fake.
-    """
+    """Relevance (bands, times) in `unit`: drop of the score when one tile is removed, positive for bona fide."""
     count = tiles.shape[0] * tiles.shape[1]
     each = np.concatenate([np.zeros((1, count), bool), np.eye(count, dtype=bool)])
     found = score(detector, tiles, each.reshape(-1, *tiles.shape))
@@ -442,21 +272,7 @@ def occlusion(detector: Detector, tiles: Tiles) -> np.ndarray:
 
 
 def gradients(detector: Detector, tiles: Tiles, steps: int = STEPS) -> np.ndarray:
-    """What each tile is worth by integrated gradients: its slopes, on the way from no tile to all.
-
-    Parameters
-    ----------
-    detector : Detector
-    tiles : Tiles
-    steps : int
-        Points of the way, in the middles of as many equal parts.
-
-    Returns
-    -------
-    np.ndarray
-        (bands, times), in `unit`, signed as `occlusion`. The sum is, but for the steps' coarseness, the score of the
-        waveform less that of its noise floor.
-    """
+    """Relevance (bands, times) by integrated gradients, in `unit`; the sum is about score minus noise floor's score."""
     total = np.zeros(tiles.shape)
     for step in range(steps):
         kept = torch.full((1, *tiles.shape), (step + 0.5) / steps, requires_grad=True)
@@ -466,18 +282,7 @@ def gradients(detector: Detector, tiles: Tiles, steps: int = STEPS) -> np.ndarra
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> tuple[float, str]:
-    """Spearman's rank correlation of two maps of the same tiles.
-
-    Parameters
-    ----------
-    first, second : np.ndarray
-        (bands, times).
-
-    Returns
-    -------
-    float, str
-        From -1 to 1 (NaN where a map is the same everywhere or has fewer than three tiles), and what it means.
-    """
+    """Spearman's rank correlation of two maps, and what it means; NaN for constant maps or fewer than three tiles."""
     first, second = np.ravel(first), np.ravel(second)
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan"), "Too few tiles differ for a rank correlation of the two maps."
@@ -492,28 +297,18 @@ def agreement(first: np.ndarray, second: np.ndarray) -> tuple[float, str]:
 def deletion(
     detector: Detector, tiles: Tiles, maps: Mapping[str, np.ndarray], draws: int = 40, seed: int = 0
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """How far the score moves against the decision when tiles are taken away: those that maps name, and others.
+    """Deletion test: change of the score against the decision as tiles are removed, by map and at random.
 
     Parameters
     ----------
-    detector : Detector
-    tiles : Tiles
-    maps : name -> (bands, times)
-        As `occlusion` gives. Tiles are taken in the order in which they speak for the decision on this waveform.
-    draws : int
-        Random orders of the tiles.
-    seed : int
-        Of these.
+    maps : name -> (bands, times), as from `occlusion`; tiles that support the decision most are removed first.
+    draws : number of random orders.
 
     Returns
     -------
-    table : DataFrame
-        A row for each number of `tiles` taken away (of `COUNTS`, up to half of all): a column for each map,
-        `loudest` (the tiles with most energy), `random` (the mean of the draws), `random_low` and `random_high` (95 %
-        of them). In `unit`; positive is away from the decision.
-    chance : dict
-        Map -> share of the random orders that move the score as far, on average over the rows: near 0 where the map
-        names what decides. (Where that is a single tile, a few of many random ones contain it, too.)
+    table : one row per number of `tiles`, of `COUNTS` up to half of all: a column for each map, loudest (most energy),
+        random (mean), random_low and random_high (95 %), in `unit`, positive against the decision.
+    chance : map -> fraction of random orders with at least this mean change; near 0 if the map names what decides.
     """
     count = tiles.shape[0] * tiles.shape[1]
     with torch.inference_mode():
@@ -538,19 +333,7 @@ def deletion(
 
 
 def deletion_words(table: pd.DataFrame, chance: Mapping[str, float], named: str = "LLR") -> list[str]:
-    """What `deletion` found, a line a map, with the figures of the largest number of tiles up to 8.
-
-    Parameters
-    ----------
-    table, chance : DataFrame, dict
-        What `deletion` gave.
-    named : str
-        The unit.
-
-    Returns
-    -------
-    list of str
-    """
+    """`deletion` in words, one sentence per map, for the largest number of tiles up to 8."""
     row = table[table["tiles"] <= 8].iloc[-1]
     tiles = f"{int(row['tiles'])} tiles" if row["tiles"] > 1 else "tile"
     others = f"{row['random']:.2f} ({row['random_low']:.2f} to {row['random_high']:.2f})"
@@ -562,23 +345,11 @@ def deletion_words(table: pd.DataFrame, chance: Mapping[str, float], named: str 
     ]
 
 
-# What it resembles.
+# Similar clips.
 
 
 def embed(detector: Detector, waveform: np.ndarray) -> np.ndarray:
-    """Where the network puts a recording: what its last layer sees.
-
-    Parameters
-    ----------
-    detector : Detector
-    waveform : np.ndarray
-        (samples,), float32, at the detector's rate.
-
-    Returns
-    -------
-    np.ndarray
-        (size,), float32; of a recording scored in several windows their mean, weighted by length.
-    """
+    """Embedding (size,) of a waveform: input of the last layer, averaged over windows by their length."""
     spans = models.windows(len(waveform), detector.front_end.sample_rate)
     parts = [detector.front_end(torch.from_numpy(waveform[None, start:end])) for start, end in spans]
     return _embedded(detector.network, parts, spans)
@@ -593,30 +364,13 @@ def _embedded(network, parts, spans) -> np.ndarray:
 def embeddings(
     detector: Detector, folder, splits=("train", "dev"), cache: Path | None = None
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Where the network puts the clips of a corpus.
+    """Embeddings (rows, size) of a store's clips, with their rows of its table; `cache` is a file for the result.
 
-    Parameters
-    ----------
-    detector : Detector
-    folder : path
-        The store of the corpus, as the stage extract writes it.
-    splits : sequence of str
-        Eval is left out by default: it is there to be measured on, not to be looked up.
-    cache : path, optional
-        File that keeps the outcome; it serves as long as network and store are the same.
-
-    Returns
-    -------
-    DataFrame, np.ndarray
-        Rows of the store's table, and (rows, size), float32.
-
-    Raises
-    ------
-    UserError
-        There is no store, one of other features than the detector's, or one without clips of these splits.
+    Eval is excluded by default: it is only for measurement. `UserError` for other features or without clips of
+    `splits`.
     """
     store = Store(folder, detector.about["features"])
-    # of several rows with one file, the fakes were made of it in extraction: there is nothing to hear of them
+    # spoof rows that share a file are vocoder copies made in extraction, of which there is no audio
     heard = ~store.table["path"].duplicated(keep=False) | (store.table["label"] == "bonafide")
     rows = np.flatnonzero(store.table["split"].isin(splits) & heard)
     if not len(rows):
@@ -630,7 +384,7 @@ def embeddings(
             with np.load(cache, allow_pickle=False) as kept:
                 if str(kept["key"]) == key:
                     return table, kept["vectors"]
-        except (OSError, ValueError, KeyError):  # broken: made again
+        except (OSError, ValueError, KeyError):  # broken cache: computed again
             pass
     found = []
     for row in progress(rows, desc="embed the corpus", unit="recording"):
@@ -645,7 +399,7 @@ def embeddings(
 
 
 def _key(detector: Detector, store: Store, splits) -> str:
-    """What decides embeddings: weights, settings, and what the store holds."""
+    """Hash of everything that embeddings depend on: weights, settings and content of the store."""
     found = hashlib.sha256(json.dumps([detector.about, list(splits)], sort_keys=True).encode())
     for name, tensor in sorted(detector.network.state_dict().items()):
         found.update(name.encode() + tensor.numpy().tobytes())
@@ -655,28 +409,7 @@ def _key(detector: Detector, store: Store, splits) -> str:
 
 
 def nearest(embedding: np.ndarray, table: pd.DataFrame, vectors: np.ndarray, count: int = 3) -> pd.DataFrame:
-    """The clips of each class whose embeddings point in the most similar direction.
-
-    Parameters
-    ----------
-    embedding : np.ndarray
-        (size,).
-    table, vectors : DataFrame, np.ndarray
-        What `embeddings` gave.
-    count : int
-        Of each class, if it has so many.
-
-    Returns
-    -------
-    DataFrame
-        Rows of `table`, bona fide first, the nearest of each first, with `distance`: 1 less the cosine, from 0 (the
-        same direction) to 2; and `typical`, the median distance of all clips of its class.
-
-    Raises
-    ------
-    UserError
-        There are no clips.
-    """
+    """The `count` clips of each class nearest in cosine distance; `typical` is the median distance of the class."""
     if not len(table):
         raise UserError("no clips to search for the nearest: run `dvc repro extract`, or name splits that have clips")
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(embedding)
@@ -688,17 +421,7 @@ def nearest(embedding: np.ndarray, table: pd.DataFrame, vectors: np.ndarray, cou
 
 
 def nearest_readable(found: pd.DataFrame) -> pd.DataFrame:
-    """What `nearest` gave, for people to read.
-
-    Parameters
-    ----------
-    found : DataFrame
-
-    Returns
-    -------
-    DataFrame
-        Text: clip, what it is, who speaks, language, split, distance, and what distance is usual.
-    """
+    """`nearest` as text."""
     return pd.DataFrame(
         {
             "clip": found["utt_id"],

@@ -1,12 +1,10 @@
-"""What the default recipe does with attacks and with sources of real voices that it has never met.
+"""Cross-validation on train: leave-one-attack-out, and leave-one-source-out for bona fide with all copies of it.
 
-Cross-validation on train: each fold leaves a kind of attack out, or a source of real voices with all copies of them,
-learns from the rest, and is asked about what it has not heard. A *reference* leaves nothing out and is asked the same
-about dev, so that between it and a fold the one thing left out is all that differs. Eval is never read.
+Each fold leaves out an attack or a source, trains on the rest and scores what was left out. A *reference* leaves
+nothing out and scores the same dev trials, so the left-out data are the only difference. Eval is never read.
 
-So many trainings must be short ones: each draws a few thousand utterances where the detector's drew many more. To get
-anywhere in that time they take smaller steps, more of them and at a higher rate (`_recipe`); the rest is the default
-recipe. Their error rates are to be compared with each other, and not with the detector's.
+Runs are short (a few thousand draws), with smaller batches and a higher learning rate (`_recipe`). Compare their error
+rates with each other, not with the detector's.
 """
 
 import hashlib
@@ -27,19 +25,19 @@ from aasist_lib.corpora.copies import made_here
 from aasist_lib.corpora.folds import Item, in_proportion, items, left_out
 from aasist_lib.store import Store, indexes
 
-PER_UTTERANCE = 2  # draws at most, for each utterance of train: small corpora need less
-FASTER = 2  # a batch is train.batch_size divided by this, and the learning rate train.lr times this
-SEEN = 8  # utterances of each class of dev that a run looks at: it has one epoch, and none to choose
+PER_UTTERANCE = 2  # draws per utterance of train, at most: small corpora need fewer
+FASTER = 2  # divides train.batch_size and multiplies train.lr
+SEEN = 8  # dev utterances of each class that a run validates on: it has a single epoch, so nothing to select
 REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training with something left out, or nothing, and the scoring. It counts as done when its file exists."""
+    """Training with an item left out (None: the reference), and its scoring; done when its file exists."""
 
     path: Path
     store: Path
-    network: Path  # gets the trained network
+    network: Path  # output
     left: Item | None
     draws: int
     utt_ids: tuple[str, ...]  # to score
@@ -63,41 +61,27 @@ def run(
     trials: int = 200,
     workers: int = 1,
 ) -> pd.DataFrame:
-    """Train and score all folds.
-
-    What is done is kept in `folder`: called again it goes on from there, unless the store, the settings or this code
-    are others than before.
+    """Train and score all folds; finished folds are kept in `folder` while store, settings and code stay the same.
 
     Parameters
     ----------
-    store_folder : path
-        What `store.extract` made.
-    folder : path
-        For what is done; of nothing else.
-    model, train, augment : mapping
-        The sections of params.yaml. A fold has one epoch, smaller batches, a higher learning rate and a shorter
-        average of the weights, and starts afresh; the rest is as it is there.
-    seed : int
-        Of every training alike.
-    draws : int
-        Utterances that a fold learns from; fewer where train is small.
-    attacks, sources : int
-        How many are left out in turn, at most.
-    trials : int
-        Real voices of dev that are scored, at most; half as many of what was left out, a fifth of every attack in dev.
-    workers : int
-        Processes, one thread each. The scores do not depend on it.
+    store_folder : made by `store.extract`.
+    model, train, augment : sections of params.yaml; `_recipe` adapts the training.
+    draws : training utterances of a fold, fewer where train is small.
+    attacks, sources : number of folds of each kind, at most.
+    trials : bona fide dev trials that are scored, at most; half as many of the left-out data, a fifth of each dev
+        attack.
+    workers : processes of one thread each; the scores do not depend on it.
 
     Returns
     -------
-    DataFrame
-        A row for each fold and utterance: fold, kind, the columns of the store's table, learnt (whether train has its
-        attack), and score, higher for bona fide. Empty where nothing can be left out.
+    One row per fold and utterance: fold, kind, the columns of the store's table, learnt (whether train has the attack),
+    and score, higher for bona fide. Empty where nothing can be left out.
 
     Raises
     ------
     UserError
-        There is no store, or training goes wrong.
+        There is no store, or training fails.
     """
     store_folder, folder = Path(store_folder), Path(folder)
     store = Store(store_folder)
@@ -122,13 +106,13 @@ def run(
 
 
 def _recipe(train: Mapping, draws: int) -> dict:
-    """The training settings of a run of so many draws.
+    """Training settings for a run of few draws.
 
-    With so few draws of the default corpus, half the batch and twice the rate bring the equal error rate on dev to
-    16 %, where the settings as they are get to 30 % and, with the weights averaged over a hundred steps, to 35 %.
+    On the default corpus, half the batch and twice the rate give an EER on dev of 16 %; the unchanged settings give 30
+    %, and 35 % with the weights averaged over a hundred steps.
     """
     batch = max(2, train["batch_size"] // FASTER)
-    # over a tenth of the steps at most: else the average still holds the weights of the start
+    # over at most a tenth of the steps, or the average would still contain the initial weights
     averaging = min(train["averaging"], max(0.0, 1 - 10 * batch / draws))
     short = {"max_epochs": 1, "batch_size": batch, "lr": FASTER * train["lr"], "averaging": averaging}
     return dict(train) | short | {"init_from": "", "freeze_cnn_epochs": 0}
@@ -144,7 +128,7 @@ def _dev(table: pd.DataFrame, trials: int, seed: int) -> tuple[str, ...]:
 
 
 def _asked(table: pd.DataFrame, item: Item | None, count: int, seed: int) -> tuple[str, ...]:
-    """Utterances that a fold left out and is asked about: fakes of an attack; real voices of a source, and copies."""
+    """Left-out utterances that a fold scores: spoofs of an attack, or bona fide of a source and copies of it."""
     if item is None:
         return ()
     rows = table[left_out(table, [item]) & ~made_here(table)]
@@ -158,7 +142,7 @@ def _asked(table: pd.DataFrame, item: Item | None, count: int, seed: int) -> tup
 
 
 def _key(store: Store, jobs: list[Job]) -> str:
-    """What decides the scores, for `jobs.done`."""
+    """Hash of everything that the scores depend on."""
     key = hashlib.sha256(repr(jobs).encode())
     key.update(provenance.code_key(__name__))
     for path in (indexes.file_of(store.folder), store.folder / "meta.json"):
@@ -169,7 +153,7 @@ def _key(store: Store, jobs: list[Job]) -> str:
 
 
 def _train(job: Job) -> None:
-    """Train without what is left out, score, and write the scores."""
+    """Train without the left-out data, score, and write the scores."""
     table = Store(job.store).table
     out = left_out(table, [job.left] if job.left else [])
     dev = table[table["split"] == "dev"]
@@ -189,7 +173,7 @@ def _train(job: Job) -> None:
 
 @contextmanager
 def _no_bars():
-    """The bar that counts folds is enough."""
+    """Hide the progress bars of the training; the one over folds is enough."""
     before = os.environ.get("AASIST_TERMINAL")
     os.environ["AASIST_TERMINAL"] = ""
     try:
@@ -200,7 +184,7 @@ def _no_bars():
             os.environ["AASIST_TERMINAL"] = before
 
 
-# What it comes to.
+# Summary.
 
 COLUMNS = [
     "fold", "held_out", "kind", "eer", "eer_low", "eer_high", "on_dev", "on_dev_reference", "against_dev", "known",
@@ -209,34 +193,16 @@ COLUMNS = [
 
 
 def summary(scores: pd.DataFrame, *, replicates: int = 200, seed: int = 0) -> pd.DataFrame:
-    """How every fold fares with what it has never heard.
+    """Error rates (fractions) of every fold on left-out data: the reference first, then one row per attack and source.
 
-    Parameters
-    ----------
-    scores : DataFrame
-        What `run` gave.
-    replicates, seed : int
-        Of the bootstrap over speakers and attacks; 0 replicates give no intervals.
-
-    Returns
-    -------
-    DataFrame
-        The reference first, then a row for each attack and source that was left out. Rates are fractions, NaN where
-        there are no trials.
-
-        - fold, held_out, kind: what was left out of training; what the row is about (of related attacks, one each);
-          "reference", "attack" or "source".
-        - eer, eer_low, eer_high: of an attack, its fakes in train against the real voices of dev; of a source, its real
-          voices against its own copies; of a reference, all of dev. The interval is over speakers and attacks where
-          there are several.
-        - on_dev, on_dev_reference: of an attack that dev has, dev's fakes of it against dev's real voices, in this fold
-          and in the reference, which has learnt the attack: what leaving it out costs.
-        - against_dev: of a source, its real voices against dev's fakes of kinds that the fold has learnt.
-        - known: dev's real voices against those same fakes: how good the fold is at what it has learnt.
-        - bonafide_rejected: of a source, the share of its real voices called fake at the threshold at which `known`
-          holds. A source that is like those of dev has about as much as `known` says.
-        - n_held_out, n_compared: trials behind `eer`, of what was left out and of what it is set against; n_dev: fakes
-          behind on_dev.
+    - eer: left-out spoofs of train against bona fide of dev; bona fide of a left-out source against its copies; all of
+    dev
+      for the reference
+    - on_dev, on_dev_reference: dev spoofs of a left-out attack against bona fide of dev, in this fold and in the
+    reference
+    - against_dev, known: bona fide of a left-out source, and of dev, against dev spoofs of learnt attacks
+    - bonafide_rejected: false positive rate on a left-out source at the EER threshold of `known`
+    - n_held_out, n_compared, n_dev: trials behind `eer`, left out and compared with, and spoofs behind `on_dev`
     """
     if scores.empty:
         return pd.DataFrame(columns=COLUMNS)
@@ -286,13 +252,13 @@ def _eer(bonafide: pd.DataFrame, spoof: pd.DataFrame) -> float:
 
 
 def _against(bonafide: pd.DataFrame, spoof: pd.DataFrame, replicates: int, seed: int) -> dict[str, float]:
-    """Equal error rate, with its interval where it can be had."""
+    """Equal error rate, with its interval where there are trials to resample."""
     row = {"eer": _eer(bonafide, spoof)}
     if not replicates or np.isnan(row["eer"]):
         return row
     trials = pd.concat([bonafide, spoof])
     classes = evaluation.split_classes(trials, "score")
-    # one speaker or one attack alone cannot be drawn from: what else they may be is not in the interval
+    # a single speaker or attack cannot be resampled, so its variability is not in the interval
     factors = evaluation.factors(trials)
     several = {"speaker": bonafide["speaker"].nunique() > 1, "attack": spoof["attack"].nunique() > 1}
     clusters = {name: factors[name] for name in factors if several[name]} or None
@@ -302,19 +268,7 @@ def _against(bonafide: pd.DataFrame, spoof: pd.DataFrame, replicates: int, seed:
 
 
 def readable(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The rows of a kind in `summary` for people: text, in percent, with intervals.
-
-    Parameters
-    ----------
-    table : DataFrame
-        What `summary` gave.
-    kind : {"attack", "source"}
-
-    Returns
-    -------
-    DataFrame
-        What was left out, and a column a measure.
-    """
+    """Rows of one kind (attack or source) of `summary` as text, in percent, with intervals."""
     rows = table[table["kind"] == kind]
     found = pd.DataFrame({"Left out of training": rows["held_out"]})
     for columns, words in HEADINGS[kind].items():

@@ -1,4 +1,4 @@
-"""Features compared with a slow reference."""
+"""Check of extracted features against a slow reference."""
 
 import warnings
 from pathlib import Path
@@ -11,23 +11,10 @@ from aasist_lib import audio, features
 
 
 def differences_from_reference(store, root: Path | str, count: int = 20) -> tuple[pd.Series, str]:
-    """How far a store's coefficients are from those of a slow reference, one recording at a time.
+    """Largest absolute difference (dB) of each utterance's static coefficients from a reference, and its name.
 
-    Parameters
-    ----------
-    store : Store
-    root : path
-        Folder of the corpus.
-    count : int
-        Utterances of the corpus to compare, spread evenly over the store; all, if it holds fewer.
-
-    Returns
-    -------
-    differences : Series
-        utt_id -> largest absolute difference of a coefficient (dB), slopes left aside; of an encoder's states, which
-        have no unit, relative to those that are larger than 1.
-    reference : str
-        What it is: librosa for MFCC as they are, the front-end on each recording alone for the rest.
+    The reference is librosa for plain MFCC, else the front-end on each recording alone. `count` utterances are spread
+    evenly over the store. Encoder states have no unit: their differences are relative to values above 1.
     """
     settings = store.features
     if settings["kind"] == "mfcc" and settings.get("normalise", "none") == "none":
@@ -39,7 +26,7 @@ def differences_from_reference(store, root: Path | str, count: int = 20) -> tupl
     for row in places[np.unique(np.linspace(0, len(places) - 1, count).round().astype(int))]:
         expected = computed(audio.read(Path(root) / store.table["path"][row], settings["sample_rate"]))
         apart = np.abs(store.map(row)[: len(expected)] - expected)
-        if settings["kind"] == "wav2vec2":  # no decibels; kept in 11 binary digits
+        if settings["kind"] == "wav2vec2":  # no dB; stored with 11 significant bits
             apart /= np.maximum(np.abs(expected), 1)
         differences[store.table["utt_id"][row]] = apart.max()
     return pd.Series(differences), reference
@@ -47,8 +34,8 @@ def differences_from_reference(store, root: Path | str, count: int = 20) -> tupl
 
 def _librosa_mfcc(settings: dict):
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "IProgress not found")  # a downloader among its parts wants other bars
-        from librosa.feature import mfcc  # takes seconds, and nothing else here needs it
+        warnings.filterwarnings("ignore", "IProgress not found")  # from a progress bar in a dependency
+        from librosa.feature import mfcc  # takes seconds to import
 
     options = {name: settings[name] for name in ("n_mfcc", "n_fft", "hop_length", "n_mels")}
     return lambda waveform: mfcc(y=waveform, sr=settings["sample_rate"], **options)

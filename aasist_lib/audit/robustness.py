@@ -1,9 +1,8 @@
-"""How a detector holds up when the world is not clean, and what it goes by.
+"""Robustness to degradations, and feature reliance.
 
-A sample of eval is scored once as it is and once under every condition of `CONDITIONS`. Those of the family
-"robustness" are what happens to recordings: noise, codecs, rooms, cuts. Those of the family "uses" take one thing away
-(silence, level, duration, a band of frequencies) or swap it between real voices and fakes: where the error rate rises,
-the detector went by it.
+A sample of eval is scored clean and under every condition of `CONDITIONS`. The family "robustness" degrades recordings
+(noise, codecs, rooms, cuts). The family "uses" removes one property (silence, level, duration, a frequency band) or
+swaps it between the classes: a higher error rate shows that the detector relies on it.
 """
 
 import hashlib
@@ -28,26 +27,18 @@ from aasist_lib.base.progress import progress
 from aasist_lib.corpora.folds import in_proportion
 from aasist_lib.detector import MIN_SECONDS, Detector
 
-BABBLE = 6  # voices
-LEVEL = -26.0  # dBFS, the customary level of speech (ITU-T P.56) and that of the default corpus
-FLOOR = 40.0  # dB below the recording: the noise floor of the default corpus, and what is left of a band removed
-SECONDS = 2.0  # that all recordings last where duration is equalised: a training crop
+BABBLE = 6  # voices mixed
+LEVEL = -26.0  # dBFS, the usual level of speech (ITU-T P.56) and that of the default corpus
+FLOOR = 40.0  # dB below the recording: noise floor of the default corpus, and level of a removed band
+SECONDS = 2.0  # of all recordings with equal duration: a training crop
 BANDS = [(0, 500), (500, 1000), (1000, 2000), (2000, 3000), (3000, 4000), (4000, 5500), (5500, 7000)]  # Hz
-PIECE = 25  # utterances that are scored, and kept on disk, together
+PIECE = 25  # utterances per job
 FAMILIES = {"robustness": "What happens to recordings", "uses": "What the detector goes by"}
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a condition may need to know besides the recording.
-
-    Attributes
-    ----------
-    others : list of np.ndarray
-        Recordings of other people, which babble is made of.
-    swapped, shuffled : Silences
-        Those of a recording of the other class, and of another one of the same class.
-    """
+    """Waveforms of other speakers for babble, and silences of another clip of the other and of the same class."""
 
     others: list = field(default_factory=list)
     swapped: Silences = Silences(0, 0, 0)
@@ -56,15 +47,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Condition:
-    """Something that is done to recordings before they are scored.
-
-    Attributes
-    ----------
-    name, family, kind, words : str
-        Key in `CONDITIONS`; "robustness" or "uses"; what it is an instance of; what it is called in tables for people.
-    apply : function
-        (waveform, rate, random generator, `Context`) to the waveform to score.
-    """
+    """Change of recordings before scoring: `apply` maps (waveform, rate, rng, `Context`) to a waveform."""
 
     name: str
     family: str
@@ -81,7 +64,7 @@ def _with_noise(x, rate, rng, context, *, snr_db, colour):
 
 
 def _without_band(x, rate, rng, context, *, low, high):
-    """In place of the band there is noise as faint as the corpus's own: a hole would be a thing never heard."""
+    """Replaces the band by noise at the level of the corpus's noise floor, since an empty band would be unnatural."""
     added = rng.standard_normal(len(x)) * effects.rms(x) * 10 ** (-FLOOR / 20)
     rest = effects.without_band(added, rate, low, high)
     return effects.without_band(x, rate, low, high) + (added - rest).astype(np.float32)
@@ -130,7 +113,7 @@ def _conditions() -> Iterator[Condition]:
     yield uses("silence_trimmed", kind="Silence", words="No silence at the edges", apply=made(effects.trimmed))
     words = "No silence at all"
     yield uses("silence_removed", kind="Silence", words=words, apply=made(effects.trimmed, True))
-    # both are cut and lengthened alike: only what swapping does beyond shuffling comes from the class
+    # shuffled is the control: both change the silences alike, so only the difference is due to the class
     for whose, words in {"shuffled": "Silence of their own class", "swapped": "Silence of the other class"}.items():
         yield uses(f"silence_{whose}", kind="Silence", words=words, apply=partial(_with_silences_of, whose=whose))
     yield uses("level_equal", kind="Level", words=f"All at {LEVEL:g} dBFS", apply=made(effects.levelled, LEVEL))
@@ -144,29 +127,11 @@ def _conditions() -> Iterator[Condition]:
 CONDITIONS: dict[str, Condition] = {condition.name: condition for condition in _conditions()}
 
 
-# Which utterances, and what is made known about them.
+# Utterances and their contexts.
 
 
 def sample(table: pd.DataFrame, count: int = 500, seed: int = 0) -> pd.DataFrame:
-    """A fixed part of eval, half of it real voices, with every speaker and every attack in proportion.
-
-    Which utterances of a speaker or an attack are taken is decided by their names alone: most stay the same when the
-    corpus grows.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The table of utterances.
-    count : int
-        How many, about: every real speaker and every attack is there at least once. Where a class has fewer than half
-        of that, the other one does not make up for it.
-    seed : int
-
-    Returns
-    -------
-    DataFrame
-        Rows of `table`, in its order.
-    """
+    """Fixed part of eval: about `count` clips, half bona fide, in proportion to speakers and attacks, by name."""
     rows = table[table["split"] == "eval"]
     parts = [
         in_proportion(rows[rows["label"] == label], column, count // 2, seed)["utt_id"]
@@ -176,7 +141,7 @@ def sample(table: pd.DataFrame, count: int = 500, seed: int = 0) -> pd.DataFrame
 
 
 def _babble(voices: pd.DataFrame, chosen: pd.DataFrame, seed: int) -> list[str]:
-    """Paths of real voices for babble: of dev where there are, else of what is not judged here, else of all."""
+    """Paths of bona fide recordings for babble: of dev, else of those not scored here, else of all."""
     voices = voices[voices["label"] == "bonafide"]
     rest = voices[~voices["utt_id"].isin(chosen["utt_id"])]
     pools = (rest[rest["split"] == "dev"], rest, voices)
@@ -187,7 +152,7 @@ def _babble(voices: pd.DataFrame, chosen: pd.DataFrame, seed: int) -> list[str]:
 
 
 def _contexts(chosen: pd.DataFrame, root: Path, rate: int, seed: int) -> dict[str, tuple[Silences, Silences]]:
-    """Of each utterance, the silences of one of the other class, and of another one of its own."""
+    """Silences of an utterance of the other class, and of another one of the same class, for each utterance."""
     found = {}
     for name, path in zip(chosen["utt_id"], chosen["path"], strict=True):
         waveform = _read(root / path, rate)
@@ -209,7 +174,7 @@ def _contexts(chosen: pd.DataFrame, root: Path, rate: int, seed: int) -> dict[st
 
 @dataclass(frozen=True)
 class Job:
-    """Some utterances under all conditions. It counts as done when its file exists."""
+    """Some utterances under all conditions; done when its file exists."""
 
     path: Path
     utt_ids: list[str]
@@ -232,40 +197,26 @@ def score(
     workers: int = 1,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Score utterances under conditions, each as `Detector` would score a file of the result.
+    """Score utterances under conditions, as `Detector` would score a file of the result.
 
-    What is done is kept in `folder`: called again it goes on from there, unless the utterances, a recording, the
-    conditions, the detector, the seed or this code are others than before.
+    Finished work is kept in `folder` while utterances, recordings, conditions, detector, seed and code stay the same.
 
     Parameters
     ----------
-    table : DataFrame
-        The utterances to score, such as `sample` gives.
-    root : path
-        What `path` in the table is relative to.
-    detector_folder : path
-        What `Detector.load` reads.
-    folder : path
-        For what is done; of nothing else.
-    voices : DataFrame, optional
-        The whole table of utterances: babble is made of its real voices, of dev where there are. By default `table`.
-    conditions : sequence of str, optional
-        Keys of `CONDITIONS`; all by default.
-    workers : int
-        Processes, one thread each. The scores do not depend on it.
-    seed : int
-        Of all chance, together with the names of utterance and condition.
+    table : utterances to score, such as from `sample`.
+    root : folder that the paths in the table are relative to.
+    voices : all utterances, for babble from their bona fide recordings; default `table`.
+    conditions : keys of `CONDITIONS`; default all.
+    workers : processes of one thread each; the scores do not depend on it.
 
     Returns
     -------
-    DataFrame
-        Index utt_id, a column of log-likelihood ratios a condition; NaN where there is no score: a recording that
-        cannot be read, or of which too little is left.
+    LLRs by utt_id, one column per condition; NaN for a recording that is unreadable or becomes too short.
 
     Raises
     ------
     UserError
-        There is no such condition, nothing to score or no real voice for babble, or the detector cannot be loaded.
+        A condition is unknown, there is nothing to score, no bona fide recording for babble, or no detector.
     """
     names = list(CONDITIONS) if conditions is None else list(conditions)
     for name in names:
@@ -319,64 +270,30 @@ def _read(path: Path, rate: int) -> np.ndarray | None:
 
 
 def llr(loaded: Detector, waveform: np.ndarray) -> float:
-    """Log-likelihood ratio of a waveform, as `Detector.score` gives it for a file of it.
-
-    Parameters
-    ----------
-    loaded : Detector
-    waveform : np.ndarray
-        (samples,), float32, at the rate of the detector's front end.
-
-    Returns
-    -------
-    float
-        NaN where a file would get none: it is too short, or the network gives no number.
-    """
+    """LLR of a waveform, as `Detector.score` gives it for a file; NaN if it is too short or the logit is not finite."""
     if len(waveform) < MIN_SECONDS * loaded.front_end.sample_rate:
         return float("nan")
     try:
         with torch.inference_mode():
             value = logit(loaded, torch.from_numpy(waveform)).item()
-    except UserError:  # some front ends and networks need more than `Detector` asks for
+    except UserError:  # some front-ends and networks need more samples than `Detector` requires
         return float("nan")
     return float(loaded.calibrated(value)) if np.isfinite(value) else float("nan")
 
 
 def logit(loaded: Detector, waveform: Tensor) -> Tensor:
-    """The network's logit of a waveform: the mean of its windows', weighted by length. Gradients reach the waveform.
-
-    Parameters
-    ----------
-    loaded : Detector
-    waveform : Tensor
-        (samples,), float32.
-
-    Returns
-    -------
-    Tensor
-        (), float64.
-    """
+    """Logit of a waveform (samples,): mean over windows, weighted by length; differentiable."""
     spans = models.windows(len(waveform), loaded.front_end.sample_rate)
     logits = [loaded.network(loaded.front_end(waveform[None, start:end])).double()[0] for start, end in spans]
     weights = torch.tensor([end - start for start, end in spans], dtype=torch.float64)
     return torch.stack(logits) @ weights / weights.sum()
 
 
-# Work in pieces that are kept.
+# Caching.
 
 
 def fingerprint(module: str, detector_folder, recordings: Sequence[Path], rest) -> str:
-    """What decides the result of scoring, as a short text: code, detector, recordings (size and time of change), rest.
-
-    Parameters
-    ----------
-    module : str
-        Name of the module that scores.
-    detector_folder : path
-    recordings : sequence of paths
-        Missing ones count as missing.
-    rest : anything whose `repr` says all.
-    """
+    """Hash of all that scores depend on: code, detector, recordings (size and time of change), and repr(rest)."""
     key = hashlib.sha256(repr(rest).encode())
     key.update(provenance.code_key(module))
     for path in sorted(Path(detector_folder).iterdir()):
@@ -387,7 +304,7 @@ def fingerprint(module: str, detector_folder, recordings: Sequence[Path], rest) 
     return key.hexdigest()
 
 
-# What it comes to.
+# Summary.
 
 
 def summary(
@@ -399,34 +316,11 @@ def summary(
     replicates: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How the detector fares under each condition.
+    """Error rates under each condition, with intervals, and their delta to clean on the same trials.
 
-    Parameters
-    ----------
-    table : DataFrame
-        The table of utterances: label, speaker, attack, condition of every utt_id in `scores`.
-    scores : DataFrame
-        What `score` gave, with the condition clean.
-    threshold : float
-        Fixed on dev: of the decisions behind bonafide_rejected and spoof_accepted.
-    costs : mapping
-        prior_spoof, cost_miss, cost_false_alarm: of act_dcf, the cost of taking the log-likelihood ratios by their
-        word. They were calibrated on clean recordings of dev.
-    replicates, seed : int
-        Of the bootstrap over speakers and attacks; 0 replicates give no intervals.
-
-    Returns
-    -------
-    DataFrame
-        A row a condition: condition, family, kind, words; n_bonafide, n_spoof (scored), unscored; eer, eer_low,
-        eer_high; eer_known and eer_unseen (NaN where there are no such fakes); eer_change from clean on the same
-        trials, eer_change_low, eer_change_high; act_dcf, bonafide_rejected, spoof_accepted, each with its interval.
-        Rates are fractions. A condition that lacks a class has no measures.
-
-    Raises
-    ------
-    UserError
-        Clean is missing, or there are too few speakers and attacks to draw from.
+    `table` has label, speaker, attack and condition of every utt_id, `scores` are from `score`, `threshold` is an LLR
+    chosen on dev, and `costs` are those of actDCF. Rates are fractions; a condition without both classes has no
+    measures.
     """
     if "clean" not in scores:
         raise UserError("summary: the scores lack the condition clean, which the others are compared with")
@@ -472,20 +366,7 @@ def _row(condition, trials, clean, changed, threshold, costs, replicates, seed) 
 
 
 def readable(summary: pd.DataFrame, family: str) -> pd.DataFrame:
-    """A family's rows of `summary` for people: text, in percent, with intervals. Clean comes first in each.
-
-    Parameters
-    ----------
-    summary : DataFrame
-        What `summary` gave.
-    family : str
-        Key of `FAMILIES`.
-
-    Returns
-    -------
-    DataFrame
-        Condition, and a column a measure.
-    """
+    """Rows of one family of `FAMILIES` of `summary` as text, in percent, with intervals; clean comes first."""
     rows = summary[(summary["family"] == family) | (summary["condition"] == "clean")]
     columns = {
         "eer": ("Equal error rate (%)", True),

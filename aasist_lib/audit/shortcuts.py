@@ -1,11 +1,8 @@
-"""What can be told of a recording without listening to the voice, and how far that alone tells fakes from real voices.
+"""Shortcut baselines: how well cues other than the voice separate the classes.
 
-A detector can reach a low error rate on a corpus by what has nothing to do with speech: how long a clip is, how much
-silence it starts with, how loud it is, where its band ends, how its background sounds, or which package it was taken
-from. (How far silences alone go on the most used corpus of the field: Müller et al. 2021, "Speech is silver, silence
-is golden".) Here a handful of such cues is measured, and a plain classifier learns from them alone what the detector
-learns from sound, on the same train, judged on the same eval. The error rate that it reaches is how much of a
-detector's result a shortcut could explain; about 50 % is what a fair corpus gives.
+A corpus can be solved without speech, by duration, silence, level, bandwidth, background noise or source (for silence,
+see Müller et al. 2021, "Speech is silver, silence is golden"). A simple classifier learns from such cues alone on train
+and is read on eval. Its error rate bounds what a shortcut could explain; a fair corpus gives about 50 %.
 """
 
 import hashlib
@@ -29,13 +26,13 @@ from aasist_lib.base.progress import progress
 from aasist_lib.base.workers import in_processes
 
 FRAME, HOP = 0.025, 0.010  # seconds
-SPEECH = 30.0  # dB: frames no further below the loudest one are taken for speech
-NOISE = 0.1  # share of the frames, the quietest, that are taken for background
+SPEECH = 30.0  # dB below the loudest frame: louder frames are speech
+NOISE = 0.1  # fraction of frames, the quietest, that are background
 SMALLEST = 1e-12  # power of a frame, so that digital silence has a level: -120 dBFS
-DEPTH = 1e-10  # of the mean power: as deep as spectra are looked at
+DEPTH = 1e-10  # of the mean power: floor of the spectra
 BANDS = 24
-BLOCK = 4096  # frames worked on at a time: those of an hour, together, would fill half a gigabyte
-ROWS = 128  # utterances measured in one piece of work
+BLOCK = 4096  # frames at a time: an hour at once would take half a gigabyte
+ROWS = 128  # utterances per job
 
 _SPECTRUM = tuple(f"band_{number:02d}" for number in range(BANDS))
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -47,8 +44,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 CUES = tuple(cue for group in GROUPS.values() for cue in group)
 GROUPS["all"] = CUES
-SOURCE = "source"  # the baseline that guesses the package a recording is from
-WORDS = {  # what each baseline goes by
+SOURCE = "source"  # the baseline that classifies the source of a recording
+WORDS = {  # cue of each baseline
     "duration": "duration",
     "silence": "silence",
     "level": "level",
@@ -57,46 +54,26 @@ WORDS = {  # what each baseline goes by
     "all": "all of these cues",
     SOURCE: "source that it is from",
 }
-LIMIT, LIMIT_ALL = 0.35, 0.30  # equal error rates below which a cue, and all cues together, tell too much
+LIMIT, LIMIT_ALL = 0.35, 0.30  # equal error rates below which a single cue, and all cues together, raise an alarm
 
-FOLDS = 8  # of train, by which a baseline's settings are chosen
-BENDS = (0, 5)  # at how many places the line by which a cue counts may bend
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse, as scikit-learn has it: the stiffest first
+FOLDS = 8  # of train, to choose a baseline's settings
+BENDS = (0, 5)  # numbers of knots of the piecewise linear function of a cue
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse, as in scikit-learn: the strongest first
 
 
 def cues(waveform: np.ndarray, sample_rate: int) -> dict[str, float]:
-    """What can be told of a recording without listening to the voice.
+    """Cues of a waveform (samples,), by name as in `GROUPS["all"]`; `UserError` without samples or with channels.
 
-    Parameters
-    ----------
-    waveform : (samples,)
-        Full scale at 1.
-    sample_rate : int
-        In Hz.
+    Frames are 25 ms every 10 ms; speech is up to 30 dB below the loudest frame, background the quietest tenth of
+    frames.
 
-    Returns
-    -------
-    dict
-        Every cue of `GROUPS["all"]`, a finite number. Frames of 25 ms every 10 ms; speech is what lies at most 30 dB
-        below the loudest frame, background the quietest tenth of the frames.
-
-        - `seconds`; `leading`, `trailing`, `longest_pause` (s, of frames that are not speech), `quiet_share` (of the
-          frames from the first of speech to the last);
-        - `rms`, `peak`, `voiced_level` (mean power of speech; all dBFS), `crest_factor` (dB, peak above rms),
-          `clipped_share` (of the samples: within 5 % of the peak);
-        - `rolloff_95`, `rolloff_99` (Hz, below which so many percent of the power lie), `tilt` (dB an octave),
-          `band_00` to `band_23` (average log spectrum in bands of equal width in mel, dB relative to their mean);
-        - `floor_02`, `floor_10`, `floor_25` (percentiles of the frames' level, dBFS), `floor_below_speech` (dB),
-          `noise_flatness` (dB, near 0 for white noise, Gray and Markel 1974), `noise_tilt` (dB an octave).
-
-    Raises
-    ------
-    UserError
-        The waveform has no samples or more than one channel.
-
-    >>> found = cues(np.concatenate([np.zeros(8000), 0.5 * np.sin(np.arange(16000)), np.zeros(4000)]), 16000)
-    >>> [round(found[cue], 2) for cue in ("seconds", "leading", "trailing", "peak")]
-    [1.75, 0.48, 0.23, -6.02]
+    - seconds; leading, trailing, longest_pause (s, without speech), quiet_share (fraction from first to last speech
+    frame)
+    - rms, peak, voiced_level (dBFS), crest_factor (dB), clipped_share (samples within 5 % of the peak)
+    - rolloff_95, rolloff_99 (Hz), tilt (dB per octave), band_00 to band_23 (mel bands, dB relative to their mean)
+    - floor_02, floor_10, floor_25 (percentiles of frame level, dBFS), floor_below_speech (dB), noise_flatness (dB, near
+    0 for
+      white noise, Gray and Markel 1974), noise_tilt (dB per octave)
     """
     waveform = np.asarray(waveform, np.float32)
     if waveform.ndim != 1 or not len(waveform):
@@ -109,7 +86,7 @@ def cues(waveform: np.ndarray, sample_rate: int) -> dict[str, float]:
     speech = levels > levels.max() - SPEECH
     noise = np.zeros(len(levels), bool)
     noise[np.argsort(levels, kind="stable")[: max(1, round(NOISE * len(levels)))]] = True
-    smallest = DEPTH * power.mean() or SMALLEST  # moves with the level: a spectrum must not tell how loud it is
+    smallest = DEPTH * power.mean() or SMALLEST  # relative to the level, so that the spectrum does not reveal it
     total, logs, background = _spectra(frames, noise, smallest)
 
     first, last = np.flatnonzero(speech)[[0, -1]]
@@ -147,31 +124,19 @@ def cues(waveform: np.ndarray, sample_rate: int) -> dict[str, float]:
 
 
 def measure(table: pd.DataFrame, root, sample_rate: int, folder, workers: int = 1) -> pd.DataFrame:
-    """Cues of every utterance.
+    """Cues of every utterance, one column per cue, NaN where a recording cannot be used.
 
     Parameters
     ----------
-    table : DataFrame
-        A row an utterance, with utt_id and path.
-    root : path
-        What the paths are relative to.
-    sample_rate : int
-        In Hz, at which recordings are read.
-    folder : path
-        Keeps what is measured: killed and called again, the work goes on. A piece of it is measured anew when its
-        rows, a recording (size or time of change), the rate or this code are others; what no row needs is removed.
-    workers : int
-        Processes; they decide nothing about the numbers.
-
-    Returns
-    -------
-    DataFrame
-        A column a cue, the rows and the index of `table`. NaN where a recording cannot be used.
+    table : utterances, with utt_id and path relative to `root`.
+    sample_rate : in Hz, at which recordings are read.
+    folder : cache; a piece is measured again when its rows, recordings, the rate or the code change.
+    workers : processes; the cues do not depend on it.
 
     Raises
     ------
     UserError
-        A path leads out of `root`; no recording can be used; a process was killed.
+        A path leads out of `root`, no recording can be used, or a process was killed.
     """
     root, folder = Path(root), Path(folder)
     corpora.check_paths(table, root)
@@ -195,7 +160,7 @@ def measure(table: pd.DataFrame, root, sample_rate: int, folder, workers: int = 
 
 @dataclass(frozen=True)
 class _Job:
-    """A run of the table's rows; done when its file exists."""
+    """Consecutive rows of the table; done when its file exists."""
 
     paths: tuple[str, ...]
     root: Path
@@ -237,32 +202,27 @@ def _work(job: _Job) -> None:
 def baselines(
     table: pd.DataFrame, cues: pd.DataFrame, *, replicates: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """How well each group of cues alone tells fakes from real voices: learnt on train, read on eval.
+    """Error rates of each group of cues alone, learnt on train and read on eval.
 
-    Logistic regression, its classes weighing the same. A cue counts by a straight line, or by one that bends at five
-    quantiles of train; which of the two, and how strong a penalty, is chosen on train with speakers and attacks held
-    out, because that is what eval asks. "source" is a classifier of where a recording is from, by all cues; its score
-    is how likely a recording of such a place is bona fide in train.
+    Balanced logistic regression on piecewise linear functions of the cues (straight, or with knots at five quantiles of
+    train). Knots and penalty are chosen on train with speakers and attacks held out, as eval requires. "source"
+    classifies the source of a recording from all cues; its score is the expected fraction of bona fide in train.
 
     Parameters
     ----------
-    table : DataFrame
-        A row an utterance, with utt_id, label, speaker, attack, split, condition, source.
-    cues : DataFrame
-        What `measure` gave for it. Utterances without cues are left out.
+    table : utterances, with utt_id, label, speaker, attack, split, condition and source.
+    cues : from `measure`; utterances without cues are left out.
     replicates, seed : of the bootstrap over speakers and attacks; 0 replicates give no intervals.
 
     Returns
     -------
-    dict
-        baseline -> condition -> {"n_bonafide", "n_spoof", "eer", "eer_low", "eer_high"}, rates as fractions: the
-        groups of `GROUPS`, then "source" where train has several. About 0.5 is what a cue gives that tells nothing;
-        above it, the cue points the other way in eval than in train. Conditions as in `evaluation.headline`.
+    baseline -> condition -> {"n_bonafide", "n_spoof", "eer", "eer_low", "eer_high"} as fractions; "source" only where
+    train has several. Above 0.5, a cue points the other way in eval than in train.
 
     Raises
     ------
     UserError
-        The cues are of other rows; train or eval lacks a class; speakers and attacks are too few to draw from.
+        Rows differ between table and cues, train or eval lacks a class, or there are too few groups to resample.
     """
     if not table.index.equals(cues.index):
         raise UserError(f"baselines: {len(table)} utterances and cues of {len(cues)}, which are not the same rows")
@@ -278,7 +238,7 @@ def baselines(
             )
     folds, results = _folds(train), {}
     names = tuple(GROUPS) if train["source"].nunique() < 2 else (*GROUPS, SOURCE)
-    with threadpool_limits(1):  # more threads, other bytes; the tables are too small for them to help
+    with threadpool_limits(1):  # the bytes depend on the number of threads, and the tables are too small to gain
         for name in progress(names, desc="shortcuts", unit="baseline"):
             values = cues[list(GROUPS.get(name, CUES))].to_numpy()
             known, asked = values[table["split"] == "train"], values[table["split"] == "eval"]
@@ -293,17 +253,7 @@ def baselines(
 def alarms(
     results: Mapping[str, Mapping], *, limit: float = LIMIT, limit_all: float = LIMIT_ALL, condition: str = "all"
 ) -> list[str]:
-    """One sentence for each baseline that tells fakes from real voices too well; none if the corpus is fair.
-
-    Parameters
-    ----------
-    results : what `baselines` gave.
-    limit, limit_all : lowest equal error rate on eval that is no alarm; the second is for all cues together.
-    condition : the attacks of eval that are looked at.
-
-    >>> alarms({"silence": {"all": {"eer": 0.21}}, "all": {"all": {"eer": 0.31}}})
-    ['silence: this alone tells fakes from real voices at an equal error rate of 21.0 % on eval (limit: 35 %)']
-    """
+    """One sentence for each baseline of `baselines` whose equal error rate on eval is below its limit."""
     where = "eval" if condition == "all" else f"eval, {evaluation.CONDITIONS[condition].lower()}"
     found = []
     for name, measured in results.items():
@@ -329,7 +279,7 @@ def _learn_class(columns: np.ndarray, table: pd.DataFrame, inverse_penalty: floa
 def _learn_source(columns: np.ndarray, table: pd.DataFrame, inverse_penalty: float) -> Score:
     model = _model(inverse_penalty).fit(columns, table["source"].to_numpy(str))
     real = (table["label"] == "bonafide").groupby(table["source"].to_numpy(str)).agg(["sum", "size"])
-    share = ((real["sum"] + 1) / (real["size"] + 2)).loc[model.classes_].to_numpy()  # Laplace: no source is certain
+    share = ((real["sum"] + 1) / (real["size"] + 2)).loc[model.classes_].to_numpy()  # Laplace smoothing
     return lambda asked: model.predict_proba(asked) @ share
 
 
@@ -338,8 +288,8 @@ def _model(inverse_penalty: float, **options) -> LogisticRegression:
 
 
 def _columns(values: np.ndarray, bends: int) -> Callable[[np.ndarray], np.ndarray]:
-    """What makes columns of cues: themselves, and how far they lie above each bend, with spread 1 in `values`."""
-    # what lies outside of nearly all of train counts as its end: a line must not run on to where nothing was seen
+    """Expand cues to themselves and their excess over each knot, standardised on `values`."""
+    # clipped to nearly all of train, so that lines do not extrapolate
     ends = np.quantile(values, [0.005, 0.995], axis=0)
     places = np.quantile(values, np.linspace(0, 1, bends + 2)[1:-1], axis=0)
 
@@ -352,13 +302,13 @@ def _columns(values: np.ndarray, bends: int) -> Callable[[np.ndarray], np.ndarra
 
 
 def _chosen(learn: Callable, values: np.ndarray, train: pd.DataFrame, folds: np.ndarray) -> tuple[int, float]:
-    """Bends and penalty with the lowest equal error rate on speakers and attacks held out, the mean of the folds."""
-    settings = [(bends, penalty) for penalty in PENALTIES for bends in BENDS]  # of equals, the stiffest
+    """Number of knots and penalty with the lowest mean EER over folds with held-out speakers and attacks."""
+    settings = [(bends, penalty) for penalty in PENALTIES for bends in BENDS]  # in a tie, the strongest penalty
     real, speaker = (train["label"] == "bonafide").to_numpy(), train["speaker"].to_numpy(str)
     rates = dict.fromkeys(settings, 0.0)
     for fold in range(folds.max() + 1):
         held = folds == fold
-        copies = ~real & np.isin(speaker, np.setdiff1d(speaker[held & real], [""]))  # they tell of the speaker held out
+        copies = ~real & np.isin(speaker, np.setdiff1d(speaker[held & real], [""]))  # they reveal the held-out speaker
         left = ~held & ~copies
         if train[left]["label"].nunique() < 2 or (learn is _learn_source and train[left]["source"].nunique() < 2):
             continue
@@ -372,9 +322,9 @@ def _chosen(learn: Callable, values: np.ndarray, train: pd.DataFrame, folds: np.
 
 
 def _folds(train: pd.DataFrame) -> np.ndarray:
-    """(rows,) fold of each: bona fide by speaker, spoofs by attack, each fold about as large as the others.
+    """Fold (rows,) of balanced size: bona fide by speaker, spoof by attack.
 
-    A row that names none is a group of its own, as are all of a class that has but one group.
+    Rows without a name, and all rows of a class with a single group, are groups of their own.
     """
     dealt = []
     for label, column in (("bonafide", "speaker"), ("spoof", "attack")):
@@ -411,7 +361,7 @@ def _error_rates(trials: pd.DataFrame, replicates: int, seed: int) -> dict[str, 
     return found
 
 
-# Of a waveform.
+# Signal processing.
 
 
 def _decibel(power, smallest: float = SMALLEST):
@@ -419,7 +369,7 @@ def _decibel(power, smallest: float = SMALLEST):
 
 
 def _frames(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-    """(frames, samples of a frame), a view; what is shorter than a frame is filled up with zeros."""
+    """View (frames, samples of a frame); a shorter waveform is padded with zeros."""
     size, hop = round(FRAME * sample_rate), round(HOP * sample_rate)
     if len(waveform) < size:
         waveform = np.pad(waveform, (0, size - len(waveform)))
@@ -443,22 +393,22 @@ def _spectra(frames: np.ndarray, noise: np.ndarray, smallest: float) -> tuple[np
 
 
 def _bands(sample_rate: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """First bin of each band, and their centres in Hz: equally wide in mel (O'Shaughnessy 1987), from bin 1 on."""
+    """First bin of each band and its centre in Hz; equally wide in mel (O'Shaughnessy 1987), without bin 0."""
     highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
     hertz = 700 * (10 ** (np.linspace(0, highest, BANDS + 1) / 2595) - 1)
     edges = np.round(hertz[:-1] / (sample_rate / 2) * (bins - 1)).astype(int)
-    number = np.arange(BANDS)  # every band has a bin of its own, and none that of 0 Hz
+    number = np.arange(BANDS)  # every band has its own bin, and none has bin 0
     edges = np.maximum.accumulate(np.maximum(edges, 1) - number) + number
     return edges, (hertz[:-1] + hertz[1:]) / 2
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Of the straight line that fits best."""
+    """Slope of the least-squares line."""
     x = x - x.mean()
     return (x * y).sum() / (x * x).sum()
 
 
 def _longest(flags: np.ndarray) -> int:
-    """How many in a row are true at most."""
+    """Length of the longest run of true values."""
     ends = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
     return int((ends[1::2] - ends[::2]).max(initial=0))

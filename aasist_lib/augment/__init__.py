@@ -1,4 +1,4 @@
-"""Changes to waveforms in training: noise, rooms, codecs, RawBoost, vocoded copies."""
+"""Waveform augmentation in training: noise, rooms, codecs, RawBoost, vocoder copies."""
 
 from aasist_lib.augment.chain import NEEDS, Augment
 

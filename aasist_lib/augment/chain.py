@@ -1,9 +1,7 @@
-"""Chance in training: each crop is worn as the world wears recordings, so that the network cannot rely on one channel.
+"""The augmentation chain: effects drawn at random per crop, so that the network cannot rely on one channel.
 
-What is done and how much is drawn before the sound is looked at, and from a number of draws that is always the same.
-So one seed gives one chain of effects with the same numbers, whatever the signal: a recording and its copy by a vocoder
-are given the same seed, lie under the same noise and the same codec, and only the vocoder tells them apart. No label
-enters here.
+The chain is drawn before the signal is looked at, with a fixed number of draws. The same seed therefore gives the same
+effects and values for any signal: a recording and its vocoder copy get the same noise and codec. No label enters.
 """
 
 from collections.abc import Mapping
@@ -14,8 +12,8 @@ import numpy as np
 from aasist_lib.augment import effects, rawboost
 from aasist_lib.base.errors import UserError
 
-# What an effect needs besides its probability. In the order in which things happen to speech: the speaker, the room,
-# the microphone and its line, and the codec last, which codes what was recorded.
+# The setting that each effect needs besides its probability, in the order in which recordings meet them: speaker, room,
+# microphone and line, codec.
 NEEDS = {
     "speed": "speed_factor",
     "room": "room_rt60",
@@ -28,11 +26,11 @@ NEEDS = {
 }
 CHOICES = {"rawboost": rawboost.KINDS, "codec": effects.CODECS}
 COLOURS = ("white", "pink")
-KNOTS = 8  # of the equaliser: from 60 Hz to 8 kHz one every octave
+KNOTS = 8  # of the equaliser: one per octave from 60 Hz to 8 kHz
 
 
 class Change(NamedTuple):
-    """One effect of a chain: `name`, the number or word drawn for it, and the generator for the samples of it."""
+    """An effect of a chain: `name`, the value drawn for it, and the generator for its samples."""
 
     name: str
     value: Any
@@ -40,22 +38,21 @@ class Change(NamedTuple):
 
 
 class Augment:
-    """Applies each effect with its probability, its numbers drawn from their ranges.
+    """Applies each effect with its probability and values drawn from their ranges.
 
-    Numbers are drawn uniformly (of the low-pass, uniformly in octaves), noise is white or pink, of RawBoost one kind
-    is drawn, and of the codecs one.
+    Values are drawn uniformly (low-pass edges on a log scale), noise is white or pink, and one RawBoost kind and one
+    codec are drawn from the lists.
 
     Parameters
     ----------
-    settings : mapping
-        The section `augment` of params.yaml. An effect that is not named is never applied.
-    rate : int
-        Hz.
+    settings
+        The section `augment` of params.yaml; effects that it does not name are off.
+    rate : Hz
 
     Raises
     ------
     UserError
-        An effect lacks its range or choice, or a choice has a name that does not exist.
+        If an effect lacks its range or choice, or a choice does not exist.
 
     Examples
     --------
@@ -87,11 +84,7 @@ class Augment:
         return not self.off
 
     def draw(self, rng: np.random.Generator) -> list[Change]:
-        """Decides what to do, without a look at the signal: the chain, in its order.
-
-        The number of draws is the same for all settings, too: another probability of one effect leaves the numbers
-        of the others as they are.
-        """
+        """The chain for one crop, in order; changing one probability leaves the values of other effects alone."""
         happens = rng.random(len(NEEDS)) < self.probability
         positions, choices = rng.random((2, len(NEEDS)))
         knots = rng.standard_normal(KNOTS)
@@ -114,20 +107,7 @@ class Augment:
         return chain
 
     def __call__(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Changes a waveform.
-
-        Parameters
-        ----------
-        x : np.ndarray
-            (samples,), float32, full scale at 1.
-        rng : np.random.Generator
-            The same state of it gives the same chain, whatever `x`.
-
-        Returns
-        -------
-        np.ndarray
-            (samples,), float32, of the same length. Peaks may pass full scale: nothing is clipped.
-        """
+        """Augment a waveform, (samples,) float32, full scale 1; same length, not clipped at full scale."""
         found = x
         for change in self.draw(rng):
             found = self._applied(found, *change)
@@ -135,7 +115,7 @@ class Augment:
 
     def _applied(self, x: np.ndarray, name: str, value, rng: np.random.Generator) -> np.ndarray:
         if name == "speed":
-            return np.resize(effects.speed(x, value), len(x))  # cut, or repeated from the start
+            return np.resize(effects.speed(x, value), len(x))  # cropped, or repeated from the start
         if name == "room":
             return effects.room(x, self.rate, value, rng)
         if name == "noise":
@@ -149,6 +129,6 @@ class Augment:
             return effects.without_band(x, self.rate, value, np.inf)
         if name == "gain":
             return x * np.float32(10 ** (value / 20))
-        # a codec clips: what is too loud is turned down for it, and up again after it
+        # a codec clips: louder signals are scaled down for it, and up again afterwards
         loud = np.float32(max(1.0, np.abs(x).max(initial=0)))
         return effects.codec(x / loud, self.rate, value) * loud

@@ -1,13 +1,11 @@
-"""RawBoost: the nuisances of telephone channels, made from a recording alone, without any noise or room on record.
+"""RawBoost: channel noise made from the recording alone, without recorded noise or rooms.
 
 H. Tak, M. Kamble, J. Patino, M. Todisco and N. Evans: RawBoost, a raw data boosting and augmentation method applied to
-automatic speaker verification anti-spoofing, ICASSP 2022, arXiv 2111.04433. Of its three kinds each is a function
-here; defaults are the paper's, and so are the symbols in brackets.
+automatic speaker verification anti-spoofing, ICASSP 2022, arXiv 2111.04433. Defaults are the paper's, as are the
+symbols in brackets.
 
-A function takes a waveform, (samples,) float32 with full scale at 1, and gives a new one that lies on it. Nothing is
-clipped and nothing turned down: peaks may pass full scale, for a limit would leave some recordings softer than others,
-and by their peaks a vocoder's output could be told. Digital silence stays as it is. How much is drawn from the
-generator never depends on the signal.
+Waveforms are as in `effects`. Results are neither clipped nor scaled to their peak, since peaks could reveal a
+vocoder's output. Digital silence stays as it is. Draws do not depend on the signal.
 """
 
 import numpy as np
@@ -18,41 +16,25 @@ from aasist_lib.augment.effects import rms
 Range = tuple[float, float]
 
 NOTCHES = 5  # [N_notch]
-CENTRE = (20.0, 8000.0)  # Hz [f_c]; from half the rate on there is nothing to take away
+CENTRE = (20.0, 8000.0)  # Hz [f_c], limited to half the rate
 WIDTH = (100.0, 1000.0)  # Hz [delta f]
-TAPS = (10, 100)  # of the filter of one notch [N_fil]
+TAPS = (10, 100)  # per notch [N_fil]
 
 
 def notch_filter(
     rate: int, rng, notches: int = NOTCHES, centre: Range = CENTRE, width: Range = WIDTH, taps: Range = TAPS
 ) -> np.ndarray:
-    """Filter with gaps at random frequencies: as many band-stop filters in a row, each a windowed sinc.
+    """Cascade of `notches` random band-stop filters, windowed sincs: symmetric taps, float64, largest gain 1.
 
-    Short filters cannot cut narrow bands out: there, a gap is a dent.
-
-    Parameters
-    ----------
-    rate : int
-        Hz.
-    rng : np.random.Generator
-    notches : int
-        How many gaps.
-    centre, width : (float, float)
-        Ranges that the middles and the widths of the gaps are drawn from, in Hz.
-    taps : (int, int)
-        Range that the length of each gap's filter is drawn from; an even one gets one more, to have a middle.
-
-    Returns
-    -------
-    np.ndarray
-        (odd number of taps,), float64, symmetric about the middle one. Its largest gain is 1.
+    `centre` and `width` (Hz) and `taps` are ranges to draw from; an even length gets one tap more. A short filter only
+    attenuates a narrow band.
     """
     whole = np.ones(1)
     for _ in range(notches):
         middle = rng.uniform(min(centre[0], rate / 2), min(centre[1], rate / 2))
         half = rng.uniform(*width) / 2
-        count = int(rng.integers(taps[0], taps[1], endpoint=True)) // 2  # on either side of the middle
-        low, high = max(middle - half, 0) / rate, min(middle + half, rate / 2) / rate  # cycles a sample
+        count = int(rng.integers(taps[0], taps[1], endpoint=True)) // 2  # taps on either side of the middle
+        low, high = max(middle - half, 0) / rate, min(middle + half, rate / 2) / rate  # cycles per sample
         time = np.arange(-count, count + 1)
         band = 2 * high * np.sinc(2 * high * time) - 2 * low * np.sinc(2 * low * time)
         whole = np.convolve(whole, (time == 0) - band * np.hamming(2 * count + 1))
@@ -71,30 +53,10 @@ def convolutive(
     width: Range = WIDTH,
     taps: Range = TAPS,
 ) -> np.ndarray:
-    """Linear and non-linear convolutive noise: what amplifiers and loudspeakers add, harmonics and a colour.
+    """Linear and non-linear convolutive noise: harmonics and colour, as of amplifiers and loudspeakers.
 
-    The recording and its powers go through filters of their own and are added up. Powers are taken of the recording
-    with its peak at 1, so that a soft one is distorted as much as a loud one.
-
-    Parameters
-    ----------
-    x : np.ndarray
-        (samples,).
-    rate : int
-        Hz.
-    rng : np.random.Generator
-    orders : int
-        The highest power [N_f]; 1 leaves the linear part alone.
-    gain_db : (float, float)
-        Range that the gains of the powers from the second up are drawn from, in dB [g_cn]: the higher the power, the
-        lower the gain. The linear part has 0 dB.
-    notches, centre, width, taps
-        As for `notch_filter`.
-
-    Returns
-    -------
-    np.ndarray
-        (samples,), float32, as loud as before.
+    The sum of the signal (peak 1) and its powers up to `orders` [N_f], each through its own notch filter, scaled to the
+    level of `x`. Powers from 2 on have gains [g_cn] from the range `gain_db`, sorted to fall with the power.
     """
     gains = np.append(0.0, np.sort(rng.uniform(*gain_db, orders - 1))[::-1])
     filters = [notch_filter(rate, rng, notches, centre, width, taps) for _ in gains]
@@ -111,25 +73,9 @@ def convolutive(
 
 
 def impulsive(x: np.ndarray, rng, *, share: float = 0.1, gain: float = 2.0) -> np.ndarray:
-    """Impulsive signal-dependent noise: clicks on single samples, as quantisers and bad contacts make them.
+    """Impulsive signal-dependent noise: up to `share` [P_rel] of the samples times 1 + `gain` [g_sd] u v.
 
-    A touched sample gets gain x D times itself on top, D between -1 and 1 and small more often than large (the
-    product of two uniform numbers).
-
-    Parameters
-    ----------
-    x : np.ndarray
-        (samples,).
-    rng : np.random.Generator
-    share : float
-        Of the samples that are touched at most; how many is drawn, uniformly [P_rel].
-    gain : float
-        How large a click can be against its sample [g_sd].
-
-    Returns
-    -------
-    np.ndarray
-        (samples,), float32.
+    u and v are uniform from -1 to 1, and the number of samples is drawn uniformly.
     """
     count = round(rng.uniform(0, share) * len(x))
     touched = rng.choice(len(x), count, replace=False) if count else np.zeros(0, dtype=int)
@@ -150,25 +96,7 @@ def stationary(
     width: Range = WIDTH,
     taps: Range = TAPS,
 ) -> np.ndarray:
-    """Stationary signal-independent noise: the hiss of a channel, white noise with a random colour.
-
-    Parameters
-    ----------
-    x : np.ndarray
-        (samples,).
-    rate : int
-        Hz.
-    rng : np.random.Generator
-    snr_db : (float, float)
-        Range that the ratio of the recording's mean power to the noise's is drawn from, in dB.
-    notches, centre, width, taps
-        As for `notch_filter`.
-
-    Returns
-    -------
-    np.ndarray
-        (samples,), float32.
-    """
+    """Stationary signal-independent noise: white noise through a notch filter, SNR from the range `snr_db`."""
     snr = rng.uniform(*snr_db)
     filtering = notch_filter(rate, rng, notches, centre, width, taps)
     added = _filtered(rng.standard_normal(len(x)), filtering)
@@ -179,11 +107,11 @@ KINDS = {
     "convolutive": convolutive,
     "impulsive": lambda x, rate, rng: impulsive(x, rng),
     "stationary": stationary,
-}  # each called with (samples,), the rate in Hz and a generator
+}  # each called with x, rate and rng
 
 
 def _filtered(x: np.ndarray, taps: np.ndarray) -> np.ndarray:
-    """Through a symmetric filter, shifted back by its delay: (samples,) to (samples,)."""
+    """Through a symmetric filter, without its delay: (samples,) to (samples,)."""
     size = fft.next_fast_len(len(x) + len(taps) - 1, real=True)
     found = fft.irfft(fft.rfft(x, size) * fft.rfft(taps, size), size)
     return found[len(taps) // 2 :][: len(x)]

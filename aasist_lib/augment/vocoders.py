@@ -1,10 +1,8 @@
-"""Copies of recordings by a vocoder that is another one every time.
+"""Vocoder copies: every recording is resynthesised by a vocoder drawn at random.
 
-A corpus has a handful of vocoders, and a network that is trained on them learns those. Here every recording is taken
-apart and put together again in a way drawn at random: what is kept of its spectrum, where the phases come from, how
-the voice is excited, and what upsampling leaves behind. Thousands of recordings make thousands of vocoders, none of
-which sounds quite like one that exists, and all of which lose what vocoders lose: the fine structure of the spectrum,
-the phases, single pulses of the voice.
+A corpus has few vocoders, and networks learn those. Here spectral resolution, phases, excitation and upsampling
+artefacts are drawn per recording, so that the copies share only what all vocoders lose: fine structure of the spectrum,
+phases, single pitch pulses.
 
 - D. W. Griffin and J. S. Lim: Signal estimation from modified short-time Fourier transform (1984)
 - N. Perraudin, P. Balazs, P. Sondergaard: A fast Griffin-Lim algorithm (2013)
@@ -18,29 +16,27 @@ from scipy import fft, ndimage, signal
 from aasist_lib.augment.effects import rms
 
 SIZES = (256, 512, 1024, 2048)  # samples of a window; at 16 kHz 16 to 128 ms
-OVERLAPS = (2, 4, 8)  # windows that lie over a moment
-MAX_ITERATIONS = 24  # of Griffin and Lim's
+OVERLAPS = (2, 4, 8)  # windows over each sample
+MAX_ITERATIONS = 24  # of Griffin-Lim
 F0 = (60.0, 400.0)  # Hz
-BANDS, MOST = 80, 10.0  # in which a copy gets the recording's colour, and the largest gain
+BANDS, MOST = 80, 10.0  # for matching the long-term spectrum, and the largest gain
 QUIETEST = 1e-5  # of a magnitude: -100 dB
 
 
 def copied(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """A recording as a random vocoder says it.
+    """A vocoder copy of a recording.
 
     Parameters
     ----------
-    x : np.ndarray
-        (samples,), float32, full scale at 1.
-    rate : int
-        Hz.
-    rng : np.random.Generator
-        The same state of it makes the same copy.
+    x : (samples,), float32, full scale 1
+    rate : Hz
+    rng
+        Draws the vocoder; the same state gives the same copy.
 
     Returns
     -------
-    np.ndarray
-        (samples,), float32, as loud as `x`; what is silent stays silent.
+    (samples,), float32
+        At the level of `x`; silence stays silence.
     """
     if not np.any(x):
         return np.array(x, dtype=np.float32)
@@ -61,7 +57,7 @@ def copied(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _coloured_like(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """With the average spectrum of the recording: bands that only one of the two has would tell them apart at once."""
+    """Match the long-term spectrum of the recording, so that no missing band tells the two apart."""
     ours, theirs = fft.rfft(y), fft.rfft(x)
     edges = np.linspace(0, len(ours), min(BANDS, len(ours)) + 1).astype(int)[:-1]
     power = [np.add.reduceat(np.abs(z) ** 2, edges) for z in (theirs, ours)]
@@ -71,28 +67,14 @@ def _coloured_like(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _background(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise about as loud as the recording's softest moments: vocoders leave none, recordings have some."""
+    """Noise of up to the level of the softest 5 % of the recording; vocoders leave no background."""
     size = min(len(x), rate // 50)
     level = np.sqrt(np.mean(x[: len(x) // size * size].reshape(-1, size).astype(float) ** 2, axis=1))
     return rng.standard_normal(len(x)) * np.quantile(level, 0.05) * rng.uniform(0.0, 1.0)
 
 
 def rebuilt(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """The magnitudes alone, at times through bands, with phases made up and made to agree.
-
-    Parameters
-    ----------
-    x : np.ndarray
-        (samples,), full scale at 1.
-    rate : int
-        Hz.
-    rng : np.random.Generator
-
-    Returns
-    -------
-    np.ndarray
-        (samples,), float64.
-    """
+    """Magnitude-only resynthesis, at times through a filter bank, with new phases by Griffin-Lim."""
     size = int(rng.choice(SIZES[:-1] if rng.random() < 0.7 else SIZES))
     hop = size // int(rng.choice(OVERLAPS[1:]))
     spectrum = stft(x, size, hop)
@@ -104,7 +86,7 @@ def rebuilt(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
         phases = rng.uniform(-np.pi, np.pi, magnitude.shape)
     elif start == 1:
         phases = np.zeros(magnitude.shape)
-    else:  # as a network guesses them: less well the higher they are
+    else:  # as networks predict them: worse at high frequencies
         rise = np.linspace(0, 1, magnitude.shape[1])
         phases = np.angle(spectrum) + rng.standard_normal(magnitude.shape) * rng.uniform(0.3, 2.5) * rise
     iterations = int(MAX_ITERATIONS ** rng.random()) - (rng.random() < 0.3)
@@ -113,48 +95,20 @@ def rebuilt(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def blurred(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Phases more or less as they were, magnitudes through bands: what a good neural vocoder is given and makes.
-
-    Parameters
-    ----------
-    x : np.ndarray
-        (samples,), full scale at 1.
-    rate : int
-        Hz.
-    rng : np.random.Generator
-
-    Returns
-    -------
-    np.ndarray
-        (samples,), float64.
-    """
+    """Phases mostly kept, magnitudes through a filter bank: like a good neural vocoder."""
     size = int(rng.choice(SIZES[1:3]))
     spectrum = stft(x, size, size // 4)
     magnitude, rise = _through_bands(np.abs(spectrum), rate, rng), np.linspace(0, 1, spectrum.shape[1])
     noise = rng.standard_normal(magnitude.shape) * rng.uniform(0.0, 1.0) * rise ** rng.uniform(0.5, 2.0)
     found = magnitude * np.exp(1j * (np.angle(spectrum) + noise))
-    cut = rng.uniform(0.0, 0.5) if rng.random() < 0.5 else 0.0  # below it all is as it was
+    cut = rng.uniform(0.0, 0.5) if rng.random() < 0.5 else 0.0  # below it everything is kept
     kept = rise < cut
     found[:, kept] = spectrum[:, kept]
     return istft(found, size // 4, len(x))
 
 
 def source_filter(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Pulses and noise through the envelope of the spectrum, as vocoders did before there were neural ones.
-
-    Parameters
-    ----------
-    x : np.ndarray
-        (samples,), full scale at 1.
-    rate : int
-        Hz.
-    rng : np.random.Generator
-
-    Returns
-    -------
-    np.ndarray
-        (samples,), float64.
-    """
+    """Classical source-filter vocoder: pulses and noise through the spectral envelope."""
     size = int(rng.choice(SIZES[1:3]))
     hop = size // int(rng.choice(OVERLAPS[1:]))
     excitation = _excitation(x, rate, rng)
@@ -169,19 +123,7 @@ def source_filter(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndar
 
 
 def upsampled(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What layers that raise the rate leave: images of the low bands in the high ones, and a ripple of their period.
-
-    Parameters
-    ----------
-    x : np.ndarray
-        (samples,), full scale at 1.
-    rng : np.random.Generator
-
-    Returns
-    -------
-    np.ndarray
-        (samples,), float64.
-    """
+    """Artefacts of upsampling layers: spectral images of low bands, and periodic ripple."""
     found = np.array(x, dtype=float)
     if rng.random() < 0.6:
         factor = int(rng.choice([2, 4]))
@@ -193,7 +135,7 @@ def upsampled(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             images = np.pad(images, (0, len(found) - len(images)))
         through = signal.resample_poly(low, factor, 1)[: len(found)]
         through = np.pad(through, (0, len(found) - len(through)))
-        keep = rng.uniform(0.0, 1.0)  # of what was above the images' band
+        keep = rng.uniform(0.0, 1.0)  # of what was above the low band
         found = through + keep * (found - through) + (images - through) * 10 ** (-rng.uniform(6, 40) / 20)
     if rng.random() < 0.6:
         period = int(rng.choice([2, 4, 5, 8, 10, 16, 20, 32, 40, 64, 80, 128, 160, 256]))
@@ -206,40 +148,14 @@ def upsampled(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def stft(x: np.ndarray, size: int, hop: int) -> np.ndarray:
-    """Short-time spectra under a Hann window, from before the first sample to after the last.
-
-    Parameters
-    ----------
-    x : np.ndarray
-        (samples,).
-    size, hop : int
-        Of a window, and from one to the next, in samples; the second divides the first.
-
-    Returns
-    -------
-    np.ndarray
-        (frames, size // 2 + 1), complex.
-    """
+    """Hann-windowed spectra, (frames, size // 2 + 1), from before the first sample to after the last."""
     padded = np.pad(np.asarray(x, np.float32), (size, size + hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
     return fft.rfft(frames * _window(size), axis=1)
 
 
 def istft(spectrum: np.ndarray, hop: int, length: int) -> np.ndarray:
-    """The signal whose short-time spectra are nearest to these (Griffin and Lim, 1984, equation 6).
-
-    Parameters
-    ----------
-    spectrum : np.ndarray
-        (frames, bins), as `stft` gives it.
-    hop, length : int
-        In samples; the second of the signal.
-
-    Returns
-    -------
-    np.ndarray
-        (length,), float64.
-    """
+    """The signal whose spectra are nearest to these in least squares (Griffin and Lim, 1984, equation 6)."""
     size = 2 * (spectrum.shape[1] - 1)
     window, count = _window(size), len(spectrum)
     frames = fft.irfft(spectrum, size, axis=1) * window
@@ -255,23 +171,7 @@ def istft(spectrum: np.ndarray, hop: int, length: int) -> np.ndarray:
 def griffin_lim(
     magnitude: np.ndarray, phases: np.ndarray, hop: int, length: int, iterations: int, momentum: float = 0.0
 ) -> np.ndarray:
-    """A signal whose short-time magnitudes are nearly these: phases are taken from it and tried again.
-
-    Parameters
-    ----------
-    magnitude, phases : np.ndarray
-        (frames, bins): what to come near, and in radians where to start.
-    hop, length : int
-        In samples; the second of the signal.
-    iterations : int
-    momentum : float
-        From 0 to below 1: how much further each step goes (Perraudin and others, 2013).
-
-    Returns
-    -------
-    np.ndarray
-        (length,), float64.
-    """
+    """Fast Griffin-Lim from `phases` (radians); `momentum` from 0 to below 1 (Perraudin et al., 2013)."""
     size = 2 * (magnitude.shape[1] - 1)
     angles, before = np.exp(1j * phases), 0.0
     for _ in range(iterations):
@@ -286,7 +186,7 @@ def _window(size: int) -> np.ndarray:
 
 
 def _through_bands(magnitude: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Magnitudes as so many bands give them back, mel or of equal width, and at times smoothed over time."""
+    """Magnitudes through a random mel or linear filter bank and back, at times smoothed over time."""
     bins = magnitude.shape[1]
     count = int(rng.integers(32, 129))
     count = min(count, bins // 2)
@@ -309,14 +209,14 @@ def _through_bands(magnitude: np.ndarray, rate: int, rng: np.random.Generator) -
         reach = np.arange(-3, 4)
         kernel = np.exp(-0.5 * (reach / width) ** 2)
         values = signal.convolve(values, (kernel / kernel.sum())[:, None], mode="same", method="direct")
-    if rng.random() < 0.5:  # as a network guesses: not exactly
+    if rng.random() < 0.5:  # prediction errors of a network
         values = values + rng.standard_normal(values.shape) * rng.uniform(0.02, 0.15) * (1 if logs else values)
     values = values @ back
     return np.exp(values) if logs else np.maximum(values, 0)
 
 
 def _envelope(spectrum: np.ndarray, order: int) -> np.ndarray:
-    """Natural logarithm of the smooth part of magnitudes: the cepstrum up to `order`."""
+    """Natural log of the spectral envelope: the cepstrum up to `order`."""
     cepstrum = fft.irfft(np.log(np.maximum(np.abs(spectrum), QUIETEST)), axis=1)
     cepstrum[:, order : cepstrum.shape[1] - order + 1] = 0
     return fft.rfft(cepstrum, axis=1).real
@@ -330,7 +230,7 @@ def _minimum_phase(envelope: np.ndarray, size: int) -> np.ndarray:
 
 
 def _excitation(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Pulses at the voice's pitch where there is one, noise where there is none, and a mixture above a frequency."""
+    """Pulses at the pitch where voiced, noise where unvoiced, and at times a mixture above a cutoff."""
     hop = rate // 200
     pitch = _pitch(x, rate, hop)
     if rng.random() < 0.5:  # vocoders smooth it
@@ -339,7 +239,7 @@ def _excitation(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarra
     pitch = np.pad(pitch, (0, len(x) - len(pitch)))
     cycles = np.cumsum(pitch / rate)
     pulses = np.diff(np.floor(cycles), prepend=0) > 0
-    strength = np.sqrt(rate / np.maximum(pitch, F0[0]))  # as much power as the noise
+    strength = np.sqrt(rate / np.maximum(pitch, F0[0]))  # same power as the noise
     voiced = np.where(pulses, strength, 0.0)
     noise = rng.standard_normal(len(x))
     if rng.random() < 0.7:
@@ -354,7 +254,7 @@ def _excitation(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _pitch(x: np.ndarray, rate: int, hop: int) -> np.ndarray:
-    """Hz for each hop, 0 where there is no voice: the highest peak of the autocorrelation over 40 ms."""
+    """Pitch in Hz per hop, 0 where unvoiced: the highest autocorrelation peak over 40 ms."""
     size = 2 * round(0.02 * rate)
     padded = np.pad(np.asarray(x, float), (size // 2, size))
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[: len(x) : hop]
@@ -367,7 +267,7 @@ def _pitch(x: np.ndarray, rate: int, hop: int) -> np.ndarray:
     lags = np.arange(first, last)
     whole = against[:, :1] + 1e-12
     likeness = against[:, lags] / whole / (window[lags] / window[0])
-    best = (likeness - 0.2 * lags / last).argmax(axis=1)  # at two periods it is as high as at one
+    best = (likeness - 0.2 * lags / last).argmax(axis=1)  # prefers one period, since multiples correlate as well
     loud = np.sqrt(np.mean(frames**2, axis=1))
     voiced = (likeness[np.arange(len(best)), best] > 0.5) & (loud > 0.02 * loud.max())
     return np.where(voiced, rate / lags[best], 0.0)

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, paths, progress, processes, files, provenance."""
+"""Foundation of all rooms: errors, paths, progress, processes, files, provenance."""

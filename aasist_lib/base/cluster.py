@@ -1,4 +1,4 @@
-"""Processes of a Dask cluster: what `workers.in_processes` uses where `compute.backend` is dask."""
+"""Processes of a Dask cluster, which `workers.in_processes` uses where `compute.backend` is dask."""
 
 from __future__ import annotations
 
@@ -10,29 +10,13 @@ from dask.distributed import Client, KilledWorker, LocalCluster, as_completed
 
 from aasist_lib.base.errors import UserError
 
-AHEAD = 2  # jobs a thread of the cluster that are handed out at a time
-SECONDS = 30  # in which a scheduler answers
+AHEAD = 2  # jobs submitted per thread of the cluster
+SECONDS = 30  # timeout of the connection to a scheduler
 
 
 def in_cluster(work: Callable, jobs: Iterable, workers: int, setting: str, address: str) -> Iterator[tuple]:
-    """Does the jobs on a cluster, as `workers.in_processes` does here; yields each with its result, when it is done.
-
-    Where a worker ends or is lost, Dask gives what it was at to another. Workers need this library, of the same
-    version, and the files that the jobs name, under the same names. Whoever reaches a scheduler can have its workers
-    run anything: on a network that others are on, have Dask use TLS.
-
-    Parameters
-    ----------
-    work, jobs, workers, setting
-        As in `workers.in_processes`; so many workers are started where `address` is empty.
-    address : str
-        Of a scheduler that runs, such as tcp://10.0.0.1:8786.
-
-    Raises
-    ------
-    UserError
-        If no scheduler answers there, or if several workers were killed at the same job.
-    """
+    """As `workers.in_processes` on the Dask scheduler at `address` (empty: a local one); yields jobs and results."""
+    # Dask reassigns the jobs of lost workers. Whoever reaches a scheduler can run code on its workers: use TLS.
     jobs = iter(jobs)
     with ExitStack() as stack:
         if not address:
@@ -45,7 +29,7 @@ def in_cluster(work: Callable, jobs: Iterable, workers: int, setting: str, addre
         at_work = {}
 
         def hand_out():
-            """As many as keep the workers busy that there are now; others may come and go."""
+            """Submit enough jobs for the workers there are now; workers may come and go."""
             wanted = AHEAD * max(1, sum(client.nthreads().values())) - len(at_work)
             new = {client.submit(work, job, pure=False): job for job in islice(jobs, max(0, wanted))}
             at_work.update(new)

@@ -1,4 +1,4 @@
-"""The one kind of error that a person is meant to read."""
+"""The one kind of error that users are meant to read."""
 
 import errno
 import functools
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# no space left, or none of what this person may use, or of what one file may take
+# no space left, quota exceeded, file too large
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
-    """Something the person can mend: one line that says what was wrong, where, and what to do.
+    """An error that the user can fix: one line that says what was wrong, where, and what to do.
 
-    Command-line programs print it without a traceback and exit with 2; so do notebooks, in JupyterLab and as stages.
+    Commands and notebooks print it without a traceback; commands exit with status 2.
     """
 
     def _render_traceback_(self) -> list[str]:
@@ -25,22 +25,19 @@ class UserError(Exception):
 
 
 def exit_status(command: Callable[[], int], stage: str = "") -> int:
-    """Runs a command and says on standard error what went wrong.
-
-    DVC adds only that the stage failed, so the last line of a stage says what to do next.
+    """Run a command and print its error to standard error.
 
     Parameters
     ----------
-    command : callable
+    command
         Returns an exit status.
-    stage : str
-        Name of the stage; without it, errors that nobody foresaw are raised.
+    stage
+        Name of a pipeline stage, for a last line on what to do next; without it, unexpected errors are raised.
 
     Returns
     -------
     int
-        That of the command; 2 where the person has to mend something, 130 where they stopped it, 1 after an error that
-        nobody foresaw.
+        The command's status; 2 for errors that the user can fix, 130 for Ctrl-C, 1 for unexpected errors.
     """
     try:
         status = command()
@@ -64,40 +61,20 @@ def exit_status(command: Callable[[], int], stage: str = "") -> int:
 
 @contextmanager
 def full_disk_told(where: Path | str) -> Iterator[None]:
-    """Turns an error of a write to a full disk into one line.
-
-    Libraries say it in their own way, often without its number: any error is taken for it that comes while nothing
-    more can be written.
-
-    Parameters
-    ----------
-    where : path
-        What is being written; it need not exist.
-
-    Raises
-    ------
-    UserError
-        The disk is full.
-
-    Examples
-    --------
-    >>> with full_disk_told("features"):
-    ...     raise OSError(errno.ENOSPC, "No space left on device")
-    Traceback (most recent call last):
-    aasist_lib.base.errors.UserError: features: the disk is full; make room and start again, it goes on from what is done
-    """
+    """Turn an error of a write to a full disk into a UserError that names `where`, which need not exist."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        # libraries often drop the error number: any error counts while nothing more can be written
         if getattr(error, "errno", None) not in FULL and not _full(Path(where)):
             raise
         raise UserError(f"{where}: the disk is full; make room and start again, it goes on from what is done") from None
 
 
 def tells_of_full_disk(argument: str) -> Callable:
-    """Decorates a function whose argument of this name is what it writes: see `full_disk_told`."""
+    """Decorate a function with `full_disk_told` for the path in this argument."""
 
     def decorate(function: Callable) -> Callable:
         signature = inspect.signature(function)
@@ -113,7 +90,7 @@ def tells_of_full_disk(argument: str) -> Callable:
 
 
 def _full(where: Path) -> bool:
-    """Whether not even a few bytes more can be written beside `where`."""
+    """Whether not even a few bytes can be written beside `where`."""
     there = next(folder for folder in Path(where).absolute().parents if folder.is_dir())
     try:
         with open(there / ".room", "wb") as file:
@@ -124,5 +101,5 @@ def _full(where: Path) -> bool:
         try:
             (there / ".room").unlink(missing_ok=True)
         except OSError:
-            pass  # a folder that cannot be written to, which is another error than a full disk
+            pass  # a read-only folder is not a full disk
     return False

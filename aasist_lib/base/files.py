@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and names that were nearly right."""
+"""Atomic writing of files, and suggestions for misspelt names."""
 
 import difflib
 import json
@@ -15,7 +15,7 @@ from aasist_lib.base.errors import UserError
 
 @contextmanager
 def replacing(path) -> Iterator[Path]:
-    """A name beside a file's to write to, which takes the file's place in one step. Its folder is made."""
+    """A path beside a file to write to, which atomically replaces the file; its folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
@@ -24,39 +24,25 @@ def replacing(path) -> Iterator[Path]:
 
 
 def write(path, content: str | bytes) -> None:
-    """Write a file in one step; text as UTF-8."""
+    """Write a file atomically; text as UTF-8."""
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path, content) -> None:
-    """Write JSON in one step, sorted and indented; ValueError for NaN and infinity, which JSON lacks."""
+    """Write JSON atomically, sorted and indented; ValueError for NaN and infinity."""
     write(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def nearest(word, known: Iterable[str]) -> str:
-    """What somebody meant who wrote `word`, as a question; else what there is.
-
-    >>> nearest("lcqt", ["mfcc", "cqt"]), nearest("?", ["mfcc", "cqt"])
-    ("did you mean 'cqt'?", 'there are mfcc, cqt')
-    """
+    """The known name nearest to a misspelt `word`, as a question; else the known names."""
     known = list(known)
     near = difflib.get_close_matches(str(word), known, 1, 0.5)
     return f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known[:30])}"
 
 
 def check(path) -> None:
-    """Refuses what `whole` could not write, before an hour of work and not after it.
-
-    Parameters
-    ----------
-    path : path
-
-    Raises
-    ------
-    UserError
-        It is a folder, lies in none, or may not be written.
-    """
+    """Fail early, with a UserError, where `whole` could not write `path`."""
     try:
         if os.path.isdir(path):
             raise UserError(f"{path} is a folder: name a file in it")
@@ -67,7 +53,7 @@ def check(path) -> None:
         elif not os.path.isdir(file.parent):
             raise UserError(f"{path} cannot be written: {file.parent} is not a folder: make it first")
         else:
-            beside = _beside(file)  # os.access would ask for rights alone, not for a disk that takes no writing
+            beside = _beside(file)  # os.access checks permissions only, not a read-only disk
             beside.touch()
             beside.unlink()
     except OSError as error:
@@ -76,24 +62,10 @@ def check(path) -> None:
 
 @contextmanager
 def whole(path) -> Iterator[Path]:
-    """Where to write a file that appears under its name when all of it is there, or not at all.
+    """A path to write to, whose content appears under `path` when it is complete, or not at all.
 
-    A link stays one: the file that it points to is replaced. Into what is no regular file, such as a pipe or a device,
-    the content is written.
-
-    Parameters
-    ----------
-    path : path
-
-    Yields
-    ------
-    Path
-        A name beside it, or in a temporary folder.
-
-    Raises
-    ------
-    UserError
-        It cannot be written.
+    Links are kept: the file that they point to is replaced. Pipes and devices get the content at the end. UserError if
+    `path` cannot be written.
     """
     try:
         file = target(path)
@@ -113,17 +85,7 @@ def whole(path) -> Iterator[Path]:
 
 
 def target(path) -> Path | None:
-    """The regular file, there or not yet, that a name stands for.
-
-    Parameters
-    ----------
-    path : path
-
-    Returns
-    -------
-    Path or None
-        Without links; None for a pipe, a device, or the file that standard output goes to, which may be appended to.
-    """
+    """The regular file, existing or not, behind links; None for a pipe, a device or the file of standard output."""
     try:
         there = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -140,4 +102,4 @@ def _into(path):
 
 
 def _beside(file: Path) -> Path:
-    return file.with_name(f".{os.getpid()}.part")  # short: the name itself may be as long as names can be
+    return file.with_name(f".{os.getpid()}.part")  # short, since the file's own name may have the maximum length

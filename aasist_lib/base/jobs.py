@@ -1,4 +1,4 @@
-"""Work in pieces that are kept on disk, so that a run that was stopped goes on where it was."""
+"""Work in pieces that are kept on disk, so that a stopped run resumes."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -15,39 +15,14 @@ from aasist_lib.base.workers import in_processes
 
 
 def runs(rows: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
-    """The rows in runs.
-
-    Parameters
-    ----------
-    rows : pd.DataFrame
-    size : int
-        Rows of a run; the last may have fewer.
-    """
+    """The rows in runs of `size`; the last may be shorter."""
     return (rows.iloc[start : start + size] for start in range(0, len(rows), size))
 
 
 def done(
     jobs: list, work: Callable, folder: Path, key: str, workers: int, words: str, name: Callable = lambda _: ""
 ) -> pd.DataFrame:
-    """The results of jobs, done in processes unless they are already there: their rows, one after the other.
-
-    Parameters
-    ----------
-    jobs : list
-        Each with `path`, the file that `work` writes, and `utt_ids`.
-    work : function of a job
-        Ends with `write`.
-    folder : path
-        What is in it belongs to `key`, or is removed.
-    key : str
-        What `fingerprint` gave.
-    workers : int
-        Processes; 1 works in this one.
-    words : str
-        For the progress bar.
-    name : callable, optional
-        A job's name, to be shown while it is done.
-    """
+    """The rows of all jobs in order; jobs whose piece exists in `folder` under the same `key` are not run again."""
     mark = folder / "key"
     folder.mkdir(parents=True, exist_ok=True)
     if not mark.is_file() or mark.read_text() != key:
@@ -68,20 +43,13 @@ def done(
 
 
 def write(path: Path, rows: list[dict]) -> None:
-    """Writes rows of a table with their numbers in full, whole or not at all.
-
-    Parameters
-    ----------
-    path : Path
-        A JSON file in a folder that exists.
-    rows : list of dict
-    """
+    """Write rows of a table as JSON in full precision, atomically."""
     files.write(path, json.dumps(rows))
 
 
 @contextmanager
 def one_thread():
-    """One thread of torch, in a process of its own or in this one: more threads, other bytes."""
+    """One thread of torch, in worker processes and here alike: other thread counts give other bytes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     keep_memory()
@@ -92,9 +60,6 @@ def one_thread():
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that it frees, up to 64 MB, for what it allocates next.
-
-    The C library of Linux otherwise returns the arrays of every batch to the kernel and gets them back page by page,
-    which costs a tenth of the time or more. Once a block of up to 32 MB has been freed, it keeps blocks of that size.
-    """
+    """Let this process keep up to 64 MB of freed memory for reuse, which saves a tenth of the time or more."""
+    # glibc returns freed arrays to the kernel until a block of up to 32 MB has been freed: then it keeps such blocks
     np.empty(2**25 - 2**16, np.uint8)

@@ -1,4 +1,4 @@
-"""Where the project is, and who writes there."""
+"""The project's folder, and locks on its stages."""
 
 import fcntl
 import os
@@ -10,20 +10,7 @@ from aasist_lib.base.errors import UserError
 
 
 def root() -> Path:
-    """Top folder of the project: the nearest one, here or above, that holds `dvc.yaml`.
-
-    Stages run in it and JupyterLab runs notebooks in `notebooks/`; paths that start from `root()` work in both,
-    and in the copies that `dvc exp run --temp` makes.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    UserError
-        When no folder from the working directory upwards holds `dvc.yaml`.
-    """
+    """The nearest folder from here upwards that holds `dvc.yaml`; UserError if there is none."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file():
@@ -33,18 +20,7 @@ def root() -> Path:
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Keeps a second run of a stage from the files of the first, which may have outlived a killed `dvc repro`.
-
-    Parameters
-    ----------
-    lock : pathlib.Path
-        A file to lock; the system lets go of it when the process ends, however it does.
-
-    Raises
-    ------
-    UserError
-        Another process has it.
-    """
+    """Lock out a second run of a stage, with a UserError; the first may have outlived a killed `dvc repro`."""
     with open(lock, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

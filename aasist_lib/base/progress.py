@@ -1,4 +1,4 @@
-"""Progress: a bar where a person watches, a line now and then in a log; an executed notebook records neither."""
+"""Progress: a bar on a terminal, lines in a log; executed notebooks record neither."""
 
 import os
 import sys
@@ -9,8 +9,8 @@ from contextlib import suppress
 
 from tqdm import tqdm
 
-FIRST, EVERY = 5, 25  # seconds to the first line and between lines; what takes less time than the first says nothing
-NOBODY, LOG = "", "log"  # of AASIST_TERMINAL: who started this process shows the progress of both; wants lines
+FIRST, EVERY = 5, 25  # seconds to the first line and between lines; shorter work prints nothing
+NOBODY, LOG = "", "log"  # values of AASIST_TERMINAL: the parent process shows progress; lines are wanted
 
 
 def progress(
@@ -20,30 +20,26 @@ def progress(
     unit: str = "step",
     cost: float | None = None,
 ) -> "Bar | Lines":
-    """A progress bar where somebody watches; elsewhere, a line to standard error at least every 30 seconds.
+    """A progress bar on a terminal or in JupyterLab, else a line to standard error at least every 30 seconds.
 
-    On a terminal and in JupyterLab it is a plain tqdm bar. In a notebook that the pipeline runs it goes to the
-    terminal of whoever started the pipeline (environment variable `AASIST_TERMINAL`, set by the runner), because what
-    a bar writes into an executed notebook differs from run to run. Lines go to the notebook's error stream: the
-    pipeline passes it on and does not record it.
+    In a notebook run by the pipeline, the bar goes to the terminal named by `AASIST_TERMINAL`, since a bar recorded in
+    a notebook would differ from run to run; lines go to its error stream, which the pipeline does not record.
 
     Parameters
     ----------
-    iterable : iterable, optional
-        What is looped over; without it call `update` yourself, and `close`, or use it in a `with` statement.
-    total : int, optional
-        Expected length, where it cannot be taken from `iterable`.
-    desc, unit : str
-        What is being done; what is counted, in the singular.
-    cost : float, optional
-        What all of it costs, in any unit, where steps take unequal time: give each `update` its share. Lines estimate
-        the time left from it. By default all steps cost the same.
+    iterable
+        To loop over; without it, call `update` and `close`, or use a `with` statement.
+    total, desc, unit
+        As of tqdm; `unit` in the singular.
+    cost
+        Total cost in any unit, where steps take unequal time: `update` gets each step's share, to estimate the time
+        left.
 
     Returns
     -------
     Bar or Lines
-        Both have tqdm's `update`, `total`, `set_description`, `set_postfix_str` and `close`, and `skip` for what an
-        earlier run has done.
+        With tqdm's `update`, `total`, `set_description`, `set_postfix_str` and `close`, and `skip` for steps of an
+        earlier run.
 
     Examples
     --------
@@ -52,7 +48,7 @@ def progress(
     """
     file = _screen()
     if file or os.environ.get("AASIST_TERMINAL") == NOBODY or sys.stderr is None:
-        # mininterval: a bar redrawn every half second is enough, and costs nothing in loops of many short steps
+        # mininterval: redrawing twice a second costs nothing in loops of many short steps
         return Bar(
             iterable, total=total, desc=desc, unit=unit, file=file, disable=file is None, leave=False, mininterval=0.5
         )
@@ -60,25 +56,7 @@ def progress(
 
 
 def at_hand(bar: "Bar | Lines", finished: Iterable, jobs: Iterable, workers: int, name: Callable) -> Iterator:
-    """Passes on jobs as they finish, and names beside the bar those at hand: the first that have not finished.
-
-    Parameters
-    ----------
-    bar : Bar or Lines
-    finished : iterable of jobs
-        As `workers.in_processes` gives them.
-    jobs : iterable
-        All of them, in the order in which they are started.
-    workers : int
-        How many are done at a time.
-    name : callable
-        A job's name.
-
-    Yields
-    ------
-    object
-        Each finished job.
-    """
+    """Pass on `finished` jobs and show the names of the first `workers` unfinished ones beside the bar."""
     waiting = list(jobs)
 
     def names() -> str:
@@ -98,7 +76,7 @@ def _screen():
         return None
     if terminal is not None:  # the pipeline runs this
         try:
-            # NOCTTY: a kernel leads a session of its own and must not take the terminal over with it
+            # NOCTTY: a kernel leads its own session and must not take over the terminal
             return open(os.open(terminal, os.O_WRONLY | os.O_NOCTTY), "w")
         except OSError:
             return None
@@ -108,13 +86,13 @@ def _screen():
 
 
 class Bar(tqdm):
-    """tqdm's bar; it takes costs and makes nothing of them."""
+    """tqdm's bar; it ignores costs."""
 
     def update(self, n: float = 1, cost: float | None = None) -> None:
         super().update(n)
 
     def skip(self, n: float, cost: float | None = None) -> None:
-        """Counts what an earlier run has done: it tells nothing of how fast this one is."""
+        """Count steps of an earlier run, which say nothing about the speed of this one."""
         if not self.disable:
             self.n += n
             self.initial += n
@@ -122,7 +100,7 @@ class Bar(tqdm):
 
 
 class Lines:
-    """Says now and then how far the work is, even while no step ends."""
+    """Progress as log lines at intervals, also while no step ends."""
 
     def __init__(self, iterable, total, desc, unit, cost):
         self.iterable, self.desc, self.unit, self.cost, self.doing = iterable, desc, unit, cost, ""
@@ -144,25 +122,22 @@ class Lines:
                 self.update()
 
     def update(self, n: float = 1, cost: float | None = None) -> None:
-        """Counts what is done, and what it cost."""
         self.n += n
         self.spent += n if cost is None else cost
 
     def skip(self, n: float, cost: float | None = None) -> None:
-        """Counts what an earlier run has done: it tells nothing of how fast this one is."""
+        """As `Bar.skip`."""
         self.n += n
         self.skipped += n if cost is None else cost
 
     def set_description(self, desc: str) -> None:
-        """Says otherwise what is being done."""
         self.desc = desc
 
     def set_postfix_str(self, doing: str) -> None:
-        """Says what is at hand just now."""
         self.doing = doing
 
     def close(self) -> None:
-        """Ends the lines; the last one says how long it all took."""
+        """End the lines; the last one gives the total time."""
         if self.ended.is_set():
             return
         self.ended.set()
@@ -176,11 +151,11 @@ class Lines:
             self._say(", ".join(part for part in (self._counted(), self.doing, self._left()) if part))
 
     def _say(self, text: str) -> None:
-        with suppress(OSError, ValueError):  # a log that cannot be written, or is closed: the work goes on
+        with suppress(OSError, ValueError):  # the work goes on without a writable log
             print(f"{self.desc}: {text}" if self.desc else text, file=sys.stderr, flush=True)
 
     def _counted(self) -> str:
-        if self.total is None and not self.n:  # one thing that takes long
+        if self.total is None and not self.n:  # one long step
             return ""
         done = f"{self.n:,}" if self.total is None else f"{self.n:,} of {self.total:,}"
         return f"{done} {self.unit}{'' if (self.total or self.n) == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What decides the last digits of a result, beside data, settings, seed and threads."""
+"""What decides the last digits of a result besides data, settings, seed and threads."""
 
 import ast
 import hashlib
@@ -14,45 +14,17 @@ LIBRARY = Path(__file__).parents[1]
 
 
 def made_with() -> dict[str, str]:
-    """Versions that decide the last digits, kept with what is trained with them.
-
-    Returns
-    -------
-    dict of str to str
-        `python` (as 3.11), each of `LIBRARIES` (without a local suffix such as +cpu). Not the processor:
-        `pins.env` makes all alike.
-
-    Examples
-    --------
-    >>> sorted(made_with())
-    ['librosa', 'numpy', 'python', 'torch']
-    """
+    """Versions that decide the last digits: Python and `LIBRARIES`, without local suffixes such as +cpu."""
     versions = {name: metadata.version(name).partition("+")[0] for name in LIBRARIES}
     return versions | {"python": platform.python_version().rpartition(".")[0]}
 
 
 def code_of(*sources: str) -> dict[str, str]:
-    """A hash of each module of this library that code needs, directly or not, and of what it does alone.
+    """A hash of each module of this library that the code needs, directly or not.
 
-    Comments, docstrings and layout do not count. Nor does the room `base`, on which no result depends.
+    `sources` are names of modules ("aasist_lib.training") or Python code. Comments, docstrings and layout do not count,
+    nor does the room `base`, on which no result depends. OSError if there is no such module.
 
-    Parameters
-    ----------
-    *sources : str
-        Names of modules ("aasist_lib.training"), or Python code.
-
-    Returns
-    -------
-    dict of str to str
-        By name of module, sorted.
-
-    Raises
-    ------
-    OSError, SyntaxError
-        There is no such module; the code is no Python.
-
-    Examples
-    --------
     >>> sorted(code_of("from aasist_lib.audio import read"))
     ['aasist_lib.audio']
     """
@@ -70,31 +42,16 @@ def code_of(*sources: str) -> dict[str, str]:
 
 
 def code_key(*modules: str, alone: Iterable[str] = ()) -> bytes:
-    """A hash of what modules and all that they need do.
+    """A hash (32 bytes) of what modules and all that they import do; `alone` are counted without their imports.
 
-    What took hours is kept under such keys: a better docstring must not throw it away, another number must.
-
-    Parameters
-    ----------
-    *modules : str
-        Names, as for `code_of`.
-    alone : iterable of str
-        Names of modules that count without what they import.
-
-    Returns
-    -------
-    bytes
-        32 of them.
+    It is the key of kept work: a changed docstring keeps it, a changed number does not.
     """
     found = code_of(*modules) | {name: _meaning(ast.parse(_file(name).read_bytes())) for name in alone}
     return hashlib.sha256(repr(sorted(found.values())).encode()).digest()
 
 
 def _imports(tree: ast.AST, package: str) -> list[str]:
-    """Modules of the library that code in a package imports, anywhere in it.
-
-    A name that a room only passes on counts as the module that it comes from.
-    """
+    """Modules of the library imported anywhere in the code of a package; re-exported names count as their origin."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -124,11 +81,7 @@ def _file(module: str) -> Path:
 
 
 def _meaning(node) -> str:
-    """A syntax tree as text, without docstrings and without what is empty (which versions of Python differ in).
-
-    >>> _meaning(ast.parse("# as text\\n'What it does.'\\nx = 2"))
-    "Module(body=[Assign(targets=[Name(id='x',ctx=Store())],value=Constant(value=2))])"
-    """
+    """A syntax tree as text, without docstrings and empty fields, in which versions of Python differ."""
     if isinstance(node, list):
         return f"[{','.join(map(_meaning, node))}]"
     if not isinstance(node, ast.AST):
@@ -146,13 +99,7 @@ def _is_text(first: list[ast.stmt]) -> bool:
 
 
 def commit() -> str:
-    """Of the checkout that this code is in, shortened, with a "+" where the code is not as it was committed.
-
-    Returns
-    -------
-    str
-        "" where there is no git or no checkout.
-    """
+    """Short hash of the checkout's commit, with "+" for uncommitted changes in this folder; "" without git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(LIBRARY), *arguments]
@@ -165,7 +112,7 @@ def commit() -> str:
 
 
 def processor() -> str:
-    """Family and widest vector instructions of this machine, for what was timed on it."""
+    """Architecture, vendor and widest vector instructions of this machine, for timings."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Processes that do a part of the work each, and end, with the programs they started, when this one does."""
+"""Worker processes that end, with the programs they started, when this process does."""
 
 import itertools
 import multiprocessing
@@ -12,50 +12,44 @@ from contextlib import contextmanager
 
 from aasist_lib.base.errors import UserError
 
-AHEAD = 2  # jobs a process that are handed out at a time: one to do, one to go on with
+AHEAD = 2  # jobs submitted per process: one running, one waiting
 
 
 def on_a_cluster(compute: dict | None) -> bool:
-    """Whether these settings (section `compute` of params.yaml) ask for processes of Dask."""
+    """Whether the section `compute` of params.yaml asks for Dask."""
     return bool(compute) and compute["backend"] == "dask"
 
 
 def in_processes(work: Callable, jobs: Iterable, workers: int, setting: str, compute: dict | None = None) -> Iterator:
-    """Does the jobs in so many processes, one each at a time.
+    """Run jobs in worker processes, one each at a time; yield each job when it is done.
 
-    Jobs are taken from `jobs` when a process is about to need one. An error in one of them, Ctrl-C, or a loop over the
-    results that is left early ends all the others at once.
+    Jobs are taken from the iterable as processes need them. An error in a job, Ctrl-C or leaving the loop over the
+    results ends all processes at once.
 
     Parameters
     ----------
-    work : callable
-        Does a job; what it returns is dropped. Pickled, as the jobs are: a function of a module.
-    jobs : iterable
-        Started in this order.
-    workers : int
-        Processes; of a cluster that runs already, as many as it has.
-    setting : str
-        Where the person sets how many, for the message.
-    compute : dict, optional
-        The section `compute` of params.yaml: `backend`, of which `dask` asks for a cluster, and the `address` of its
-        scheduler, where it is not to be one of this machine. By default, processes of this machine without Dask.
-
-    Yields
-    ------
-    object
-        Each job, when it is done.
+    work
+        A module-level function of a job; its result is dropped.
+    jobs
+        Started in this order; pickled.
+    workers
+        Processes; a running cluster uses all that it has.
+    setting
+        The setting of the number of workers, for messages.
+    compute
+        The section `compute` of params.yaml: "dask" as `backend` asks for a cluster at `address` (empty: a local one).
 
     Raises
     ------
     UserError
-        If a process was killed; on a cluster, if all that tried the same job were, or if there is none.
+        If a process was killed; on a cluster, if all that tried a job were, or no scheduler answers.
     """
     if on_a_cluster(compute):
         from aasist_lib.base.cluster import in_cluster
 
         yield from (job for job, _ in in_cluster(work, jobs, workers, setting, compute["address"]))
         return
-    context = multiprocessing.get_context("spawn")  # a forked copy of torch's or a notebook's threads may hang
+    context = multiprocessing.get_context("spawn")  # forking with torch's or a notebook's threads may hang
     others = multiprocessing.active_children()
     jobs, workers = iter(jobs), max(1, workers)
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare)
@@ -84,10 +78,10 @@ def in_processes(work: Callable, jobs: Iterable, workers: int, setting: str, com
 
 @contextmanager
 def _interrupted_later() -> Iterator[None]:
-    """Ctrl-C waits until the processes are there that start here. They inherit that it is for the parent alone."""
+    """Defer Ctrl-C until the worker processes have started; they inherit that it is for the parent."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     held, handler = [], None
-    if threading.current_thread() is threading.main_thread():  # where Python handles what another thread received
+    if threading.current_thread() is threading.main_thread():  # the thread that runs Python's signal handlers
         handler = signal.signal(signal.SIGINT, lambda *_: held.append(True))
     try:
         yield
@@ -103,7 +97,7 @@ def _prepare() -> None:
     os.setpgrp()  # Ctrl-C in a terminal is for the parent, which then ends its processes
 
     def end(*_):
-        os.killpg(0, signal.SIGKILL)  # this process, and the programs that it started
+        os.killpg(0, signal.SIGKILL)  # this process and the programs it started
 
     signal.signal(signal.SIGTERM, end)
     parent = multiprocessing.parent_process()

@@ -1,28 +1,27 @@
-"""Rows for copies that extract makes of the real recordings of train, each by a vocoder of its own (`resynthesis`).
+"""Table rows for vocoded copies of bona fide training recordings, which `extract` makes (attack `resynthesis`).
 
-They are in a store beside the corpus, and no part of it: what looks at the corpus leaves them out.
+Copies are in the feature store, but not part of the corpus: statistics of the corpus leave them out.
 """
 
 import numpy as np
 import pandas as pd
 
-COPY, RESYNTHESIS = "~", "resynthesis"  # what tells the utt_id of such a copy, and its attack
+COPY, RESYNTHESIS = "~", "resynthesis"  # marker in the utt_id of a copy, and its attack
 
 
 def with_copies(table: pd.DataFrame, copies: int) -> pd.DataFrame:
-    """The table with so many rows more after every real recording of train, one for each copy to be made of it.
+    """Add `copies` rows for each bona fide recording of train.
 
     Parameters
     ----------
-    table : DataFrame
-        Of utterances, with utt_id, label, split.
-    copies : int
-        Of each recording.
+    table
+        Utterances, with utt_id, label, split.
 
     Returns
     -------
-    DataFrame
-        A copy's utt_id is the recording's, "~" and a number from 1; its pair_id is the recording.
+    table
+        Each copy follows its recording: utt_id is that of the recording, "~" and a number from 1; pair_id is the
+        recording.
     """
     if not copies:
         return table
@@ -37,7 +36,7 @@ def with_copies(table: pd.DataFrame, copies: int) -> pd.DataFrame:
 
 
 def made_here(table: pd.DataFrame) -> np.ndarray:
-    """Which rows are copies that `with_copies` added: (len(table),) bool."""
+    """Mark the rows that `with_copies` added: (len(table),) bool."""
     if "pair_id" not in table or "attack" not in table:
         return np.zeros(len(table), bool)
     made = (table["attack"] == RESYNTHESIS).to_numpy(copy=True)
@@ -47,9 +46,6 @@ def made_here(table: pd.DataFrame) -> np.ndarray:
 
 
 def beyond(table: pd.DataFrame, copies: int) -> np.ndarray:
-    """Which rows are copies after the first so many of a recording: (len(table),) bool.
-
-    What trains from a store with more copies than it is to have leaves these out.
-    """
+    """Mark all copies of a recording after the first `copies`, for training with fewer than are stored."""
     number = table["utt_id"].where(made_here(table), f"{COPY}0").str.rpartition(COPY)[2].astype(int)
     return (number > copies).to_numpy()

@@ -1,4 +1,4 @@
-"""Parts of a corpus: what is left out of training in turn, and samples in proportion to groups."""
+"""Parts of a corpus: items to leave out of training in turn, and samples in proportion to groups."""
 
 import zlib
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ import pandas as pd
 
 from aasist_lib.corpora.copies import made_here
 
-# Attacks that share their sound; one of them in training would give the others away.
+# Attacks that sound alike: one of them in training would reveal the others.
 RELATED = (
-    {"hifigan", "piper"},  # VITS, which Piper is, ends in a HiFi-GAN
+    {"hifigan", "piper"},  # Piper is VITS, whose decoder is a HiFi-GAN
     {"world", "world_vc"},
     {"griffin_lim", "mel_griffin_lim"},
     {"flite", "festival_hts"},
@@ -21,7 +21,7 @@ RELATED = (
 
 @dataclass(frozen=True)
 class Item:
-    """What a fold leaves out: attacks that belong together, or sources of real voices that share a person."""
+    """What a fold leaves out: related attacks, or sources of bona fide speech that share a speaker."""
 
     kind: str
     names: tuple[str, ...]
@@ -32,19 +32,19 @@ class Item:
 
 
 def items(table: pd.DataFrame, attacks: int, sources: int) -> list[Item]:
-    """What can be left out in turn: attacks and sources of train, the largest ones.
+    """List the largest attacks and sources of train that can be left out in turn.
 
     Parameters
     ----------
-    table : DataFrame
-        A row an utterance, with label, speaker, attack, split, source.
-    attacks, sources : int
-        At most so many.
+    table
+        Utterances, with utt_id, label, speaker, attack, split, source.
+    attacks, sources
+        Maximum number of each.
 
     Returns
     -------
-    list of Item
-        Attacks first. None that would leave train without real voices or without fakes.
+    items
+        Attacks first. An item that would leave train without one of the classes is not listed.
     """
     table = table[~made_here(table)]
     train = table[table["split"] == "train"]
@@ -67,7 +67,7 @@ def items(table: pd.DataFrame, attacks: int, sources: int) -> list[Item]:
 
 
 def _together(names: Sequence[str], related: Sequence[set]) -> list[tuple[str, ...]]:
-    """Names in groups, those that are related directly or not in one.
+    """Group names that are related, directly or through others.
 
     >>> _together(["a", "b", "c", "d"], [{"a", "b"}, {"b", "d"}, {"c", "x"}])
     [('a', 'b', 'd'), ('c',)]
@@ -80,19 +80,20 @@ def _together(names: Sequence[str], related: Sequence[set]) -> list[tuple[str, .
 
 
 def left_out(table: pd.DataFrame, left: Sequence[Item]) -> np.ndarray:
-    """Which utterances of train a fold must not learn from.
+    """Mark the utterances of train that a fold must not learn from.
 
     Parameters
     ----------
-    table : DataFrame
-        The store's, with utt_id, label, speaker, attack, split, source, pair_id.
-    left : sequence of Item
-        For an attack, all its fakes. For a source, its real voices, all copies of them, and whatever else the same
-        people are in.
+    table
+        Utterances of a store, with utt_id, label, speaker, attack, split, source, pair_id.
+    left
+        For an attack, all its spoofs are left out. For a source, its bona fide recordings, all copies of them, and all
+        other utterances of the same speakers.
 
     Returns
     -------
-    (len(table),) bool
+    left_out
+        (len(table),) bool.
     """
     out = np.zeros(len(table), bool)
     bonafide = table["label"] == "bonafide"
@@ -107,20 +108,19 @@ def left_out(table: pd.DataFrame, left: Sequence[Item]) -> np.ndarray:
 
 
 def in_proportion(rows: pd.DataFrame, column: str, count: int, seed: int) -> pd.DataFrame:
-    """About `count` of the rows: of each group as many as its share is, and at least one.
+    """Draw about `count` rows, from each group its share and at least one.
 
     Parameters
     ----------
-    rows : DataFrame
+    rows
         With utt_id and `column`.
-    column : str
-        What groups them.
-    count, seed : int
+    column
+        Defines the groups.
 
     Returns
     -------
-    DataFrame
-        Rows of `rows`, in its order.
+    rows
+        A part of `rows`, in the same order. The draw depends on `seed` and utt_id alone.
     """
     order = pd.Series([zlib.crc32(f"{seed} {name}".encode()) for name in rows["utt_id"]], rows.index)
     place = order.groupby(rows[column]).rank(method="first")

@@ -1,15 +1,7 @@
-"""Protocol and key files of public corpora: one table of their layouts, and a strict reader for all of them.
+"""Layouts of the protocol and key files of public corpora, and one strict reader for all of them.
 
-| layout | files | columns |
-|---|---|---|
-| asvspoof2019 | `ASVspoof2019.LA.cm.{train.trn,dev.trl,eval.trl}.txt` | 5, no header |
-| asvspoof2021_la | `LA/CM/trial_metadata.txt` of the keys | 8, no header |
-| asvspoof2021_df | `DF/CM/trial_metadata.txt` of the keys | 13, no header |
-| asvspoof5 | `ASVspoof5.{train,dev.track_1,eval.track_1}.tsv` | 10, no header, spaces despite the name |
-| in_the_wild | `meta.csv` | 3, with a header |
-
-Spaces and tabs separate alike. Whatever is wrong with a row is a `UserError` of one line: file, line number, what was
-expected and what stood there.
+`LAYOUTS` holds the layouts. Any run of spaces and tabs separates fields. Every error is a `UserError` of one line:
+file, line number, what was expected and what was found.
 """
 
 import csv
@@ -24,32 +16,27 @@ import pandas as pd
 
 from aasist_lib.base.errors import UserError
 
-NO_ATTACK = ("-", "bonafide")  # what stands in the attack's place of a real voice
+NO_ATTACK = ("-", "bonafide")  # in the attack column of bona fide trials
 SUBSETS = ("eval", "progress", "hidden")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file is laid out.
+    """Layout of a protocol file."""
 
-    Attributes
-    ----------
-    columns : names in the file's order; those that a table of utterances has too are named as there.
-    labels : the file's word for a class -> ours.
-    values : column -> the values that it may have. Columns that are not named here are free text.
-    no_codec : what stands in place of a codec -> what the table says.
-    header : a first line with the names of the columns, and commas between fields; else spaces or tabs.
-    """
-
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # in the order of the file, named as in a table of utterances where that has them
+    # the file's label -> ours
     labels: dict[str, str] = field(default_factory=lambda: {"bonafide": "bonafide", "spoof": "spoof"})
-    values: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)  # column -> allowed values; others: free text
+    # the file's word for "no codec" -> the table's
     no_codec: dict[str, str] = field(default_factory=lambda: {"-": ""})
-    header: bool = False
+    header: bool = False  # if True, a line of column names and commas between fields
 
 
 LAYOUTS = {
+    # ASVspoof2019.LA.cm.{train.trn,dev.trl,eval.trl}.txt
     "asvspoof2019": Layout(("speaker", "utt_id", "environment", "attack", "label")),
+    # LA/CM/trial_metadata.txt and DF/CM/trial_metadata.txt of the keys
     "asvspoof2021_la": Layout(
         ("speaker", "utt_id", "codec", "transmission", "attack", "label", "trim", "subset"),
         values={
@@ -68,12 +55,14 @@ LAYOUTS = {
             "subset": SUBSETS,
         },
     ),
+    # ASVspoof5.{train,dev.track_1,eval.track_1}.tsv; separated by spaces despite the name
     "asvspoof5": Layout(
         ("speaker", "utt_id", "gender", "codec", "codec_quality", "codec_seed", "attack_tag", "attack", "label",
          "unused"),
         values={"gender": ("F", "M", "-"), "codec": ("-", *(f"C{number:02d}" for number in range(12)))},
         no_codec={"-": "none"},
     ),
+    # meta.csv
     "in_the_wild": Layout(
         ("file", "speaker", "label"), labels={"bona-fide": "bonafide", "spoof": "spoof"}, header=True
     ),
@@ -81,25 +70,25 @@ LAYOUTS = {
 
 
 def read(path: Path | str, layout: str) -> pd.DataFrame:
-    """A protocol or key file.
+    """Read a protocol or key file.
 
     Parameters
     ----------
-    path : path
-    layout : one of `LAYOUTS`
+    layout
+        One of `LAYOUTS`.
 
     Returns
     -------
-    DataFrame
-        A row an utterance, in the file's order. The columns of the layout, text; `label` is `bonafide` or `spoof`,
-        and `attack` empty for a real voice. Where the layout has none, `attack`, `codec` and (for In-the-Wild, its
-        file's name) `utt_id` are added. `line` counts from 1.
+    table
+        One row per utterance, in the order of the file. Columns of the layout, as text, with `attack`, `codec` and
+        `utt_id` (of In-the-Wild: the file's name) added where the layout has none. `label` is `bonafide` or `spoof`;
+        `attack` is empty for bona fide. `line` is the line number, from 1.
 
     Raises
     ------
     UserError
-        The file cannot be read, is empty or not UTF-8; a row has too few or too many fields, a value that its column
-        cannot have, a label that its attack contradicts, or the utt_id of an earlier row.
+        The file cannot be read, is empty or not UTF-8; or a row has a wrong number of fields, a value that its column
+        does not allow, a label that contradicts its attack, or the utt_id of an earlier row.
     """
     chosen = LAYOUTS[layout]
     data = text(path)
@@ -114,23 +103,8 @@ def read(path: Path | str, layout: str) -> pd.DataFrame:
 
 
 def rows(data: bytes, path: Path | str) -> tuple[list[str], list[list[str]], list[int]]:
-    """Header, rows and their line numbers of a csv file.
-
-    Rows and columns at its end that hold nothing, as spreadsheets write them, are left out.
-
-    Parameters
-    ----------
-    data : bytes
-        What the file holds.
-    path : path
-        Its name, for errors.
-
-    Raises
-    ------
-    UserError
-        No header, nothing below it, a row with more or fewer fields than the header, or a column named twice.
-    """
-    # strict: else a quote that nobody closes takes the rows after it into its field
+    """Split a CSV file into header, rows and line numbers, without empty rows and columns at its end."""
+    # strict: else an unclosed quote swallows the rows after it
     reader = csv.reader(io.StringIO(data.decode().rstrip("\n") + "\n", newline=""), strict=True)
     try:
         header = next(reader)
@@ -149,21 +123,7 @@ def rows(data: bytes, path: Path | str) -> tuple[list[str], list[list[str]], lis
 
 
 def named(header: list[str], rows: list[list[str]], path: Path | str) -> list[str]:
-    """The names of a table's columns; those at the end without name and text are taken out of `rows`, too.
-
-    Parameters
-    ----------
-    header : list of str
-    rows : list of list of str
-        Each as long as the header.
-    path : path
-        The file's name, for errors.
-
-    Raises
-    ------
-    UserError
-        A name occurs twice.
-    """
+    """Return the column names; nameless empty columns at the end are removed, also from `rows` in place."""
     names = [name.strip() for name in header]
     while names and not names[-1] and not any(row[-1] for row in rows):
         names.pop()
@@ -176,13 +136,7 @@ def named(header: list[str], rows: list[list[str]], path: Path | str) -> list[st
 
 
 def text(path: Path | str) -> bytes:
-    """What a text file holds, with lines that end in one character, and without a byte order mark.
-
-    Raises
-    ------
-    UserError
-        It cannot be read, is empty, or is not text in UTF-8.
-    """
+    """Return the content of a UTF-8 file, with line feeds as line ends and without a byte order mark."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -208,7 +162,7 @@ def _without_header(data: bytes, path: Path | str, layout: Layout) -> pd.DataFra
         data = re.sub(rb" *\n *", b"\n", re.sub(rb" +", b" ", data.lstrip(b" ")))  # lines keep their number
     columns = list(layout.columns)
     _count_fields(data, path, columns)
-    few = {name: "category" for name in columns} | {"utt_id": str}  # names that come again and again are kept once
+    few = {name: "category" for name in columns} | {"utt_id": str}  # saves memory: these values repeat
     table = pd.read_csv(
         io.BytesIO(data), sep=" ", header=None, names=columns, index_col=False, dtype=few, keep_default_na=False,
         na_filter=False, quoting=csv.QUOTE_NONE, skip_blank_lines=False,
@@ -217,7 +171,7 @@ def _without_header(data: bytes, path: Path | str, layout: Layout) -> pd.DataFra
 
 
 def _count_fields(data: bytes, path: Path | str, columns: list[str]) -> None:
-    """Refuse the first line with more or fewer fields; a parser would shift or fill them."""
+    """Refuse the first line with a wrong number of fields; pandas would shift or fill them."""
     characters = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(characters == ord("\n"))
     spaces = np.searchsorted(np.flatnonzero(characters == ord(" ")), ends)
@@ -243,7 +197,7 @@ def _with_header(data: bytes, path: Path | str, layout: Layout) -> pd.DataFrame:
 
 
 def _check(table: pd.DataFrame, path: Path | str, layout: Layout) -> None:
-    """Refuse the first line that says what the layout does not allow."""
+    """Refuse the first line with a value that the layout does not allow."""
     wrong = []
     for column, allowed in {"label": tuple(layout.labels), **layout.values}.items():
         bad = ~table[column].isin(allowed)
@@ -269,7 +223,7 @@ def _check(table: pd.DataFrame, path: Path | str, layout: Layout) -> None:
 
 
 def _first(table: pd.DataFrame, wrong: pd.Series, say) -> list[tuple[int, str]]:
-    """Line and account of the first wrong row, if there is one."""
+    """Return line number and message of the first wrong row, if any."""
     if not wrong.any():
         return []
     row = table.iloc[int(np.argmax(wrong.to_numpy()))]

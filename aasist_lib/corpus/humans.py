@@ -1,4 +1,4 @@
-"""Recordings of people: for each source, where its files are, how to decode them, and the texts that go with them."""
+"""Bona fide recordings: where each source keeps its files, how to decode them, and the texts they belong to."""
 
 import contextlib
 import re
@@ -13,21 +13,12 @@ from G722 import G722
 
 from aasist_lib.base.errors import UserError
 
-# Asterisk's prompts hold tones, silence and, famously, screaming monkeys.
+# Asterisk's prompts include tones, silence and screaming monkeys.
 NOT_SPEECH = re.compile(r"tone|beep|monkeys|silence|ring|dialtone|spy-|music", re.IGNORECASE)
 
 
 def recordings(source: dict, root: Path) -> list[Path]:
-    """Files of one person that may be long enough, in a fixed order.
-
-    Parameters
-    ----------
-    source : dict
-        `patterns` (globs below the root; `!` before those of others) and `chain`, as in `sources.yaml`; `archive`, if
-        they lie in one.
-    root : Path
-        Where the packages were unpacked to.
-    """
+    """Files of one person that may be long enough, sorted; globs in `patterns`, those with `!` exclude files."""
     if "archive" in source:
         unpack_queen(root / source["archive"], root / "queen")
     wanted = [pattern for pattern in source["patterns"] if not pattern.startswith("!")]
@@ -44,29 +35,14 @@ def recordings(source: dict, root: Path) -> list[Path]:
 
 
 def unpack_queen(archive: Path, folder: Path) -> None:
-    """The spoken lines (MP3) of `queen.1c`, the one file of the game Flight of the Amazon Queen.
-
-    It begins with a table: 13 bytes of version, the number of entries (2 bytes, big-endian), and for each entry a name
-    (12 bytes), a byte of no concern here, offset and size (4 bytes each). Lines are called `*.SB`; the seventh letter
-    of the name says who speaks.
-
-    Parameters
-    ----------
-    archive : Path
-        `queen.1c`.
-    folder : Path
-        Made, with one MP3 a line, unless it is there.
-
-    Raises
-    ------
-    UserError
-        The file does not begin as that table does.
-    """
+    """Extract the spoken lines (MP3) of `queen.1c`, the data file of the game Flight of the Amazon Queen."""
     if folder.is_dir():
         return
     data = archive.read_bytes()
     if not data.startswith(b"QTBL"):
         raise UserError(f"corpus: {archive.name} does not begin with QTBL: is it another version of the game?")
+    # Table: 13 bytes of version, number of entries (2 bytes, big-endian); per entry name (12 bytes), 1 unused byte,
+    # offset and size (4 bytes each). Spoken lines are `*.SB`; the seventh letter of the name identifies the speaker.
     with tempfile.TemporaryDirectory(dir=folder.parent) as room:
         for number in range(int.from_bytes(data[13:15], "big")):
             name, _, offset, size = struct.unpack_from(">12sBII", data, 15 + 21 * number)
@@ -78,25 +54,7 @@ def unpack_queen(archive: Path, folder: Path) -> None:
 
 
 def decode(path: Path) -> tuple[np.ndarray, int]:
-    """A recording as samples. Asterisk's `.g722` are bare 64 kbit/s streams.
-
-    Parameters
-    ----------
-    path : Path
-        `.g722`, or whatever libsndfile reads.
-
-    Returns
-    -------
-    samples : ndarray, shape (samples,), float32
-        The mean of the channels.
-    rate : int
-        Hz.
-
-    Raises
-    ------
-    soundfile.LibsndfileError
-        There is no sound in the file.
-    """
+    """Decode a recording to float32 samples (mean of the channels) and rate in Hz; `.g722` is bare 64 kbit/s G.722."""
     if path.suffix == ".g722":
         return decode_g722(path.read_bytes()), 16000
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -104,39 +62,18 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
 
 
 def decode_g722(data: bytes) -> np.ndarray:
-    """Decodes a 64 kbit/s stream of ITU-T G.722.
-
-    Parameters
-    ----------
-    data : bytes
-
-    Returns
-    -------
-    ndarray, shape (2 * len(data),), float32
-        At 16 kHz.
-    """
+    """Decode a 64 kbit/s stream of ITU-T G.722 to (2 * len(data),) float32 samples at 16 kHz."""
     return np.asarray(G722(16000, 64000).decode(data), np.float32) / 32768
 
 
 def texts(language: str, root: Path, shortest: int = 25, longest: int = 95) -> list[str]:
-    """Sentences in a language, from the games' dialogues and the stamps' descriptions, in a fixed order.
-
-    These are what the human clips of fillets and tuxpaint say, so that synthetic speech has the same words.
-
-    Parameters
-    ----------
-    language : str
-        ISO 639-1 code.
-    root : Path
-        Tree that the Debian packages were unpacked to.
-    shortest, longest : int
-        Bounds on the length, in characters: about 1.5 to 7 seconds of speech.
-    """
+    """List sentences in a language (ISO 639-1) of `shortest` to `longest` characters: about 1.5 to 7 s of speech."""
+    # the bona fide clips of fillets and tuxpaint say these texts, so that spoofs have the same words
     found = []
     dialogues = root / "usr/share/games/fillets-ng/script"
     for path in sorted(dialogues.glob(f"*/dialogs_{language}.lua")):
         found += re.findall(r'dialogStr\("(.*)"\)', path.read_text("utf-8"))
-    if language == "en":  # the originals stand in the dialogId lines of every translation
+    if language == "en":  # every translation has the English original in its dialogId lines
         for path in sorted(dialogues.glob("*/dialogs_nl.lua")):
             found += re.findall(r'dialogId\(.*, .*, "(.*)"\)', path.read_text("utf-8"))
     for path in sorted((root / "usr/share/tuxpaint/stamps").glob("**/*.txt")):
@@ -155,10 +92,8 @@ def _stamp_texts(path: Path, language: str) -> Iterator[str]:
 
 
 def _sentences(text: str) -> list[str]:
-    """Its sentences without commas, which synthesisers would pause at longer and more often than people do in games.
-
-    Festival may stop at a character it cannot map, or at a stop that stands alone, so only plain punctuation stays.
-    None begins with a dash, which synthesisers would take for an option.
-    """
+    """Split a text into sentences with plain punctuation."""
+    # No commas: synthesisers pause there longer and more often than people in the games. Festival may stop at a
+    # character that it cannot map or at a lone full stop. A leading dash would be read as an option.
     text = re.sub(r"\(.*?\)|\\.|[\"“”„«»\[\]{}*_|<>,—–]", " ", text).replace("…", ". ").replace("’", "'")
     return [re.sub(r"\s+", " ", part).strip(" -") for part in re.split(r"(?<=[.!?])[.!?\s]+|[;:]\s", text)]

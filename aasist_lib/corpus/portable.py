@@ -1,8 +1,7 @@
-"""Rewrites networks so that onnxruntime computes the same bytes on every processor.
+"""Rewrites ONNX networks so that onnxruntime computes the same bytes on every processor.
 
-onnxruntime chooses its kernels by processor and has no setting for that. Of the operators that synthesisers here use,
-two differ: Softmax, which sums in another order with AVX-512, and MatMulInteger with weights of all 8 bits, whose
-pairs of products saturate where a processor has no VNNI.
+onnxruntime selects kernels by processor, with no setting for that. Two operators of the synthesisers differ: Softmax
+(another order of summation with AVX-512) and MatMulInteger with full 8-bit weights (saturates without VNNI).
 """
 
 import numpy as np
@@ -11,18 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def portable(model: bytes) -> bytes:
-    """The same network without Softmax, and with exact products of 8-bit numbers.
-
-    Parameters
-    ----------
-    model : bytes
-        An ONNX file of opset 13 or later.
-
-    Returns
-    -------
-    bytes
-        Where no product saturates, integer products give the same bytes as before.
-    """
+    """Replace Softmax and 8-bit MatMulInteger in an ONNX file of opset 13 or later."""
     network = onnx.load_from_string(model)
     opset = next(entry.version for entry in network.opset_import if entry.domain in ("", "ai.onnx"))
     weights = {weight.name: weight for weight in network.graph.initializer}
@@ -40,7 +28,7 @@ def portable(model: bytes) -> bytes:
 
 
 def _takes_8_bits(weight: TensorProto | None) -> bool:
-    """Of 7 bits, as `reduce_range` leaves them, no pair of products saturates."""
+    """Whether weights use more than 7 bits; with 7 (`reduce_range`) no pair of products saturates."""
     if weight is None:
         return True
     values = numpy_helper.to_array(weight).astype(int)
@@ -67,7 +55,7 @@ def _softmax(node: onnx.NodeProto, opset: int) -> list[onnx.NodeProto]:
 
 
 def _products(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """In float32, which holds sums of 8-bit products exactly as long as there are no more than 500 of them."""
+    """Multiply in float32, which is exact for sums of up to about 500 products of 8-bit numbers."""
     name, nodes, factors = node.output[0], [], []
     for place, side in enumerate("ab"):
         factor = f"{name}/{side}"

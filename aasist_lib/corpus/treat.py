@@ -1,14 +1,8 @@
-"""What is done to every clip, human or synthetic alike, so that no class can be told by its channel.
+"""Processing of every clip, bona fide and spoofed alike, so that the channel does not reveal the class.
 
-Recordings of people have come through a chain (`chain` in `sources.yaml`: clean PCM, G.722, Vorbis at two rates);
-speech of synthesisers is sent through one of those, drawn as often as the people of its split came through it. Every
-clip then passes a second one (`codec` in the protocol): in train one drawn at random, in dev and eval its own again,
-in narrow the telephone. A copy passes the same as the recording that it was made from, so that between the two there is
-the vocoder and nothing else. Were recordings left as they came, a detector could learn to hear that a clip was coded
-twice.
-
-At last every clip is made mono, 16 kHz, with one band limit, edges trimmed by one rule, one length rule, one level and
-one faint noise floor.
+Bona fide recordings came through a chain (`chain` in `sources.yaml`); synthesised speech passes one drawn with the same
+frequencies. Every clip then passes a second one (`codec`; see `second_chain`): if copies alone were coded again, a
+detector could learn that. A copy passes the chain of its recording, so that only the vocoder differs.
 """
 
 import io
@@ -24,54 +18,24 @@ from .humans import decode_g722
 
 RATE = 16000  # Hz
 SHORTEST, LONGEST = 1.5, 8.0  # seconds
-BAND = signal.butter(10, 7000, fs=RATE, output="sos")  # the narrowest wide-band sources (G.722) end here
-LEVEL = -26.0  # dBFS of the voiced parts (ITU-T P.56's customary speech level)
-FLOOR = -66.0  # dBFS: hides the digital silence that only synthesisers and some codecs give
+BAND = signal.butter(10, 7000, fs=RATE, output="sos")  # Hz: the limit of the narrowest wide-band source (G.722)
+LEVEL = -26.0  # dBFS of the voiced parts: the customary level of ITU-T P.56
+FLOOR = -66.0  # dBFS: masks the digital silence of synthesisers and some codecs
 MARGIN = 0.05  # seconds kept before and after speech
 CHAINS = ("pcm", "g722", "vorbis22", "vorbis44")
 TELEPHONE = signal.butter(4, (300, 3400), "bandpass", fs=8000, output="sos")
 
 
 def treat(samples: np.ndarray, rate: int, key: str) -> np.ndarray | None:
-    """A clip as it stands in the corpus, or None when less than 1.5 s of it is left: `cut`, then `finish`.
-
-    Parameters
-    ----------
-    samples : ndarray, shape (samples,)
-        Mono.
-    rate : int
-        Hz.
-    key : str
-        Name of the utterance: seeds its noise floor.
-
-    Returns
-    -------
-    ndarray of int16, shape (samples at 16 kHz,)
-        The first piece, where a clip is longer than 8 s.
-    """
+    """Apply `cut` and `finish`; return the first piece, (samples,) int16 at 16 kHz, or None if shorter than 1.5 s."""
     pieces = cut(samples, rate)
     return finish(pieces[0], key) if pieces else None
 
 
 def cut(samples: np.ndarray, rate: int) -> list[np.ndarray]:
-    """What is used of a recording: pieces of 1.5 to 8 s without their edges, at 16 kHz, otherwise as they came.
-
-    Longer recordings are parted at their quietest moments. Copy-synthesis starts from these pieces. Were it to start
-    from finished clips, copies would be band-limited and given a noise floor twice, and a detector learns to hear just
-    that: an earlier one called 13 % of real voices fake, and 60 % of the same voices finished twice.
-
-    Parameters
-    ----------
-    samples : ndarray, shape (samples,)
-        Mono.
-    rate : int
-        Hz.
-
-    Returns
-    -------
-    list of ndarray, shape (samples at 16 kHz,), float64
-        None of a recording that is too short or holds what is no number.
-    """
+    """Cut mono audio into trimmed pieces of 1.5 to 8 s at 16 kHz, float64; none if it is too short or not finite."""
+    # Copy-synthesis starts from these pieces. From finished clips, copies would be band-limited and get noise twice,
+    # which detectors learn: one called 13 % of bona fide clips spoof, and 60 % of the same clips finished twice.
     samples = soxr.resample(samples.astype(np.float64), rate, RATE, quality="VHQ")
     if len(samples) < SHORTEST * RATE or not np.isfinite(samples).all():
         return []
@@ -91,20 +55,7 @@ def _parts(samples: np.ndarray) -> list[np.ndarray]:
 
 
 def finish(samples: np.ndarray, key: str) -> np.ndarray:
-    """Band limit, level and noise floor.
-
-    Parameters
-    ----------
-    samples : ndarray, shape (samples,)
-        At 16 kHz, at any level.
-    key : str
-        Name of the utterance: seeds its noise floor.
-
-    Returns
-    -------
-    ndarray of int16, shape (samples,)
-        Its voiced frames have -26 dBFS on average, or less where the peaks would pass full scale.
-    """
+    """Apply band limit, level and noise floor to samples at 16 kHz, giving int16; `key` (utt_id) seeds the noise."""
     random = np.random.default_rng(zlib.crc32(key.encode()))
     samples = signal.sosfiltfilt(BAND, samples)
     samples = samples * 10 ** ((LEVEL - _voiced_level(samples)) / 20)
@@ -114,18 +65,7 @@ def finish(samples: np.ndarray, key: str) -> np.ndarray:
 
 
 def trim(samples: np.ndarray) -> np.ndarray:
-    """Cuts off what lies before and after speech: frames 40 dB below the loudest, less a margin of 50 ms.
-
-    Parameters
-    ----------
-    samples : ndarray, shape (samples,)
-        At 16 kHz, 25 ms or more.
-
-    Returns
-    -------
-    ndarray
-        The part of it, (fewer samples,).
-    """
+    """Remove edges: frames more than 40 dB below the loudest, except a margin of 50 ms; samples are at 16 kHz."""
     loud = np.flatnonzero(_frames(samples) > _frames(samples).max() - 40)
     start = max(0, loud[0] * 160 - int(MARGIN * RATE))
     return samples[start : loud[-1] * 160 + 400 + int(MARGIN * RATE)]
@@ -143,33 +83,14 @@ def _voiced_level(samples: np.ndarray) -> float:
 
 
 def second_chain(split: str, first: str, key: str) -> str:
-    """The chain that a clip passes in the corpus.
-
-    Parameters
-    ----------
-    split : {"train", "dev", "eval", "narrow"}
-    first : str
-        The chain that it came through.
-    key : str
-        Name of the utterance: seeds the draw of train.
-    """
+    """Chain of the corpus: telephone in narrow, drawn by `key` (utt_id) in train, else the first one again."""
     if split == "narrow":
         return "telephone"
     return CHAINS[zlib.crc32(f"{key} chain".encode()) % len(CHAINS)] if split == "train" else first
 
 
 def through(chain: str, samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
-    """The clip after a recording chain: coded and decoded again.
-
-    Parameters
-    ----------
-    samples : ndarray, shape (samples,)
-    rate : int
-        Hz.
-    chain : {"pcm", "g722", "vorbis22", "vorbis44", "mp3", "telephone"}
-        As `chain` of the humans in `sources.yaml`, at the rate and near the bit rate of theirs; telephone is 300 to
-        3,400 Hz at 8 kHz in the mu-law of ITU-T G.711.
-    """
+    """Encode and decode a clip with a chain of `sources.yaml`, or telephone (300 to 3,400 Hz, mu-law at 8 kHz)."""
     if chain == "pcm":
         return samples, rate
     to = {"g722": 16000, "vorbis22": 22050, "vorbis44": 44100, "mp3": 11025, "telephone": 8000}[chain]
@@ -178,14 +99,14 @@ def through(chain: str, samples: np.ndarray, rate: int) -> tuple[np.ndarray, int
         samples = signal.sosfiltfilt(TELEPHONE, samples)
     samples = samples * min(1.0, 0.9 / (np.abs(samples).max() + 1e-9))
     if chain == "g722":
-        even = np.round(samples[: len(samples) // 2 * 2] * 32767).astype(np.int16)  # it takes pairs
+        even = np.round(samples[: len(samples) // 2 * 2] * 32767).astype(np.int16)  # the encoder takes pairs
         return decode_g722(G722(16000, 64000).encode(even)), to
     file = io.BytesIO()
     soundfile.write(file, samples, to, **FORMATS[chain])
     return soundfile.read(io.BytesIO(file.getvalue()))[0], to
 
 
-# the qualities of Vorbis and MP3 were measured against the bit rates of the recordings
+# qualities of Vorbis and MP3 chosen to match the bit rates of the recordings
 FORMATS = {
     "vorbis22": {"format": "OGG", "subtype": "VORBIS", "compression_level": 0.7},
     "vorbis44": {"format": "OGG", "subtype": "VORBIS", "compression_level": 0.6},

@@ -1,4 +1,4 @@
-"""A trained network and its calibration, to score recordings with."""
+"""A trained network with its calibration, to score recordings."""
 
 from aasist_lib.detector.detector import COLUMNS, MIN_SECONDS, Detector, Examined, find, in_words, printable, windows
 

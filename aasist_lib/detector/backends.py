@@ -1,7 +1,6 @@
-"""What a detector runs on: one waveform to the network's raw score, by torch or by onnxruntime.
+"""What a detector runs on: a waveform to the network's raw score, by torch or onnxruntime.
 
-Both have `sample_rate` (Hz) and `window_seconds` (where long recordings are cut). Either library is imported when a
-detector is made, and not before.
+Both have `sample_rate` (Hz) and `window_seconds`. Either library is imported only when a detector is made.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import numpy as np
 
 from aasist_lib.base.errors import UserError
 
-FORMAT = "aasist 1"  # of an exported file's metadata
-# Where messages of onnx.proto hold tensors, and the messages between: kind -> field -> kind of what is in it
+FORMAT = "aasist 1"  # in an exported file's metadata
+# Paths to tensors in messages of onnx.proto: kind -> field -> kind of its content
 NESTED = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -31,19 +30,7 @@ EXTERNAL_DATA, DATA_LOCATION = 13, 14  # fields of a tensor
 
 
 class Torch:
-    """A network with its front-end in torch: a detector's folder.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Features to logits, in evaluation mode.
-    about : dict
-        What network.json says; `features` decides the front-end.
-
-    Attributes
-    ----------
-    network, front_end : nn.Module
-    """
+    """A network and its front-end in torch; `about` is the content of network.json."""
 
     def __init__(self, network, about: dict):
         from aasist_lib import features, models
@@ -54,7 +41,7 @@ class Torch:
 
     @classmethod
     def load(cls, folder: Path) -> Torch:
-        """Read network.safetensors and network.json; UserError in one line if they are not there or do not fit."""
+        """Read network.safetensors and network.json; UserError if they are missing or do not fit."""
         try:
             from aasist_lib import models
         except ModuleNotFoundError as error:
@@ -74,7 +61,7 @@ class Torch:
         return made
 
     def __call__(self, waveform: np.ndarray) -> float:
-        """(samples,), float32, to the logit."""
+        """(samples,) float32 to the logit."""
         import torch
 
         with torch.inference_mode():
@@ -82,27 +69,7 @@ class Torch:
 
 
 class Onnx:
-    """A detector in one file, as `export.export` writes it, in onnxruntime: nothing of torch is needed.
-
-    The file is data: it runs no code, and one that refers to other files is refused. Threads are as many as the
-    environment variable OMP_NUM_THREADS says, as for torch; without it, one for each core.
-
-    Parameters
-    ----------
-    path : path
-
-    Attributes
-    ----------
-    metadata : dict of str to str
-        As `export.metadata` wrote it.
-    about : dict
-        `features` and `model` of it.
-
-    Raises
-    ------
-    UserError
-        In one line, if the file is missing, no ONNX model, refers to other files, or was not exported by this package.
-    """
+    """A detector in one ONNX file of `export.export`, in onnxruntime without torch; UserError for any other file."""
 
     def __init__(self, path: Path):
         import onnxruntime
@@ -115,19 +82,21 @@ class Onnx:
             ) from None
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        # onnxruntime would read any path that the file names; parsed here, so that the package onnx is not needed
         try:
             outside = refers_outside(memoryview(data))
-        except (ValueError, RecursionError):  # no protocol buffer, or graphs within graphs without end
+        except (ValueError, RecursionError):  # no protocol buffer, or endlessly nested graphs
             raise UserError(f"{path} is no ONNX model: make it with aasist export") from None
         if outside:
             raise UserError(f"{path} keeps weights in other files, which are not read: make it with aasist export")
+        # threads as OMP_NUM_THREADS says, as torch; without it one per core
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait are to sleep
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads sleep
         options.log_severity_level = 4
         try:
             self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # what a broken file brings about; its errors have no other base
+        except Exception as error:  # its errors for a broken file have no other base
             raise UserError(f"{path} cannot be used ({' '.join(str(error).split())[:150]})") from None
         self.path, self.metadata = Path(path), dict(self.session.get_modelmeta().custom_metadata_map)
         if self.metadata.get("format") != FORMAT:
@@ -149,7 +118,7 @@ class Onnx:
             raise UserError(f"{path} does not take a waveform to a score: make it again with aasist export")
 
     def __call__(self, waveform: np.ndarray) -> float:
-        """(samples,), float32, to the logit."""
+        """(samples,) float32 to the logit."""
         try:
             (found,) = self.session.run(["score"], {"waveform": waveform[None]})
             return float(found[0])
@@ -158,23 +127,7 @@ class Onnx:
 
 
 def refers_outside(model: memoryview, kind: str = "model") -> bool:
-    """Whether an ONNX model keeps any tensor in another file, whose path could be that of anything.
-
-    onnxruntime alone would read it, from the folder that it was started in. Seen in the encoded bytes, so that neither
-    the package onnx nor a file beside this one is needed.
-
-    Raises
-    ------
-    ValueError
-        It is not encoded as a protocol buffer.
-    RecursionError
-        Hundreds of graphs lie within one another, which no exporter makes.
-
-    >>> tensor = bytes([14 << 3, 1])  # data_location: EXTERNAL
-    >>> graph = bytes([5 << 3 | 2, len(tensor)]) + tensor
-    >>> refers_outside(memoryview(bytes([7 << 3 | 2, len(graph)]) + graph))
-    True
-    """
+    """Whether an ONNX model keeps a tensor in another file; ValueError if it is not a protocol buffer."""
     inner = NESTED[kind]
     for number, value in _fields(model):
         if kind == "tensor" and (number == EXTERNAL_DATA or (number == DATA_LOCATION and value != 0)):

@@ -1,4 +1,4 @@
-"""Score files and keys of the field, whichever system made the scores: read, matched, measured, and written.
+"""Score files and keys of the field: read, matched, measured and written, whichever system made the scores.
 
 | format | SCORES | KEYS |
 |---|---|---|
@@ -7,9 +7,8 @@
 | asvspoof5 | `filename<TAB>cm-score`, with this header | protocol (10 columns), or `filename<TAB>cm-label`, same |
 | csv | header; `utt_id` and `llr`, or else `score` | header; `utt_id`, `label`, any of `OPTIONAL` |
 
-Where fields are separated by spaces, an utterance's name may hold spaces too: what follows it is counted from the end
-of the line. Higher scores mean bona fide, and are natural-log likelihood ratios where a measure needs such. Whatever is
-wrong with a file is a `UserError` of one line that names the file and its line.
+Names may contain spaces: space-separated fields are counted from the end of the line. Higher scores mean bona fide.
+Every error is a `UserError` of one line that names the file and, where there is one, the line in it.
 """
 
 import csv
@@ -34,14 +33,10 @@ LAYOUTS_2021 = {8: "asvspoof2021_la", 13: "asvspoof2021_df"}  # by the number of
 
 @dataclass(frozen=True)
 class Trials:
-    """Scores matched to their keys.
+    """Scores matched to their keys: one row per trial of the keys, in their order, with the columns `COLUMNS`.
 
-    Attributes
-    ----------
-    table : a row a trial of the keys, in their order: utt_id, label, speaker, attack, codec, condition, llr.
-    layout : of the keys: the format, or asvspoof2021_la or asvspoof2021_df.
-    subset : what part of the keys it is; "" where they have no parts.
-    left_out : scores of trials that the keys, or that part of them, do not hold.
+    `layout` is the format, or asvspoof2021_la or asvspoof2021_df. `subset` is "" where the keys have no parts.
+    `left_out` counts scores of trials that are not in this part of the keys.
     """
 
     table: pd.DataFrame
@@ -51,25 +46,19 @@ class Trials:
 
 
 def read(scores: Path | str, keys: Path | str, format: str, subset: str | None = None) -> Trials:
-    """A score file and the keys it is measured against.
+    """Read a score file and match it to its keys.
 
     Parameters
     ----------
-    scores, keys : path
-    format : one of `FORMATS`
-    subset : str, optional
-        Of the keys of ASVspoof 2021, one of `SUBSETS`: "eval", the part that papers report, by default. Of csv keys
-        with a column `split`: one of its values, or "all"; the only one or else "all" by default. Others have no parts.
-
-    Returns
-    -------
-    Trials
+    format : one of `FORMATS`.
+    subset : one of `SUBSETS` for ASVspoof 2021 (default: eval, the part that papers report); for csv keys with a column
+        `split`, one of its values or "all" (default: the only value, else "all"). Other keys have no parts.
 
     Raises
     ------
     UserError
-        A file cannot be read, is empty or not in this format; a trial is in a file twice; a trial of the keys has no
-        score; what a score file says of a trial is not what the keys say.
+        A file is unreadable, empty or not in this format; a trial occurs twice; a trial of the keys has no score; or
+        the score file contradicts the keys.
     """
     if format not in FORMATS:
         raise UserError(f"format: {format!r} is not one of {', '.join(FORMATS)}")
@@ -95,24 +84,7 @@ def read(scores: Path | str, keys: Path | str, format: str, subset: str | None =
 
 
 def read_scores(path: Path | str, format: str) -> pd.DataFrame:
-    """A score file.
-
-    Parameters
-    ----------
-    path : path
-    format : one of `FORMATS`
-
-    Returns
-    -------
-    DataFrame
-        A row a trial, in order: utt_id; llr, the score, NaN or infinite where the file says so; line, counted from 1;
-        and label and attack, "" where there is none, where the file states them.
-
-    Raises
-    ------
-    UserError
-        As in `read`.
-    """
+    """Score file as a table: utt_id, llr (NaN and infinities kept), line (from 1); label and attack where stated."""
     if format == "csv":
         columns, lines = _with_header(path, ",", "utt_id", "llr or score")
         table = {"utt_id": columns["utt_id"], "llr": columns["llr" if "llr" in columns else "score"]}
@@ -128,26 +100,7 @@ def read_scores(path: Path | str, format: str) -> pd.DataFrame:
 
 
 def read_keys(path: Path | str, format: str) -> tuple[pd.DataFrame, str]:
-    """The truth about trials, and the layout it was found in.
-
-    Parameters
-    ----------
-    path : path
-    format : one of `FORMATS`
-
-    Returns
-    -------
-    DataFrame
-        A row a trial, in order: utt_id, label (bonafide or spoof), speaker, attack, codec, condition and split or
-        subset, "" where unknown; line, counted from 1.
-    str
-        The layout: a format, or asvspoof2021_la or asvspoof2021_df.
-
-    Raises
-    ------
-    UserError
-        As in `read`.
-    """
+    """Keys as a table (utt_id, label, `OPTIONAL` columns with "" if unknown, line from 1), and their layout."""
     layout = format
     if format == "csv":
         columns, lines = _with_header(path, ",", "utt_id", "label")
@@ -174,7 +127,7 @@ def read_keys(path: Path | str, format: str) -> tuple[pd.DataFrame, str]:
 
 
 def _part(keys: pd.DataFrame, path, format: str, subset: str | None) -> tuple[pd.DataFrame, str]:
-    """Trials of a part of the keys, and its name; "" where they have no parts."""
+    """Trials of one part of the keys, and its name; "" where the keys have no parts."""
     column = {"asvspoof2021": "subset", "csv": "split"}.get(format)
     if column is None or (keys[column] == "").all():
         if subset not in (None, "all"):
@@ -210,9 +163,9 @@ def _lines(path: Path | str) -> list[str]:
 
 
 def _with_header(path: Path | str, delimiter: str, *needed: str) -> tuple[dict[str, list[str]], list[int]]:
-    """Columns by the names in the header, and the line of every row; one `needed` may be this "or" that."""
+    """Columns by header name, and the line number of each row; a `needed` name may be "this or that"."""
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    # strict: else a quote that nobody closes takes the rows after it into its field
+    # strict: an unclosed quote would otherwise swallow the following rows
     reader = csv.reader((f"{line}\n" for line in _lines(path)), delimiter=delimiter, quoting=quoting, strict=True)
     try:
         header = [name.strip() for name in next(reader)]
@@ -232,7 +185,7 @@ def _with_header(path: Path | str, delimiter: str, *needed: str) -> tuple[dict[s
 
 
 def _spaced_scores(path: Path | str, format: str) -> tuple[dict[str, list[str]], range]:
-    """Score files without a header. Fields are counted from the end of the line, where no name with spaces is."""
+    """Score file without header; fields are counted from the end of the line, because names may contain spaces."""
     lines = _lines(path)
     states_key = format == "asvspoof2019" and _states_key(lines[0])
     names = ["utt_id", "attack", "label", "llr"] if states_key else ["utt_id", "llr"]
@@ -259,14 +212,14 @@ def _states_key(line: str) -> bool:
 
 
 def _check_key_column(found: pd.DataFrame, truth: pd.DataFrame, format: str, path) -> None:
-    """Refuse an unknown KEY in the first line of four columns: it was read as two, and the KEY as part of the name."""
+    """Refuse an unknown KEY in line 1 of a four-column file, which was read as two columns."""
     fields = found["utt_id"].iloc[0].rsplit(None, 2)
     if format == "asvspoof2019" and "label" not in found and len(fields) == 3 and fields[0] in set(truth["utt_id"]):
         raise UserError(f"{path}:{found['line'].iloc[0]}: expected bonafide or spoof, found {fields[2]!r}")
 
 
 def _numbers(texts: list[str], lines, path) -> np.ndarray:
-    """Scores to float64, each to the nearest; NaN and infinities are numbers here."""
+    """Scores as float64; NaN and infinities are accepted."""
     try:
         if "_" in "".join(texts):  # Python takes 1_000 for a number
             raise ValueError
@@ -279,7 +232,7 @@ def _numbers(texts: list[str], lines, path) -> np.ndarray:
 
 
 def _check_once(table: pd.DataFrame, path, done: str) -> None:
-    """No trial may have two rows, even if they agree: what made the file went wrong somewhere."""
+    """Refuse a trial with two rows, even if they agree."""
     again = table["utt_id"].duplicated()
     if again.any():
         row = table[again].iloc[0]
@@ -288,7 +241,7 @@ def _check_once(table: pd.DataFrame, path, done: str) -> None:
 
 
 def _check_agreement(found: pd.DataFrame, truth: pd.DataFrame, scores, keys) -> None:
-    """What a score file says of its trials is what the keys say, where both say something."""
+    """Refuse labels and attacks in a score file that contradict the keys."""
     for column in ("label", "attack"):
         if column not in found:
             continue
@@ -303,30 +256,17 @@ def _check_agreement(found: pd.DataFrame, truth: pd.DataFrame, scores, keys) -> 
 
 
 def read_asv(path: Path | str, trials: Trials, keys: Path | str, asv_keys: Path | str | None = None):
-    """Errors of the speaker verifier that a corpus' organisers ran on it, for its t-DCF.
+    """Error rates of the organisers' speaker verifier, for the t-DCF of ASVspoof 2019 and of LA of 2021.
 
-    Another corpus' scores, or those of another of its sets, give a number that means nothing, so they are refused where
-    it can be told: by the attacks in them, or by the name of the file.
+    Scores of another corpus or split would give an invalid t-DCF; they raise `UserError` where attacks or file name
+    tell.
 
     Parameters
     ----------
-    path : path
-        ASVspoof 2019: `CMKEY ASVKEY SCORE`; ASVspoof2019.LA.asv.eval.gi.trl.scores.txt belongs to eval, and the one
-        with dev in its name to dev. ASVspoof 2021 LA: `SPEAKER TRIAL SCORE`, LA/ASV/ASVTorch_Kaldi/score.txt.
-    trials : Trials
-    keys : path
-        What the trials were read from; its name alone is used.
-    asv_keys : path
-        ASVspoof 2021 LA only: LA/ASV/trial_metadata.txt.
-
-    Returns
-    -------
-    metrics.ASVRates
-
-    Raises
-    ------
-    UserError
-        The corpus has no such scores, these are not its own, or a file is not in the format.
+    path : `CMKEY ASVKEY SCORE` for 2019, where the file name tells dev from eval; `SPEAKER TRIAL SCORE` for 2021
+        (LA/ASV/ASVTorch_Kaldi/score.txt).
+    keys : file of the trials' keys; only its name is used.
+    asv_keys : LA/ASV/trial_metadata.txt, for 2021 only.
     """
     if trials.layout not in ("asvspoof2019", "asvspoof2021_la"):
         raise UserError(
@@ -358,7 +298,7 @@ def read_asv(path: Path | str, trials: Trials, keys: Path | str, asv_keys: Path 
 
 
 def _set_of(path) -> str:
-    """train, dev or eval, where the name of a file says so."""
+    """train, dev or eval, where the file name contains it, else ""."""
     words = set(re.split(r"[^a-z0-9]+", Path(path).name.lower()))
     return next((name for name in ("train", "dev", "eval") if name in words), "")
 
@@ -428,26 +368,24 @@ def measure(
     cost_false_alarm: float = 10.0,
     asv: metrics.ASVRates | None = None,
 ) -> dict:
-    """All there is to say about the scores of a system.
+    """All measures of a system's scores.
 
     Parameters
     ----------
-    trials : Trials
-    replicates, seed, clusters : of the intervals, as in `evaluation.headline`; none with 0 replicates.
+    replicates, seed, clusters : of the intervals, as `evaluation.headline`; 0 replicates give none.
     prior_spoof, cost_miss, cost_false_alarm : of minDCF and actDCF.
-    asv : what `read_asv` gave; without it there is no t-DCF.
+    asv : from `read_asv`; None leaves out the t-DCF.
 
     Returns
     -------
-    dict
-        metrics (condition -> measures with intervals; t-DCF under "all"); by_attack, by_codec and
-        by_attack_and_codec (EER alone), tables that are empty where the keys do not tell trials apart;
-        intervals_over, what the bootstrap drew, in words, "" if there are no intervals.
+    metrics : condition -> measures with intervals; t-DCF under "all".
+    by_attack, by_codec, by_attack_and_codec : tables, the last of EER; empty where the keys do not tell trials apart.
+    intervals_over : what the bootstrap resamples, in words; "" without intervals.
 
     Raises
     ------
     UserError
-        A class has no scores, or the costs make no sense.
+        A class has no scores, or a cost is out of range.
     """
     usable = evaluation.scored(trials.table)
     if usable["label"].nunique() < 2:
@@ -481,7 +419,7 @@ def _varies(table: pd.DataFrame, column: str) -> bool:
 
 
 def _tandem(table: pd.DataFrame, asv, years: tuple[int, ...], *, replicates, seed, clusters) -> dict[str, float]:
-    """t-DCF of each year's form, with intervals over the trials of the detector: the verifier is taken as it is."""
+    """t-DCF of each year's form; intervals resample the detector's trials, with the verifier's error rates fixed."""
 
     def of(bonafide, spoof):
         return {f"min_tdcf_{year}": metrics.min_tdcf(bonafide, spoof, asv, year).value for year in years}
@@ -500,18 +438,7 @@ def _tandem(table: pd.DataFrame, asv, years: tuple[int, ...], *, replicates, see
 
 
 def by_attack_and_codec(scores: pd.DataFrame) -> pd.DataFrame:
-    """EER of every attack in every codec, against the bona fide of the same codec.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        A row a trial, with label, attack, codec, llr.
-
-    Returns
-    -------
-    DataFrame
-        attack, and a column a codec: fractions, NaN where there are no trials.
-    """
+    """EER (fraction) of every attack and codec, against the bona fide trials of the same codec; NaN without trials."""
     rows: dict[str, dict] = {}
     for codec, trials in scores.groupby("codec", sort=True):
         bonafide, _ = evaluation.split_classes(trials)
@@ -523,23 +450,15 @@ def by_attack_and_codec(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_official(folder: Path | str, scores: pd.DataFrame) -> list[str]:
-    """Scores in the formats that others' evaluation packages take, and keys for `aasist metrics` beside them.
+    """Write scores and keys in the ASVspoof formats, for other evaluation packages and `aasist metrics`.
 
-    asvspoof2019.txt, asvspoof2021.txt and asvspoof5.tsv, each with its keys: asvspoof2019_keys.txt,
-    asvspoof2021_keys.txt (as of LA, all of the subset eval; our codecs are none that it knows) and asvspoof5_keys.tsv.
-    Scores have six decimals. A spoof without an attack's name has the attack "unnamed".
-
-    Parameters
-    ----------
-    folder : path
-        Made if need be. A file that cannot be written there now does not stay from an earlier time.
-    scores : DataFrame
-        A row a trial, with utt_id, label, speaker, attack, llr.
+    Writes asvspoof2019.txt, asvspoof2021.txt and asvspoof5.tsv (six decimals) with keys; the keys of 2021 are as of LA,
+    all in the subset eval. A spoof without attack name gets "unnamed". A stale file that cannot be rewritten is
+    removed.
 
     Returns
     -------
-    list of str
-        Why a format was left out, a sentence each: names with spaces do not fit where spaces separate fields.
+    One sentence for each format that was left out, because a name contains its separator.
     """
     folder = Path(folder)
     score = [f"{x:.6f}" for x in scores["llr"]]

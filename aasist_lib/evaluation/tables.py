@@ -1,9 +1,8 @@
-"""Tables of how well a detector does, from a table of scored utterances.
+"""Tables of error rates from a table of scored utterances.
 
-A table of scores has the columns of a table of utterances (`label`, `speaker`, `attack`, `condition`,
-`source` and so on) and `llr`, the calibrated log-likelihood ratio; an utterance is called spoof if and only
-if llr < threshold. Eval has spoofs of two conditions, *known* kinds of attack (training had them) and
-*unseen* ones; its bona fide trials belong to both.
+A score table has the columns of an utterance table and `llr`, the calibrated log-likelihood ratio; a trial is called
+spoof if and only if llr < threshold. Spoofs of eval have the condition *known* (attack in train) or *unseen*; bona fide
+trials belong to both.
 """
 
 import math
@@ -21,9 +20,9 @@ from aasist_lib.base.progress import progress
 CONDITIONS = {"known": "Known attacks", "unseen": "Unseen attacks", "all": "All attacks"}
 NARROW = "narrow"  # the split of telephone speech
 
-FEW = 20  # trials of a class: with fewer, none of them an error, more than 14 % may yet be errors
+FEW = 20  # trials of a class: with fewer and no error among them, the error rate may still be above 14 %
 
-# key of headline() -> what it is called in a table for people, and whether it is shown in percent
+# key of headline() -> name in tables for people, and whether it is shown in percent
 MEASURES = {
     "eer": ("Equal error rate (%)", True),
     "rocch_eer": ("Equal error rate on the convex hull (%)", True),
@@ -42,28 +41,19 @@ MEASURES = {
     "n_spoof": ("Fakes", False),
 }
 COUNTS = ("n_bonafide", "n_spoof")
-COMPARED = ("eer", "accuracy", "precision", "recall", "f1", "min_dcf", "cllr")  # with dev's EER all that DVC compares
+COMPARED = (
+    "eer",
+    "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "min_dcf",
+    "cllr",
+)  # with the EER on dev, all that DVC compares
 
 
 def select(scores: pd.DataFrame, condition: str = "all") -> pd.DataFrame:
-    """Trials of a condition: "known" or "unseen" keep all bona fide and the spoofs of that condition.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        A row a trial, with label and condition.
-    condition : {"known", "unseen", "all"}
-
-    Returns
-    -------
-    DataFrame
-        Rows of `scores`, in its order.
-
-    Raises
-    ------
-    UserError
-        For any other condition.
-    """
+    """Trials of a condition: "known" and "unseen" keep all bona fide trials and the spoofs of that condition."""
     if condition not in CONDITIONS:
         raise UserError(f"condition: {condition!r} is not one of {', '.join(CONDITIONS)}")
     if condition == "all":
@@ -72,7 +62,7 @@ def select(scores: pd.DataFrame, condition: str = "all") -> pd.DataFrame:
 
 
 def scored(scores: pd.DataFrame) -> pd.DataFrame:
-    """The trials whose llr is a finite number; `alarms` tells how many are not."""
+    """Trials with a finite llr; `alarms` reports the others."""
     return scores[np.isfinite(scores["llr"].to_numpy(float))]
 
 
@@ -86,36 +76,14 @@ def _apart(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def split_classes(scores: pd.DataFrame, column: str = "llr") -> tuple[np.ndarray, np.ndarray]:
-    """Scores of (bona fide, spoof): two float vectors, in the order of the table.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        A row a trial, with label and `column`.
-    """
+    """Scores of (bona fide, spoof) as two float vectors, in the order of the table."""
     return tuple(scores.loc[scores["label"] == label, column].to_numpy(float) for label in ("bonafide", "spoof"))
 
 
 def measures(
     bonafide, spoof, *, prior_spoof: float = 0.05, cost_miss: float = 1.0, cost_false_alarm: float = 10.0
 ) -> dict[str, float]:
-    """EER, ROCCH-EER, AUC, minDCF, actDCF, Cllr, minCllr: what needs no threshold to be chosen.
-
-    Parameters
-    ----------
-    bonafide, spoof : (n,) and (m,) log-likelihood ratios.
-    prior_spoof, cost_miss, cost_false_alarm : of minDCF and actDCF.
-
-    Returns
-    -------
-    dict
-        Keys of `MEASURES`; EER, ROCCH-EER and AUC are fractions, Cllr and minCllr bits.
-
-    Raises
-    ------
-    UserError
-        A class is missing, a score is not a number, or the costs make no sense.
-    """
+    """Threshold-free measures: EER, ROCCH-EER and AUC (fractions), minDCF, actDCF, Cllr and minCllr (bits)."""
     return _measures(metrics.Counts.of(bonafide, spoof), (prior_spoof, cost_miss, cost_false_alarm))
 
 
@@ -143,30 +111,26 @@ def headline(
     cost_false_alarm: float = 10.0,
     clusters: bool = True,
 ) -> dict[str, dict]:
-    """All measures of every condition that has trials, with 95 % intervals.
+    """All measures of every condition that has trials of both classes, with 95 % confidence intervals.
 
     Parameters
     ----------
-    scores : DataFrame
-        A row a trial, with label, speaker, attack, condition, llr. Trials whose llr is not a number are left out:
-        `alarms` says so.
-    threshold : of the decisions behind accuracy, precision, recall, F1 and the two error rates; None leaves these out.
+    scores : one row per trial, with label, speaker, attack, condition and llr. Trials without a finite llr are left
+        out.
+    threshold : of accuracy, precision, recall, F1 and the two error rates; None leaves these out.
     replicates, seed : of the bootstrap; 0 replicates give no intervals.
     prior_spoof, cost_miss, cost_false_alarm : of minDCF and actDCF.
-    clusters : draw speakers and attacks (the default) or single trials. Trials of one speaker or one attack
-        stand and fall together, so single trials give intervals that are far too narrow when speakers or
-        attacks are few.
+    clusters : resample speakers and attacks, not single trials; trials of a speaker or an attack are correlated, so
+        intervals over single trials are far too narrow.
 
     Returns
     -------
-    dict
-        condition -> {"n_bonafide", "n_spoof", "eer", "eer_low", "eer_high", ...}; rates are fractions. Empty where no
-        condition has trials of both classes.
+    condition -> {"n_bonafide", "n_spoof", "eer", "eer_low", "eer_high", ...}; rates are fractions.
 
     Raises
     ------
     UserError
-        The threshold is not a number, or there are too few speakers and attacks to draw from.
+        The threshold is NaN, or there are too few speakers and attacks to resample.
     """
     costs = prior_spoof, cost_miss, cost_false_alarm
 
@@ -182,12 +146,7 @@ def headline(
 
 
 def summary(of_eval: Mapping[str, Mapping], dev_eer: float) -> dict[str, dict]:
-    """What metrics/eval.json holds, the metrics that DVC compares: few, and short enough for a terminal.
-
-    Parameters
-    ----------
-    of_eval : what `headline` gave for eval.
-    dev_eer : equal error rate on dev.
+    """Content of metrics/eval.json: the measures that DVC compares, rounded to four digits, and the EER on dev.
 
     >>> summary({"all": {"eer": 0.123456, "eer_low": 0.1, "auc": 0.9}}, 0.1)
     {'all': {'eer': 0.1235}, 'dev': {'eer': 0.1}}
@@ -198,17 +157,9 @@ def summary(of_eval: Mapping[str, Mapping], dev_eer: float) -> dict[str, dict]:
 
 
 def table(of_eval: Mapping[str, Mapping], of_narrow: Mapping[str, Mapping]) -> pd.DataFrame:
-    """All measures with their intervals as metrics/tables/eval.csv holds them.
+    """Content of metrics/tables/eval.csv: one row per split, condition and measure, from `headline` of eval and narrow.
 
-    Parameters
-    ----------
-    of_eval, of_narrow : what `headline` gave for each split; the second is empty where there is no such split.
-
-    Returns
-    -------
-    DataFrame
-        A row a measure: split (eval, narrow), condition, measure (keys of `MEASURES`), value, low, high (NaN where
-        there is no interval).
+    Columns are split, condition, measure (keys of `MEASURES`), value, low and high (NaN without an interval).
     """
     rows = [
         (split, condition, key, *(row.get(key + end) for end in ("", "_low", "_high")))
@@ -222,11 +173,7 @@ def table(of_eval: Mapping[str, Mapping], of_narrow: Mapping[str, Mapping]) -> p
 
 
 def apart(found: pd.DataFrame) -> tuple[dict[str, dict], dict[str, dict]]:
-    """The two parts of `table`, each as `headline` gives it: of eval, and of narrow (empty without it).
-
-    >>> apart(table({"known": {"eer": 0.1, "eer_low": 0.0, "eer_high": 0.2}}, {"all": {"n_spoof": 7}}))
-    ({'known': {'eer': 0.1, 'eer_low': 0.0, 'eer_high': 0.2}}, {'all': {'n_spoof': 7}})
-    """
+    """Inverse of `table`: eval and narrow, each as returned by `headline`; narrow is empty where there is none."""
     parts = {"eval": {}, NARROW: {}}
     for split, condition, key, *values in found.itertuples(index=False):
         row = parts[split].setdefault(condition, {})
@@ -236,26 +183,20 @@ def apart(found: pd.DataFrame) -> tuple[dict[str, dict], dict[str, dict]]:
 
 
 def _conditions(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Trials with a score, by condition; only where there are both classes."""
+    """Trials with a finite llr by condition, for conditions with both classes."""
     trials = {condition: select(scored(scores), condition) for condition in CONDITIONS}
     return {condition: rows for condition, rows in trials.items() if rows["label"].nunique() == 2}
 
 
 def factors(trials: pd.DataFrame) -> dict[str, tuple]:
-    """Speakers and attacks of the trials, as `metrics.bootstrap` and `metrics.paired` take them.
-
-    Parameters
-    ----------
-    trials : DataFrame
-        A row a trial, with label, speaker, attack; bona fide and spoofs in the order of `split_classes`.
-    """
+    """Speakers and attacks of the trials in the order of `split_classes`, as `clusters` of `metrics.bootstrap`."""
     is_spoof = (trials["label"] == "spoof").to_numpy()
     speaker, attack = trials["speaker"].to_numpy(), trials["attack"].to_numpy()
     return {"speaker": (speaker[~is_spoof], speaker[is_spoof]), "attack": (None, attack[is_spoof])}
 
 
 def _with_intervals(statistics, trials: pd.DataFrame, replicates: int, seed: int, clusters: bool) -> dict[str, float]:
-    """name, name_low and name_high of each statistic."""
+    """Each statistic as name, name_low and name_high."""
     classes = split_classes(trials)
     values = dict(statistics(metrics.Counts.of(*classes)))
     if not replicates:
@@ -270,19 +211,10 @@ def _with_intervals(statistics, trials: pd.DataFrame, replicates: int, seed: int
 
 
 def alarms(scores: pd.DataFrame, column: str = "llr", *, dev_eer: float | None = None) -> list[str]:
-    """What a reader must know before any number: one sentence each, none if all is well.
+    """Warnings about the scores, one sentence each.
 
-    Parameters
-    ----------
-    scores : DataFrame
-        A row a trial, with label, condition and `column`.
-    dev_eer : equal error rate of the same detector on dev, a fraction, where it is known.
-
-    Returns
-    -------
-    list of str
-        Scores that are not numbers; a class that is missing, or has fewer than `FEW` trials; more than 1 % of trials
-        tied; inverted polarity; an equal error rate at least twice, and two points above, that of dev.
+    Checks for scores that are not finite, a class that is missing or has fewer than `FEW` trials, ties in more than 1 %
+    of trials, inverted scores, and an EER at least twice and two points above `dev_eer` (a fraction).
     """
     found = []
     finite = np.isfinite(scores[column].to_numpy(float))
@@ -333,19 +265,7 @@ def alarms(scores: pd.DataFrame, column: str = "llr", *, dev_eer: float | None =
 
 
 def check_classes(scores: pd.DataFrame, split: str) -> None:
-    """Refuse scores of which nothing can be measured.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        A row a trial of the split, with label.
-    split : its name.
-
-    Raises
-    ------
-    UserError
-        There are no bona fide or no spoofed trials.
-    """
+    """Raise `UserError` where a split has no bona fide or no spoof trials."""
     for label, words in CLASSES.items():
         if not (scores["label"] == label).any():
             raise UserError(f"{split} has no {words} trials, and nothing can be measured without: add recordings to it")
@@ -353,7 +273,7 @@ def check_classes(scores: pd.DataFrame, split: str) -> None:
 
 CLASSES = {"bonafide": "bona fide", "spoof": "spoofed"}
 
-# policy -> what it promises on dev; {} is its limit
+# policy -> its criterion on dev; {} is the limit
 POLICIES = {
     "equal_error": "both mistakes equally often",
     "min_cost": "the cheapest mistakes at the given prior and costs",
@@ -378,25 +298,22 @@ def operating_points(
     seed: int = 0,
     clusters: bool = True,
 ) -> dict[str, dict]:
-    """What each threshold does to trials that it was not chosen on, with 95 % intervals.
+    """Error rates at each threshold, on trials that it was not chosen on, with 95 % confidence intervals.
 
     Parameters
     ----------
-    scores : DataFrame
-        A row a trial, with label, speaker, attack, condition, llr.
-    policies : name -> threshold, a log-likelihood ratio.
-    replicates, seed, clusters : as in `headline`.
+    policies : name -> threshold, an LLR.
+    scores, replicates, seed, clusters : as `headline`.
 
     Returns
     -------
-    dict
-        policy -> {"threshold", "bonafide_rejected" and "spoof_accepted_known", "spoof_accepted_unseen" (or
-        "spoof_accepted" where spoofs have no condition), each with "..._low" and "..._high"}, fractions.
+    policy -> {"threshold", "bonafide_rejected", "spoof_accepted_known", "spoof_accepted_unseen"} as fractions, with
+    "..._low" and "..._high"; "spoof_accepted" where spoofs have no condition.
 
     Raises
     ------
     UserError
-        A threshold is not a number, or there are too few speakers and attacks to draw from.
+        A threshold is NaN, or there are too few speakers and attacks to resample.
     """
 
     def statistics(counts):
@@ -416,7 +333,7 @@ def operating_points(
         for policy in policies:
             for name in ("bonafide_rejected", "spoof_accepted"):
                 key = name if name == "bonafide_rejected" else _column(name, condition)
-                if key in table[policy]:  # the real voices are the same in every condition
+                if key in table[policy]:  # bona fide trials are the same in every condition
                     continue
                 table[policy][key] = values[policy, name]
                 if intervals:
@@ -425,18 +342,7 @@ def operating_points(
 
 
 def operating_points_table(points: Mapping[str, Mapping], settings: Mapping) -> pd.DataFrame:
-    """`operating_points` for people: of a thousand voices, how many are treated wrongly.
-
-    Parameters
-    ----------
-    points : what `operating_points` gave.
-    settings : of the calibration, with the limits `max_bonafide_rejected` and `min_spoof_found`.
-
-    Returns
-    -------
-    DataFrame
-        Text: a row a policy.
-    """
+    """`operating_points` as text: errors per thousand trials; `settings` are those of the calibration."""
     limits = {"few_false_alarms": "max_bonafide_rejected", "few_misses": "min_spoof_found"}
     rows = []
     for policy, row in points.items():
@@ -455,27 +361,13 @@ def operating_points_table(points: Mapping[str, Mapping], settings: Mapping) -> 
 
 
 def _per_thousand(value: float, low: float | None, high: float | None) -> str:
-    """A share as a count of 1,000, with its interval.
-
-    >>> _per_thousand(0.0143, 0.0093, 0.0228), _per_thousand(0.5, None, None)
-    ('14 (9 to 23)', '500')
-    """
+    """Fraction as a count per 1,000, with its interval."""
     text = f"{1000 * value:.0f}"
     return text if low is None else f"{text} ({1000 * low:.0f} to {1000 * high:.0f})"
 
 
 def headline_table(table: Mapping[str, Mapping]) -> pd.DataFrame:
-    """`headline` for people: a row a measure, a column a condition, "value (low to high)" as text.
-
-    Parameters
-    ----------
-    table : what `headline` gave, or any mapping of names to `measures`, with or without intervals.
-
-    Returns
-    -------
-    DataFrame
-        Text: Measure, and a column for each name of `table`.
-    """
+    """`headline`, or `measures` by name, as text: one row per measure, one column per condition."""
     columns = {}
     for condition, row in table.items():
         columns[CONDITIONS.get(condition, condition)] = {
@@ -487,12 +379,7 @@ def headline_table(table: Mapping[str, Mapping]) -> pd.DataFrame:
 
 
 def interval(value: float, low: float | None = None, high: float | None = None, *, percent: bool = True) -> str:
-    """A number with its interval, as text; nothing for NaN or None.
-
-    Parameters
-    ----------
-    value, low, high : fractions if `percent`, else numbers; without `low` there is no interval.
-    percent : whether to show fractions in percent, with one decimal.
+    """Number with its interval as text, fractions in percent; "" for NaN or None.
 
     >>> interval(0.161, 0.12, 0.213)
     '16.1 (12.0 to 21.3)'
@@ -509,24 +396,12 @@ def interval(value: float, low: float | None = None, high: float | None = None, 
 
 
 def by_attack(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """How each kind of attack fares against every real voice of the table.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        A row a trial, with label, speaker, attack, condition, llr.
-    threshold : of the decisions behind spoof_accepted.
+    """Error rates of each attack against all bona fide trials.
 
     Returns
     -------
-    DataFrame
-        A row an attack: condition, attack, n_spoof, speakers (how many), eer and spoof_accepted (fractions),
-        median_llr. The EER is NaN where there are no bona fide trials.
-
-    Raises
-    ------
-    UserError
-        A score is not a number.
+    One row per attack: condition, attack, n_spoof, speakers (number), eer and spoof_accepted (fractions), median_llr.
+    The EER is NaN without bona fide trials.
     """
     bonafide, _ = split_classes(scores)
     spoofs = scores[scores["label"] == "spoof"]
@@ -547,21 +422,12 @@ def by_attack(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def by_speaker(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """How each speaker fares, fakes of known and of unseen kinds apart. A synthetic voice is a speaker too.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        A row a trial, with label, speaker, condition, language, source, llr.
-    threshold : of the decisions behind bonafide_rejected and spoof_accepted.
+    """Error rates of each speaker, with known and unseen attacks apart; a synthetic voice is a speaker, too.
 
     Returns
     -------
-    DataFrame
-        A row a speaker: speaker, language, source, n_bonafide, bonafide_rejected, and for each condition n_spoof,
-        spoof_accepted, eer (n_spoof_known, ..., n_spoof_unseen, ...; plain names where spoofs have no condition).
-        Shares are fractions. The EER sets a speaker's own real and faked voice against each other. NaN where there
-        are no trials.
+    One row per speaker: language, source, n_bonafide, bonafide_rejected; n_spoof, spoof_accepted and eer by condition,
+    such as eer_known. Rates are fractions, NaN without trials; the EER is between bona fide and spoof of this speaker.
     """
     conditions = _apart(scores)
     rows = []
@@ -587,19 +453,12 @@ def by_speaker(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def pairs(scores: pd.DataFrame) -> pd.DataFrame:
-    """Copies against the very recordings that they were made from: one speaker, the same words, the same channel.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        A row a trial, with utt_id, label, attack, condition, pair_id, llr.
+    """Vocoder copies against the recordings that they were made of: same speaker, words and channel.
 
     Returns
     -------
-    DataFrame
-        A row an attack, the hardest first, then one for all of them: attack, condition, n_pairs, eer of the copies
-        against their recordings, and preferred, the share of pairs whose recording has the higher score (a tie counts
-        half). Fractions. Empty where there are no pairs.
+    One row per attack, the hardest first, then one for all: n_pairs, eer, and preferred, the fraction of pairs whose
+    recording scores above the copy (a tie counts one half).
     """
     recordings = scores[scores["label"] == "bonafide"].set_index("utt_id")["llr"]
     copies = scores[(scores["label"] == "spoof") & scores["pair_id"].isin(recordings.index)]
@@ -624,27 +483,10 @@ def pairs(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_human(scores: pd.DataFrame, threshold: float, column: str = "source") -> pd.DataFrame:
-    """Real voices in groups, each against every spoof of a condition.
+    """Bona fide trials grouped by `column` (source, language or codec), each group against the spoofs of a condition.
 
-    Where a whole source of real recordings is called fake, the detector has learnt the recording chain.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        A row a trial, with label, speaker, condition, llr and `column`.
-    threshold : of the decisions behind bonafide_rejected.
-    column : what to group by: source, language or codec.
-
-    Returns
-    -------
-    DataFrame
-        A row a group: `column`, speakers (how many), n_bonafide, bonafide_rejected, eer_known, eer_unseen (eer where
-        spoofs have no condition), median_llr. Shares are fractions.
-
-    Raises
-    ------
-    UserError
-        A score is not a number.
+    A source whose recordings are all rejected shows that the detector relies on the recording chain. Rates are
+    fractions.
     """
     spoofs = {condition: split_classes(trials)[1] for condition, trials in _apart(scores).items()}
     rows = [
@@ -662,23 +504,7 @@ def by_human(scores: pd.DataFrame, threshold: float, column: str = "source") -> 
 
 
 def by_policy(bonafide_llr, spoof_llr, policies: Mapping[str, float]) -> pd.DataFrame:
-    """What each threshold does to these trials.
-
-    Parameters
-    ----------
-    bonafide_llr, spoof_llr : (n,) and (m,) log-likelihood ratios.
-    policies : name -> threshold.
-
-    Returns
-    -------
-    DataFrame
-        A row a policy: policy, threshold, bonafide_rejected, spoof_accepted, accuracy (fractions).
-
-    Raises
-    ------
-    UserError
-        A class is missing, or a score or a threshold is not a number.
-    """
+    """Error rates and accuracy of each policy's threshold on these trials, as fractions."""
     counts, columns = metrics.Counts.of(bonafide_llr, spoof_llr), ("bonafide_rejected", "spoof_accepted", "accuracy")
     rows = []
     for policy, threshold in policies.items():
@@ -688,19 +514,10 @@ def by_policy(bonafide_llr, spoof_llr, policies: Mapping[str, float]) -> pd.Data
 
 
 def breakdown(scores: pd.DataFrame, column: str, **costs: float) -> pd.DataFrame:
-    """The measures of every attack against all real voices, or of every codec against the real voices of that codec.
+    """Measures of every attack against all bona fide trials, or of every codec (or language) on its own trials.
 
-    Parameters
-    ----------
-    scores : DataFrame
-        A row a trial, with label, llr and `column`.
-    column : attack, or what bona fide trials have too: codec, language, source.
-    costs : prior_spoof, cost_miss, cost_false_alarm, as in `measures`.
-
-    Returns
-    -------
-    DataFrame
-        A row a group: `column`, n_bonafide, n_spoof, eer, min_dcf, act_dcf, cllr; NaN where a class is missing.
+    `column` is attack, codec, language or source. One row per group: n_bonafide, n_spoof, eer, min_dcf, act_dcf and
+    cllr; NaN where a class is missing. `costs` are as in `measures`.
     """
     trials = scored(scores)
     bonafide = trials[trials["label"] == "bonafide"]
@@ -714,29 +531,12 @@ def breakdown(scores: pd.DataFrame, column: str, **costs: float) -> pd.DataFrame
 
 
 def decide(llr, threshold: float) -> np.ndarray:
-    """ "spoof" where llr < threshold, "bonafide" elsewhere.
-
-    >>> decide([-1.0, 0.5, 2.0], 0.5).tolist()
-    ['spoof', 'bonafide', 'bonafide']
-    """
+    """ "spoof" where llr < threshold, "bonafide" elsewhere."""
     return np.where(np.asarray(llr) < threshold, "spoof", "bonafide")
 
 
 def worst(scores: pd.DataFrame, threshold: float, n: int = 10) -> pd.DataFrame:
-    """The errors farthest beyond the threshold, of both classes.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        A row a trial, with utt_id, label, condition, attack, speaker, source, llr.
-    threshold : below it a trial is called spoof.
-    n : how many rows at most.
-
-    Returns
-    -------
-    DataFrame
-        utt_id, label, condition, attack, speaker, source, llr; the worst first.
-    """
+    """The `n` errors of both classes that are farthest beyond the threshold, the worst first."""
     excess = np.where(scores["label"] == "bonafide", threshold - scores["llr"], scores["llr"] - threshold)
     wrong = scores["label"].to_numpy() != decide(scores["llr"], threshold)
     ranked = scores.assign(excess=excess)[wrong].sort_values(["excess", "utt_id"], ascending=[False, True])
@@ -745,24 +545,7 @@ def worst(scores: pd.DataFrame, threshold: float, n: int = 10) -> pd.DataFrame:
 
 
 def confusion_table(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """Confusion matrices of the conditions, for `dvc plots` and `plots.confusion`; bona fide trials are in each.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        A row a trial, with label, condition, llr.
-    threshold : below it a trial is called spoof.
-
-    Returns
-    -------
-    DataFrame
-        A row a cell: condition (known, unseen; all where spoofs have none), actual, predicted, trials (how many).
-
-    Raises
-    ------
-    UserError
-        The threshold is not a number.
-    """
+    """Confusion matrix of each condition, one row per cell, for `dvc plots` and `plots.confusion`."""
     if math.isnan(threshold):
         raise UserError("the threshold is not a number: calibrate first")
     rows = []
@@ -776,7 +559,7 @@ def confusion_table(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def _column(name: str, condition: str) -> str:
-    """Name of a column that holds one condition alone."""
+    """Column name of one condition."""
     return name if condition == "all" else f"{name}_{condition}"
 
 
@@ -811,21 +594,9 @@ HEADINGS |= {
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table for people: headings in words, shares in percent, two decimals elsewhere, nothing for NaN.
+    """Table as text: headings of `HEADINGS`, fractions in percent, two decimals for other floats, "" for NaN.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Columns named as in `HEADINGS`; others keep their names. Columns of empty text are left out.
-
-    Returns
-    -------
-    DataFrame
-        Text where there were fractions or other floats.
-
-    >>> readable(pd.DataFrame({"attack": ["vocoder"], "n_spoof": [20], "spoof_accepted": [0.25]}))
-        Attack  Fakes Fakes let through (%)
-    0  vocoder     20                  25.0
+    Columns of empty text are left out.
     """
     result = pd.DataFrame(index=table.index)
     for column in table:
@@ -840,18 +611,12 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def save_json(path: Path, values: Mapping) -> None:
-    """Write metrics: floats to 6 digits, keys sorted, in one step; folders are made.
-
-    Raises
-    ------
-    ValueError
-        A number is NaN or infinite: JSON has neither.
-    """
+    """Write metrics with six decimals and sorted keys, atomically; `ValueError` for NaN or infinity."""
     files.write_json(path, _rounded(values))
 
 
 def save_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table without its index, floats to 6 digits, NaN as nothing, in one step; folders are made."""
+    """Write a table with six decimals and "" for NaN, without its index, atomically."""
     files.write(path, table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
 
 

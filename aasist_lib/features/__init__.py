@@ -1,22 +1,9 @@
 """Front-ends: torch modules that turn waveforms into feature maps.
 
-Shapes: waveforms are (batch, samples), float32, at the front-end's own sampling rate; feature maps are
-(batch, coefficients, frames). Utterances of different lengths share a batch by padding at the end: `lengths` says
-how many samples each one has, and every utterance then gets the values that it has alone.
-
-Inside, and in what every module calls `packed`, nothing is padded: the frames of all utterances follow one another,
-(frames, coefficients), with a list of how many each one has. That is also how the store keeps them. An exported
-graph, which cannot hold lists, goes by `dense`: a batch of full length, (batch, frames, coefficients).
-
-| kind | class | a frame |
-|---|---|---|
-| mfcc, lfcc | `MFCC`, `LFCC` | cepstrum: DCT of mel bands, of linear bands |
-| logmel, logspec | `LogMel`, `LogSpectrum` | those bands themselves; bands of equal width |
-| cqt | `CQT` | bins of equal width in semitones |
-| wavelet | `WaveletPackets` | energies of wavelet packets |
-| mfcc+wavelet | both in a `Stack` | one above the other |
-| waveform | `Waveform` | a sample: nothing is done |
-| wav2vec2 | `EncoderStates` | states of a pre-trained speech encoder |
+`forward` maps a batch of waveforms, (batch, samples), float32, padded at the end, and `lengths`, (batch,), to
+(batch, coefficients, frames). Every utterance gets the values it has alone; frames past its end are 0. `packed` maps a
+list of (samples,) to (frames of all, coefficients), without padding, and each one's frame count, as the store keeps
+them. `dense` maps waveforms of one length to (batch, frames, coefficients) in operations that ONNX export can trace.
 """
 
 from __future__ import annotations
@@ -45,13 +32,7 @@ __all__ = [
 
 
 class Waveform(nn.Module):
-    """The waveform as it is, for networks that listen to sound: one coefficient, and a frame for each sample.
-
-    Examples
-    --------
-    >>> Waveform()(torch.zeros(2, 16000)).shape
-    torch.Size([2, 1, 16000])
-    """
+    """The raw waveform, for end-to-end networks: one coefficient, one frame per sample."""
 
     coefficients = hop_length = n_fft = 1
 
@@ -61,30 +42,20 @@ class Waveform(nn.Module):
         self.sample_rate = sample_rate
 
     def frames(self, samples):
-        """As many as samples."""
         return samples
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(batch, samples) to (batch, 1, samples); 0 past an utterance's own samples."""
         return unpack(*self.packed(pack(waveforms, lengths)), waveforms.shape[1])
 
     def packed(self, waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
-        """Waveforms, (samples,) each, to (samples of all, 1), and how many samples each one has."""
         return torch.cat(waveforms)[:, None], [len(waveform) for waveform in waveforms]
 
     def dense(self, waveforms: Tensor) -> Tensor:
-        """(batch, samples) to (batch, samples, 1)."""
         return waveforms[:, :, None]
 
 
 class Stack(nn.Module):
-    """The coefficients of several transforms one above the other; their frames are the same.
-
-    Examples
-    --------
-    >>> Stack([MFCC(n_mfcc=20), WaveletPackets(level=5)])(torch.zeros(2, 16000)).shape
-    torch.Size([2, 52, 101])
-    """
+    """The concatenated coefficients of several transforms that share their frames."""
 
     def __init__(self, transforms: Sequence[nn.Module]):
         super().__init__()
@@ -95,37 +66,18 @@ class Stack(nn.Module):
         self.frames = first.frames
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(batch, samples) to (batch, coefficients, frames); frames past an utterance's own are 0."""
         return unpack(*self.packed(pack(waveforms, lengths)), self.frames(waveforms.shape[1]))
 
     def packed(self, waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
-        """Waveforms, (samples,) each, to (frames of all, coefficients), and how many frames each one has."""
         maps, counts = zip(*(transform.packed(waveforms) for transform in self.transforms), strict=True)
         return torch.cat(maps, 1), counts[0]
 
     def dense(self, waveforms: Tensor) -> Tensor:
-        """(batch, samples), all of full length, to (batch, frames, coefficients)."""
         return torch.cat([transform.dense(waveforms) for transform in self.transforms], -1)
 
 
 class TwoSpectra(Stack):
-    """Log spectra in short windows and in long ones around the same moments, as two channels.
-
-    In the short ones the single pulses of a voice show, in the long ones its harmonics; vocoders blur both, and no one
-    window shows both.
-
-    Parameters
-    ----------
-    sample_rate, n_fft, hop_length, n_bands : int
-        As in LogSpectrum; `n_fft` is the short window.
-    times : int
-        How many times as long the long window is.
-
-    Examples
-    --------
-    >>> TwoSpectra(n_fft=256, n_bands=80)(torch.zeros(2, 16000)).shape
-    torch.Size([2, 160, 101])
-    """
+    """`LogSpectrum` in a short window, for pitch pulses, and one `times` longer, for harmonics, as two channels."""
 
     channels = 2
 
@@ -138,27 +90,19 @@ class TwoSpectra(Stack):
 
 
 class FrontEnd(nn.Module):
-    """A transform, normalised, and its deltas: what params.yaml calls `features`. Made by `build`.
-
-    Normalised are the coefficients of the transform, and the deltas are taken of the outcome: so they stay the slopes
-    of the rows above them. A mean over the utterance changes no slope at all; a sliding one takes its own drift off
-    them; a division scales them with their coefficient.
-
-    It computes in the precision of its input, also where a network around it is cast to a lower one.
+    """A transform, its normalisation and the deltas of the normalised coefficients. Made by `build`.
 
     Attributes
     ----------
-    coefficients : int
-        Rows of the feature map: those of the transform, then their slopes, then the slopes' slopes.
-    channels : int
-        1 + deltas, or how many states of an encoder: the map also reads as (channels, coefficients // channels,
-        frames).
-    sample_rate, hop_length : int
-        In Hz, and in samples from one frame to the next.
-    min_samples : int
-        The shortest utterance that it takes.
-    number : {"float32", "float16"}
-        In which the store keeps its values.
+    coefficients
+        Rows of the feature map: the static coefficients, then their deltas, then their delta-deltas.
+    channels
+        1 + deltas, or the states kept of an encoder; the map reshapes to (channels, coefficients // channels, frames).
+    sample_rate : Hz
+    hop_length, min_samples : samples
+        From frame to frame, and of the shortest utterance that it accepts.
+    number
+        Type of the stored values: float32 or float16.
     """
 
     def __init__(self, transform: nn.Module, deltas: int = 0, normalise: str = "none"):
@@ -176,21 +120,19 @@ class FrontEnd(nn.Module):
             self.min_samples = (Deltas.WIDTH - 1) * self.hop_length + transform.n_fft % 2
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(batch, samples) to (batch, coefficients, frames); frames past an utterance's own are 0."""
+        """(batch, samples) to (batch, coefficients, frames), in the precision of the input even under autocast."""
         if lengths is None and torch.compiler.is_exporting():
             return self.dense(waveforms).transpose(1, 2)
-        # Two or three digits, which bfloat16 has, do not carry sums over powers 80 dB apart.
+        # bfloat16 has two or three digits, too few for sums over powers 80 dB apart.
         with torch.autocast(waveforms.device.type, enabled=False):
             return unpack(*self.packed(pack(waveforms, lengths)), self.frames(waveforms.shape[1]))
 
     def packed(self, waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
-        """Waveforms, (samples,) each, to (frames of all, coefficients), and how many frames each one has."""
         static, counts = self.transform.packed(waveforms)
         static = self.normalise.packed(static, counts)
         return torch.cat([static, *(deltas.packed(static, counts) for deltas in self.deltas)], 1), counts
 
     def dense(self, waveforms: Tensor) -> Tensor:
-        """(batch, samples), all of full length, to (batch, frames, coefficients), in operations that can be traced."""
         static = self.normalise(self.transform.dense(waveforms))
         return torch.cat([static, *(deltas.dense(static) for deltas in self.deltas)], -1)
 
@@ -207,8 +149,8 @@ KINDS = {
     "waveform": [Waveform],
     "wav2vec2": [EncoderStates],
 }
-AS_THEY_ARE = ("waveform", "wav2vec2")  # kinds of which no slopes are taken, and no means
-COMMON = ("sample_rate", "n_fft", "hop_length")  # that every kind may be given, whether it needs them or not
+AS_THEY_ARE = ("waveform", "wav2vec2")  # kinds without deltas and normalisation
+COMMON = ("sample_rate", "n_fft", "hop_length")  # settings that every kind accepts, used or not
 
 
 def build(features: dict) -> FrontEnd:
@@ -216,10 +158,9 @@ def build(features: dict) -> FrontEnd:
 
     Parameters
     ----------
-    features : dict
-        `kind`, `deltas` (0, 1 or 2), `normalise` (one of `normalise.WAYS`; none where it is missing), and the
-        settings of that kind's class, all on one level. `waveform` and `wav2vec2` take neither deltas nor
-        normalisation, and have a hop of their own.
+    features
+        `kind` (a key of `KINDS`), `deltas` (0, 1 or 2), `normalise` (one of `normalise.WAYS`, default none), and the
+        settings of that kind's class, all on one level. `waveform` and `wav2vec2` ignore `deltas` and `normalise`.
 
     Raises
     ------
@@ -231,10 +172,6 @@ def build(features: dict) -> FrontEnd:
     >>> front_end = build({"kind": "mfcc", "sample_rate": 16000, "n_mfcc": 20, "deltas": 2})
     >>> front_end.coefficients, front_end.channels, front_end(torch.zeros(1, 16000)).shape
     (60, 3, torch.Size([1, 60, 101]))
-    >>> build({"kind": "lcqt"})
-    Traceback (most recent call last):
-    ...
-    aasist_lib.base.errors.UserError: features.kind: there is no 'lcqt'; did you mean 'cqt'?
     """
     settings = dict(features)
     kind, deltas = settings.pop("kind", "mfcc"), settings.pop("deltas", 0)
@@ -260,7 +197,7 @@ def build(features: dict) -> FrontEnd:
 
 
 def channel_names(features: dict) -> list[str]:
-    """What the channels of a feature map are, in words for a figure.
+    """Names of the channels of a feature map, for figures.
 
     >>> channel_names({"kind": "logspec2", "sample_rate": 16000, "n_fft": 256, "times": 4, "deltas": 0})
     ['windows of 16 ms', 'windows of 64 ms']

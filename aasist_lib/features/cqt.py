@@ -1,4 +1,4 @@
-"""The constant-Q transform: filters of equal width in semitones, so that low ones last long and high ones short."""
+"""The constant-Q transform: filters of equal width in semitones, long at low and short at high frequencies."""
 
 from __future__ import annotations
 
@@ -10,34 +10,20 @@ from torch import Tensor
 from aasist_lib.base.errors import UserError
 from aasist_lib.features.bands import Bands, check_counts, in_pieces
 
-HANN_BANDWIDTH = 1.5  # of a Hann window, in bins: the noise power it lets through over that of a bin
+HANN_BANDWIDTH = 1.5  # equivalent noise bandwidth of a Hann window, in bins
 
 
 class CQT(Bands):
-    """Power of a constant-Q transform in decibels, with a frame every `hop_length` samples.
+    """Constant-Q power spectrum in decibels (J. Brown, Journal of the Acoustical Society of America 89, 1991).
 
-    J. Brown, Journal of the Acoustical Society of America 89, 1991: each bin is the inner product with a complex tone
-    under a Hann window of so many of its periods as keep it apart from its neighbours. The windows and their scale
-    are those of `librosa.cqt` (white noise is level), but the sum is taken as it stands, over the samples themselves:
-    librosa halves the sampling rate from octave to octave, which moves its values, of speech by 0.3 dB on average.
+    Window lengths and scaling follow `librosa.cqt` (white noise is flat). librosa halves the sampling rate from octave
+    to octave, here every bin is computed at the full rate: for speech, values differ by 0.3 dB on average.
 
     Parameters
     ----------
-    sample_rate, hop_length : int
-        As in MFCC.
-    f_min : float
-        Centre of the lowest bin, in Hz.
-    bins_per_octave, n_bins : int
-
-    Attributes
-    ----------
-    n_fft : int
-        Samples of the lowest bin's window, the longest.
-
-    Raises
-    ------
-    UserError
-        If a setting is not positive, or the highest bin reaches over half the sampling rate.
+    sample_rate, hop_length : as `MFCC`
+    f_min : Hz, centre of the lowest bin, whose window sets `n_fft`
+    bins_per_octave, n_bins : UserError if the highest bin exceeds half the sampling rate
 
     Examples
     --------
@@ -68,8 +54,8 @@ class CQT(Bands):
         kernels = [_kernel(frequency, q * sample_rate / frequency, sample_rate) for frequency in frequencies]
         longest = 2 * kernels[0][1]
         super().__init__(sample_rate, longest, hop_length, n_bins)
-        # A matrix for each octave, as long as the longest window in it. Each is half as long as the one below it, so
-        # that all together cost twice the lowest; one large matrix would cost as many times that as there are octaves.
+        # One matrix per octave, as long as its longest window. Lengths halve from octave to octave, so all cost twice
+        # the lowest; a single matrix would cost the lowest times the number of octaves.
         self._octaves = []
         for first in range(0, n_bins, bins_per_octave):
             octave = kernels[first : first + bins_per_octave]
@@ -82,7 +68,6 @@ class CQT(Bands):
             self._octaves.append((f"octave_{first}", longest // 2 - half))
 
     def power(self, signal: Tensor, count: int | None = None) -> Tensor:
-        """(..., samples) to (..., frames, bins)."""
         found = []
         for name, skipped in self._octaves:
             kernels = getattr(self, name)
@@ -92,7 +77,7 @@ class CQT(Bands):
 
 
 def _kernel(frequency: float, length: float, sample_rate: int) -> tuple[Tensor, int]:
-    """A tone of unit gain under a Hann window, times the root of its length; and the samples before its middle."""
+    """A complex tone under a Hann window with unit gain times sqrt(length), and the samples before its centre."""
     before = math.ceil(length / 2)
     samples = torch.arange(-before, math.floor(length / 2), dtype=torch.float64)
     window = torch.hann_window(len(samples), dtype=torch.float64)
@@ -101,6 +86,5 @@ def _kernel(frequency: float, length: float, sample_rate: int) -> tuple[Tensor, 
 
 
 def _power(parts: Tensor) -> Tensor:
-    """(..., frames, real parts then imaginary) to (..., frames, bins)."""
     real, imaginary = parts.square().chunk(2, -1)
     return real + imaginary

@@ -1,4 +1,4 @@
-"""Slopes of coefficients over time."""
+"""Delta and delta-delta coefficients."""
 
 from __future__ import annotations
 
@@ -12,19 +12,11 @@ from aasist_lib.features.packing import pack, repeat, unpack
 
 
 class Deltas(nn.Module):
-    """Slopes of coefficients over time, the values of `librosa.feature.delta(width=9, order=order)`.
+    """Delta (`order` 1) or delta-delta (2) coefficients, as `librosa.feature.delta(width=9, order=order)`.
 
-    A polynomial of degree `order` is fitted to nine frames around each frame (A. Savitzky and M. Golay,
-    Analytical Chemistry 36, 1964); its derivative of that order is constant over the nine, so that the four
-    frames at either end, which the first and the last nine decide, repeat their neighbour's value.
+    A polynomial of degree `order` is fitted to nine frames (A. Savitzky and M. Golay, Analytical Chemistry 36, 1964).
+    The four frames at either end take the value of the nearest full window. UserError for fewer than nine frames.
 
-    Parameters
-    ----------
-    order : int
-        1 for slopes, 2 for their slopes.
-
-    Examples
-    --------
     >>> Deltas(1)(3 * torch.arange(12.0)[None, None]).round(decimals=4).unique()
     tensor([3.])
     """
@@ -39,26 +31,12 @@ class Deltas(nn.Module):
         self.taps = (math.factorial(order) * fit[order]).tolist()
 
     def forward(self, coefficients: Tensor, frames: Tensor | None = None) -> Tensor:
-        """(batch, coefficients, frames) to the same shape; frames past an utterance's own are 0.
-
-        Parameters
-        ----------
-        coefficients : Tensor
-            (batch, coefficients, frames).
-        frames : Tensor, optional
-            (batch,), frames of each utterance; without it all have the full number.
-
-        Raises
-        ------
-        UserError
-            If an utterance has fewer than nine frames, where the fit is not defined.
-        """
+        """(batch, coefficients, frames) to the same shape; `frames`, (batch,), counts those before the padding."""
         parts = pack(coefficients.transpose(1, 2), frames)
         counts = [len(part) for part in parts]
         return unpack(self.packed(torch.cat(parts), counts), counts, coefficients.shape[2])
 
     def packed(self, x: Tensor, counts: list[int]) -> Tensor:
-        """(frames of all, coefficients) to the same shape."""
         if min(counts) < self.WIDTH:
             raise UserError(
                 f"an utterance of {min(counts)} frames has no deltas: they take {self.WIDTH} frames; "
@@ -67,12 +45,11 @@ class Deltas(nn.Module):
         return self.inner(x).index_select(0, self.nearest(counts, x.device))
 
     def dense(self, x: Tensor) -> Tensor:
-        """(batch, frames, coefficients), all of full length and of nine frames at least, to the same shape."""
         first = torch.arange(x.shape[1], device=x.device) - self.WIDTH // 2
         return self.inner(x)[:, first.clamp(min=0).clamp(max=x.shape[1] - self.WIDTH)]
 
     def inner(self, x: Tensor) -> Tensor:
-        """Slopes over each nine frames that follow one another, of packed ones some in two utterances."""
+        """Derivative over every window of nine frames; windows of packed input may span two utterances."""
         count = x.shape[-2] - self.WIDTH + 1
         slopes = x[..., :count, :] * self.taps[0]
         for offset, tap in enumerate(self.taps[1:], 1):
@@ -81,7 +58,7 @@ class Deltas(nn.Module):
 
     @classmethod
     def nearest(cls, counts: list[int], device) -> Tensor:
-        """For each frame, which nine of `inner` are those of its own utterance nearest around it."""
+        """Per frame, the index of the window of its own utterance nearest around it."""
         counted, half = torch.tensor(counts, device=device), cls.WIDTH // 2
         ends = counted.cumsum(0)
         first = torch.arange(sum(counts), device=device) - half

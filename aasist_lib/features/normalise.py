@@ -1,4 +1,4 @@
-"""Coefficients relative to their utterance, or to the seconds around them."""
+"""Mean and variance normalisation of coefficients over an utterance or a sliding window."""
 
 from __future__ import annotations
 
@@ -6,25 +6,20 @@ import torch
 from torch import Tensor, nn
 
 SLIDING_SECONDS = 3.0
-VARIANCE_FLOOR = 1e-2  # dB²: what varies less, such as silence, is not blown up to look like speech
+VARIANCE_FLOOR = 1e-2  # dB²: keeps silence, which hardly varies, from being scaled up to look like speech
 WAYS = ("none", "mean", "mean_variance", "sliding_mean", "sliding_mean_variance")
 
 
 class Normalise(nn.Module):
-    """Takes the mean over time off each coefficient and, if asked, divides by its standard deviation.
+    """Subtract each coefficient's mean over time and, if asked, divide by its standard deviation.
 
-    A fixed channel (microphone, distance, gain) adds a constant to each coefficient in decibels: the mean takes it
-    away. Sliding means follow a channel that changes, and treat a long recording as the short ones it is made of.
-
-    Sums run in double precision: over a long recording, single would lose what differs between two of them.
+    A fixed channel (microphone, distance, gain) adds a constant to coefficients in decibels, which this removes. A
+    sliding window follows a channel that changes. Sums run in float64: float32 loses digits over long recordings.
 
     Parameters
     ----------
-    how : str
-        One of `WAYS`: over the whole utterance, or sliding: over the 3 s around each frame, which shrink to what
-        there is of them near either end.
-    frame_rate : float
-        Frames a second.
+    how : one of `WAYS`; sliding windows span 3 s around each frame and shrink at both ends
+    frame_rate : frames per second
 
     Examples
     --------
@@ -43,7 +38,7 @@ class Normalise(nn.Module):
         if self.how == "none":
             return x
         exact = x.double()
-        exact = exact - exact.mean(-2, keepdim=True)  # small numbers, whose squares may be subtracted
+        exact = exact - exact.mean(-2, keepdim=True)  # centred first, so that the difference of squares below is stable
         if self.half is None:
             mean, square = 0, exact.square().mean(-2, keepdim=True) if self.variance else None
         else:
@@ -55,13 +50,12 @@ class Normalise(nn.Module):
         return exact.to(x.dtype)
 
     def packed(self, x: Tensor, counts: list[int]) -> Tensor:
-        """(frames of all, coefficients) to the same shape, each utterance over its own frames."""
         return x if self.how == "none" else torch.cat([self(part) for part in x.split(counts)])
 
     def _around(self, x: Tensor) -> Tensor:
-        """Mean over the frames around each frame."""
+        """Mean over the sliding window of each frame."""
         count = x.shape[-2]
-        sums = nn.functional.pad(x.cumsum(-2), (0, 0, 1, 0))  # of the first 0, 1, ..., all frames
+        sums = nn.functional.pad(x.cumsum(-2), (0, 0, 1, 0))  # over the first 0, 1, ..., all frames
         frame = torch.arange(count, device=x.device)
         first, end = (frame - self.half).clamp(min=0), (frame + self.half + 1).clamp(max=count)
         return (sums[..., end, :] - sums[..., first, :]) / (end - first)[:, None]

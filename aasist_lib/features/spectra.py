@@ -1,4 +1,4 @@
-"""Front-ends on the power spectrum of short frames: banks of filters, and cepstra of them."""
+"""Front-ends on the short-time power spectrum: filter banks and their cepstra."""
 
 from __future__ import annotations
 
@@ -10,34 +10,11 @@ from torch import Tensor
 from aasist_lib.base.errors import UserError
 from aasist_lib.features.bands import Bands, check_counts, in_pieces
 
-BLOCK = 16  # filters that share a matrix product, see Spectrum
+BLOCK = 16  # filters per matrix product, see Spectrum
 
 
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
-    """Triangular filters on Slaney's mel scale, each of unit area.
-
-    Linear below 1 kHz (66.7 Hz a mel), logarithmic above (a factor of 6.4 in 27 mels): M. Slaney, Auditory
-    Toolbox, 1998, which is also what `librosa.filters.mel` computes by default.
-
-    Parameters
-    ----------
-    sample_rate : int
-        In Hz; the filters reach from 0 to half of it.
-    n_fft : int
-        Samples of a frame.
-    n_mels : int
-        Number of filters.
-
-    Returns
-    -------
-    Tensor
-        (n_fft // 2 + 1, n_mels), float32.
-
-    Examples
-    --------
-    >>> mel_filters(16000, 512, 64).shape
-    torch.Size([257, 64])
-    """
+    """Slaney's mel filters of unit area (Auditory Toolbox, 1998), as librosa's: (n_fft // 2 + 1, n_mels)."""
     hz_per_mel, knee = 200.0 / 3, 1000.0
     log_step = math.log(6.4) / 27
     half = sample_rate / 2
@@ -49,17 +26,13 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
 
 
 def linear_filters(sample_rate: int, n_fft: int, n_filters: int) -> Tensor:
-    """Triangular filters of equal width and unit height, each half over the next: (n_fft // 2 + 1, n_filters).
-
-    >>> linear_filters(16000, 512, 40).shape
-    torch.Size([257, 40])
-    """
+    """Half-overlapping triangular filters of equal width and unit height: (n_fft // 2 + 1, n_filters)."""
     edges = torch.linspace(0, sample_rate / 2, n_filters + 2, dtype=torch.float64)
     return triangles(edges, sample_rate, n_fft).float()
 
 
 def triangles(edges: Tensor, sample_rate: int, n_fft: int) -> Tensor:
-    """Filters that rise from an edge, (filters + 2,), to 1 at the next and fall to the third; float64."""
+    """Filters with feet and peaks at `edges` (filters + 2,), in Hz, height 1: (bins, filters), float64."""
     bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)[:, None] * sample_rate / n_fft
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
@@ -67,18 +40,7 @@ def triangles(edges: Tensor, sample_rate: int, n_fft: int) -> Tensor:
 
 
 def equal_bands(n_fft: int, n_bands: int) -> Tensor:
-    """Bands of equal width, side by side from 0 to half the sampling rate: (n_fft // 2 + 1, n_bands), float32.
-
-    A bin of the spectrum stands for the frequencies nearer to it than to its neighbours; a band is the mean over its
-    own, with shares of the bins that its borders cut.
-
-    >>> equal_bands(8, 2)
-    tensor([[0.2500, 0.0000],
-            [0.5000, 0.0000],
-            [0.2500, 0.2500],
-            [0.0000, 0.5000],
-            [0.0000, 0.2500]])
-    """
+    """Adjacent bands of equal width, each the mean over its bins and shares of bins: (n_fft // 2 + 1, n_bands)."""
     top = n_fft / 2  # all in bins
     bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)[:, None]
     edges = torch.linspace(0, top, n_bands + 1, dtype=torch.float64)
@@ -88,14 +50,7 @@ def equal_bands(n_fft: int, n_bands: int) -> Tensor:
 
 
 def dct_matrix(n_in: int, n_out: int) -> Tensor:
-    """The first `n_out` rows of the orthonormal DCT-II of `n_in` points, as columns: (n_in, n_out), float64.
-
-    Examples
-    --------
-    >>> basis = dct_matrix(8, 8)
-    >>> bool(torch.allclose(basis.T @ basis, torch.eye(8, dtype=torch.float64)))
-    True
-    """
+    """The first `n_out` basis vectors of the orthonormal DCT-II, as columns: (n_in, n_out), float64."""
     points = torch.arange(n_in, dtype=torch.float64)[:, None] + 0.5
     basis = torch.cos(math.pi / n_in * points * torch.arange(n_out, dtype=torch.float64))
     basis *= math.sqrt(2 / n_in)
@@ -104,21 +59,13 @@ def dct_matrix(n_in: int, n_out: int) -> Tensor:
 
 
 class Spectrum(Bands):
-    """Power spectrum of frames under a Hann window, gathered by filters, in decibels.
-
-    Parameters
-    ----------
-    sample_rate, n_fft, hop_length : int
-        As in `Bands`.
-    filters : Tensor
-        (n_fft // 2 + 1, bands), float32.
-    """
+    """Power spectrum under a Hann window through a filter bank, (n_fft // 2 + 1, bands), in decibels."""
 
     def __init__(self, sample_rate: int, n_fft: int, hop_length: int, filters: Tensor):
         super().__init__(sample_rate, n_fft, hop_length, filters.shape[1])
         self.register_buffer("window", torch.hann_window(n_fft, dtype=torch.float64).float(), persistent=False)
-        # Nine tenths of the filter bank are zeros. Neighbouring filters share their few bins, so that products
-        # of 16 filters with just the bins they touch take half the time of the one large product.
+        # Nine tenths of the filter bank are zeros: products of 16 filters with just the bins they touch take half the
+        # time of one large product.
         self._blocks = []
         for first in range(0, filters.shape[1], BLOCK):
             block = filters[:, first : first + BLOCK]
@@ -128,64 +75,53 @@ class Spectrum(Bands):
             self._blocks.append((name, bins))
 
     def power(self, signal: Tensor, count: int | None = None) -> Tensor:
-        """(..., samples) to (..., frames, bands)."""
         return in_pieces(self._gathered, signal.unfold(-1, self.n_fft, self.hop_length)[..., :count, :])
 
     def _gathered(self, frames: Tensor) -> Tensor:
         spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window))
         squares = spectrum.square() if spectrum.requires_grad else spectrum.square_()
-        power = squares[..., 0] + squares[..., 1]  # several times quicker than abs(), which takes a root
+        power = squares[..., 0] + squares[..., 1]  # several times faster than abs(), which takes a root
         return torch.cat([power[..., bins] @ getattr(self, name) for name, bins in self._blocks], -1)
 
 
 class Cepstrum(Spectrum):
-    """The first so many coefficients of the orthonormal DCT-II of the decibels of a bank of filters."""
+    """The first coefficients of the orthonormal DCT-II of a filter bank's decibels."""
 
     def __init__(self, sample_rate: int, n_fft: int, hop_length: int, filters: Tensor, coefficients: int):
         super().__init__(sample_rate, n_fft, hop_length, filters)
         self.coefficients = coefficients
-        # Decibels are 10 log10: the factor stands in the last matrix.
+        # The factor 10 of 10 log10 is folded into the DCT.
         self.register_buffer("dct", (10 * dct_matrix(filters.shape[1], coefficients)).float(), persistent=False)
 
     def finish(self, log_power: Tensor) -> Tensor:
-        """(..., frames, bands) to (..., frames, coefficients)."""
         cepstrum = log_power @ self.dct
-        # The first coefficient is a plain sum. Large as it is, a matrix product, which adds up its 64 numbers
-        # one by one, would lose a digit of it; `sum` adds in pairs.
+        # The first coefficient is a large plain sum; a matrix product adds one by one and would lose a digit of it,
+        # `sum` adds pairwise.
         cepstrum[..., 0] = log_power.sum(-1) * self.dct[0, 0]
         return cepstrum
 
 
 class MFCC(Cepstrum):
-    """Mel-frequency cepstral coefficients, the values of `librosa.feature.mfcc`, in batches and differentiable.
+    """Mel-frequency cepstral coefficients, equal to `librosa.feature.mfcc`, batched and differentiable.
 
-    Hann window, frames centred on multiples of `hop_length` with zeros beyond both ends, power spectrum,
-    Slaney mel filters, decibels cut off 80 below the utterance's loudest band, orthonormal DCT-II.
+    Hann window, centred frames, power spectrum, Slaney mel filters, decibels, orthonormal DCT-II.
 
     Parameters
     ----------
-    sample_rate : int
-        Of the waveforms, in Hz.
-    n_mfcc, n_mels : int
-        Coefficients kept, of so many mel bands.
-    n_fft, hop_length : int
-        Samples of a frame and between two frames.
+    sample_rate : Hz
+    n_mfcc, n_mels : coefficients kept, mel bands
+    n_fft, hop_length : frame length and shift in samples
 
     Raises
     ------
     UserError
-        If a setting is not a positive whole number, or `n_mfcc` exceeds `n_mels`.
+        If a setting is not a positive integer, or `n_mfcc` exceeds `n_mels`.
 
     Examples
     --------
     >>> mfcc = MFCC(sample_rate=16000)
     >>> mfcc(torch.zeros(2, 16000)).shape
     torch.Size([2, 20, 101])
-    >>> a, b = torch.sin(torch.arange(8000) / 9), torch.sin(torch.arange(5000) / 7)
-    >>> batch = torch.nn.utils.rnn.pad_sequence([a, b], batch_first=True)
-    >>> together = mfcc(batch, torch.tensor([8000, 5000]))
-    >>> bool(torch.allclose(together[1, :, : mfcc.frames(5000)], mfcc(b[None])[0], atol=1e-3))
-    True
     """
 
     def __init__(
@@ -204,22 +140,10 @@ class MFCC(Cepstrum):
 
 
 class LFCC(Cepstrum):
-    """Linear-frequency cepstral coefficients: as MFCC, with triangular filters of equal width up to half the rate.
+    """Linear-frequency cepstral coefficients: as `MFCC`, with `n_filters` triangular filters of equal width.
 
-    They resolve high frequencies as finely as low ones, where vocoders leave traces that mel bands blur; the
-    baseline of the ASVspoof challenges (M. Sahidullah, T. Kinnunen, C. Hanilçi, Interspeech 2015).
-
-    Parameters
-    ----------
-    sample_rate, n_fft, hop_length : int
-        As in MFCC.
-    n_lfcc, n_filters : int
-        Coefficients kept, of so many filters.
-
-    Raises
-    ------
-    UserError
-        If a setting is not a positive whole number, or `n_lfcc` exceeds `n_filters`.
+    They resolve high frequencies, where vocoders leave traces, as finely as low ones; the baseline of the ASVspoof
+    challenges (M. Sahidullah, T. Kinnunen, C. Hanilçi, Interspeech 2015).
 
     Examples
     --------
@@ -242,17 +166,8 @@ class LFCC(Cepstrum):
 
 
 class LogMel(Spectrum):
-    """Mel bands in decibels: what MFCC takes its DCT of, librosa's `power_to_db(melspectrogram(...))`.
+    """Mel spectrogram in decibels, parameters as `MFCC`; equals librosa's `power_to_db(melspectrogram(...))`.
 
-    Parameters
-    ----------
-    sample_rate, n_fft, hop_length : int
-        As in MFCC.
-    n_mels : int
-        Bands.
-
-    Examples
-    --------
     >>> LogMel(n_mels=80)(torch.zeros(2, 16000)).shape
     torch.Size([2, 80, 101])
     """
@@ -263,17 +178,8 @@ class LogMel(Spectrum):
 
 
 class LogSpectrum(Spectrum):
-    """The spectrogram in decibels, as the mean power of bands of equal width from 0 to half the sampling rate.
+    """Spectrogram in decibels: mean power of `n_bands` bands of equal width, other parameters as `MFCC`.
 
-    Parameters
-    ----------
-    sample_rate, n_fft, hop_length : int
-        As in MFCC.
-    n_bands : int
-        Bands; more than n_fft // 2 show no more detail.
-
-    Examples
-    --------
     >>> LogSpectrum(n_bands=100)(torch.zeros(2, 16000)).shape
     torch.Size([2, 100, 101])
     """

@@ -1,4 +1,4 @@
-"""Energies of a wavelet packet transform, frame by frame."""
+"""Wavelet packet energies per frame."""
 
 from __future__ import annotations
 
@@ -12,26 +12,17 @@ from aasist_lib.features.bands import Bands, check_counts, in_pieces
 
 
 class WaveletPackets(Bands):
-    """Energies of the nodes of a wavelet packet transform in decibels, by rising frequency.
+    """Energies of the 2^level wavelet packet nodes in decibels, ordered by frequency.
 
-    A pair of filters halves a frame into a lower and an upper band, and each of those again, `level` times: 2^level
-    bands of equal width, each with n_fft / 2^level coefficients, whose squares are summed (R. Coifman and
-    M. Wickerhauser, IEEE Transactions on Information Theory 38, 1992). Frames are under a Hann window and taken as
-    one period of a periodic signal, so that with an orthogonal wavelet the energies add up to the frame's.
+    A band's energy is the sum of its n_fft / 2^level squared coefficients (R. Coifman and M. Wickerhauser, IEEE
+    Transactions on Information Theory 38, 1992). Frames are Hann-windowed and extended periodically, so that with an
+    orthogonal wavelet the energies add up to that of the frame.
 
     Parameters
     ----------
-    sample_rate, n_fft, hop_length : int
-        As in MFCC; n_fft is a multiple of 2^level.
-    wavelet : str
-        A discrete wavelet of PyWavelets: sym8, db4, coif3, ...
-    level : int
-        How often bands are halved.
-
-    Raises
-    ------
-    UserError
-        If there is no such wavelet, `n_fft` is no multiple of 2^level, or a setting is not a positive whole number.
+    sample_rate, n_fft, hop_length : as `MFCC`; `n_fft` is a multiple of 2^level
+    wavelet : a discrete wavelet of PyWavelets: sym8, db4, coif3, ...
+    level : number of splits
 
     Examples
     --------
@@ -57,7 +48,6 @@ class WaveletPackets(Bands):
         self.register_buffer("matrix", (window * packet_matrix(n_fft, wavelet, level)).float(), persistent=False)
 
     def power(self, signal: Tensor, count: int | None = None) -> Tensor:
-        """(..., samples) to (..., frames, nodes)."""
         return in_pieces(self._energies, signal.unfold(-1, self.n_fft, self.hop_length)[..., :count, :])
 
     def _energies(self, frames: Tensor) -> Tensor:
@@ -65,15 +55,8 @@ class WaveletPackets(Bands):
 
 
 def packet_matrix(size: int, wavelet: str, level: int) -> Tensor:
-    """The packet transform of a frame, which is linear, as a matrix: (size, size), float64.
-
-    A column gives one coefficient; those of a node follow one another, the nodes by rising frequency.
-
-    >>> matrix = packet_matrix(64, "db4", 3)
-    >>> bool(torch.allclose(matrix.T @ matrix, torch.eye(64, dtype=torch.float64), atol=1e-8))
-    True
-    """
-    import pywt  # takes a moment, and other kinds do without
+    """The packet transform as a matrix, (size, size), float64: one column per coefficient, nodes by frequency."""
+    import pywt  # slow to import, and needed here alone
 
     known = pywt.wavelist(kind="discrete")
     if wavelet not in known:

@@ -1,13 +1,18 @@
-"""Networks by name, and how a trained one is kept: weights as safetensors, everything else as JSON.
+"""Networks by name; a trained one is kept as safetensors (weights) and JSON (everything else).
 
-A network maps features (batch, coefficients, frames) to logits (batch,), higher for bona fide. Waveforms are
-features of one coefficient, their samples the frames. Every network has
+A network maps features, (batch, coefficients, frames) without padding, to logits, (batch,), higher for bona fide.
+Waveforms are features of one coefficient whose frames are the samples. Every network has
 
-- `Options`, a frozen dataclass in its module, and `.options`, what it was built with
-- `.min_frames`: it takes any number of frames from this on
-- `.embed(features)` (batch, size): what its last layer sees
-- `.output`: that layer; column 0 of what it makes of the embedding is the logit
-- `.cnn`, where it has one: its convolutional part (`train.freeze_cnn_epochs` freezes that)
+- `Options`, a frozen dataclass in its module, filled from the params section `model`, and `.options`, its own
+- `.min_frames`, the fewest frames that it accepts
+- `.embed(features)`, (batch, size): the input of the last layer, in training with dropout
+- `.output`, the last layer; column 0 of its output is the logit
+- `.cnn`, where it has one, the convolutional part that `train.freeze_cnn_epochs` freezes
+
+Options that networks share: `coefficients`, rows of the input over all channels; `channels`, which these rows form
+(static coefficients, deltas, delta-deltas); `width`, size of a token, or feature maps of the first stage of a ResNet;
+`heads`, attention heads, which share the width; `dropout`, in and after attention, and before the last layer; `head`,
+"linear", or "cosine" for the one-class softmax loss.
 """
 
 import dataclasses
@@ -36,24 +41,19 @@ NETWORKS = {
 
 
 def build(name: str, **options) -> nn.Module:
-    """A network with fresh weights, drawn from torch's random state.
+    """A network with random weights from torch's random state.
 
     Parameters
     ----------
-    name : str
-        One of `NETWORKS`.
+    name
+        A key of `NETWORKS`.
     **options
         The params section `model` without its name, and `coefficients` and `channels` of the features.
-
-    Returns
-    -------
-    nn.Module
-        (batch, coefficients, frames) -> (batch,); `.options` holds what it was built with.
 
     Raises
     ------
     UserError
-        Unknown name or option (the nearest valid one is named), or a value that cannot be.
+        For an unknown name or option (the nearest valid one is named), or a value out of range.
 
     Examples
     --------
@@ -71,11 +71,7 @@ def build(name: str, **options) -> nn.Module:
 
 
 def parameters(network: nn.Module) -> dict[str, int]:
-    """Learned numbers by part of the network, in order, with "total" at the end.
-
-    >>> list(parameters(build("cnn_attention")))
-    ['cnn', 'project', 'transformer', 'pool', 'output', 'total']
-    """
+    """Trainable parameters of each part of the network, and their `total`."""
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
     parts |= {name: p.numel() for name, p in network.named_parameters(recurse=False)}
     parts = {name: count for name, count in parts.items() if count}
@@ -83,23 +79,7 @@ def parameters(network: nn.Module) -> dict[str, int]:
 
 
 def attention(network: nn.Module, features: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """What a network attends to in one utterance, for looking at.
-
-    Parameters
-    ----------
-    network : nn.Module
-        In evaluation mode.
-    features : np.ndarray
-        (coefficients, frames).
-
-    Returns
-    -------
-    between : np.ndarray or None
-        (heads, tokens, tokens): how much the token of a row listens to that of a column. None, and `pooling` too, of a
-        network whose attention cannot be looked at.
-    pooling : np.ndarray or None
-        (tokens,): share of each token in what is judged.
-    """
+    """Attention between tokens (heads, n, n) and pooling weights (n,) for features (coefficients, frames), or None."""
     if not hasattr(network, "attention"):
         return None, None
     with torch.inference_mode():
@@ -108,26 +88,23 @@ def attention(network: nn.Module, features: np.ndarray) -> tuple[np.ndarray | No
 
 
 def save(network: nn.Module, folder: Path, about: dict) -> None:
-    """Write `network.safetensors` and `network.json` (what `about` says), each whole or not at all.
+    """Write network.safetensors and network.json, each atomically.
 
-    `about` holds at least `model` (the params section, name included), `coefficients` and `channels`:
-    `load` builds the network again from these.
+    `about` is the content of network.json; `load` needs its `model` (the params section with its name), `coefficients`
+    and `channels`.
     """
     folder = Path(folder)
     weights = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
     with files.replacing(folder / "network.safetensors") as partial:
         save_file(weights, partial)
-        os.chmod(partial, 0o644)  # save_file makes it private, and DVC would keep that
+        os.chmod(partial, 0o644)  # save_file makes it private, and DVC would keep the mode
     files.write_json(folder / "network.json", about)
 
 
 def load(folder: Path) -> tuple[nn.Module, dict]:
-    """A trained network, in evaluation mode, and what its `network.json` says.
+    """A trained network, in evaluation mode, and the content of its network.json.
 
-    Raises
-    ------
-    UserError
-        A file is missing, broken, or the two do not belong together.
+    UserError if a file is missing or broken, or the two do not fit each other.
     """
     folder = Path(folder)
     about = read_json(folder / "network.json")
@@ -142,7 +119,7 @@ def load(folder: Path) -> tuple[nn.Module, dict]:
         raise UserError(f"{weights_file} is missing: train first, or name another folder") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{weights_file} cannot be read ({error}): train again, or fetch it anew") from None
-    except RuntimeError as error:  # names or shapes: torch says which, over many lines
+    except RuntimeError as error:  # names or shapes, which torch lists over many lines
         raise UserError(
             f"{weights_file} does not fit network.json beside it: {' '.join(str(error).split())[:200]}"
         ) from None
@@ -150,7 +127,7 @@ def load(folder: Path) -> tuple[nn.Module, dict]:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object from a file; UserError in one line if it is missing or broken."""
+    """A JSON object from a file; UserError if it is missing or broken."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:

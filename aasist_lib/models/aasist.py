@@ -1,13 +1,9 @@
-"""AASIST: waveforms to graphs of bands and of moments, and attention between the two.
+"""AASIST: spectro-temporal graph attention networks on raw waveforms (Jung et al., 2022, arXiv 2110.01200).
 
-Jung et al.: AASIST: Audio anti-spoofing using integrated spectro-temporal graph attention networks
-(2022, arXiv 2110.01200), written from the paper so that the published weights fit (`load_published`).
-
-A fixed bank of band-pass filters and a residual CNN make a map of an utterance: 23 bands by 29 moments. Each
-band, and each moment, is then a node of a graph; attention within each graph, and in two branches between them,
-says what goes with what; only the nodes that matter most are kept.
-
-Shapes in the comments: b utterances, s samples, c channels, f bands, t moments, n nodes, w width.
+Written from the paper so that the published weights fit (`load_published`). A fixed sinc filter bank and a residual CNN
+give a map of 23 bands by 29 time steps. Bands and time steps are nodes of a spectral and a temporal graph, with graph
+attention and pooling in each, then heterogeneous attention between both in two branches.
+Shapes in comments: b utterances, s samples, c channels, f bands, t time steps, n nodes, w width.
 """
 
 import math
@@ -26,7 +22,7 @@ from torch.nn import functional
 from aasist_lib.base.errors import UserError
 from aasist_lib.models import layers
 
-SAMPLES = 64600  # of an utterance, 4.04 s at 16 kHz: what it listens to
+SAMPLES = 64600  # input length, 4.04 s at 16 kHz
 MIN_FRAMES = 1600  # samples; so short an utterance is repeated 41 times
 SAMPLE_RATE = 16000  # Hz
 FILTERS, TAPS = 70, 129
@@ -37,15 +33,7 @@ EMBEDDING = 5 * BRANCH
 
 @dataclass(frozen=True)
 class Size:
-    """What differs between AASIST and AASIST-L.
-
-    Attributes
-    ----------
-    width : int
-        Maps of the last four convolutional blocks, and so the size of a node.
-    bands, moments, branch : float
-        Share of nodes kept: of the graph of bands, of that of moments, and of both in a branch.
-    """
+    """What AASIST and AASIST-L differ in: CNN width, and pooling ratios of the two graphs and of the branches."""
 
     width: int
     bands: float
@@ -58,15 +46,7 @@ SIZES = {"full": Size(64, 0.5, 0.7, 0.5), "light": Size(24, 0.4, 0.5, 0.7)}
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen about the network; `models.build` passes the params section `model` here.
-
-    Attributes
-    ----------
-    coefficients, channels : int
-        Both 1: it takes waveforms.
-    size : str
-        "full" is AASIST (297,866 parameters), "light" AASIST-L (85,306).
-    """
+    """As in `models`; `size` is "full" (AASIST, 297,866 parameters) or "light" (AASIST-L, 85,306)."""
 
     coefficients: int = 1
     channels: int = 1
@@ -79,21 +59,17 @@ class Options:
 
 
 def filters() -> Tensor:
-    """The bank (FILTERS, 1, TAPS): band-passes side by side on the mel scale from 0 Hz to half the sample rate.
-
-    >>> filters().shape
-    torch.Size([70, 1, 129])
-    """
+    """The filter bank, (FILTERS, 1, TAPS): adjacent mel band-passes from 0 Hz to half the sampling rate."""
     top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
     edges = 700 * (10 ** (np.linspace(0, top, FILTERS + 1) / 2595) - 1)  # Hz
-    cycles = 2 * edges[:, None] / SAMPLE_RATE  # a sample, times two
+    cycles = 2 * edges[:, None] / SAMPLE_RATE  # per sample, times two
     below = cycles * np.sinc(cycles * (np.arange(TAPS) - TAPS // 2))  # ideal low-pass up to each edge
     bank = np.hamming(TAPS) * (below[1:] - below[:-1])
     return torch.tensor(bank, dtype=torch.float32)[:, None]
 
 
 class Filters(nn.Module):
-    """Loudness in bands, (b, s) -> (b, 1, f, t)."""
+    """Magnitudes in bands, (b, s) -> (b, 1, f, t)."""
 
     def __init__(self):
         super().__init__()
@@ -107,15 +83,11 @@ class Filters(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two 2x3 convolutions beside a shortcut, then a third of the moments: (b, c, f, t) -> (b, out, f, t/3).
-
-    The paper has a norm before the first convolution as well. In the published network it is there, in all
-    blocks but the first, yet what it makes is not used: its weights never left 1 and 0. They are kept so that the
-    published files fit and the counts of parameters are the published ones.
-    """
+    """Two 2x3 convolutions with a shortcut, then pooling over time: (b, c, f, t) -> (b, out, f, t/3)."""
 
     def __init__(self, channels: int, out: int, first: bool):
         super().__init__()
+        # the published network has this norm but ignores its output: kept so that files and parameter counts fit
         self.unused = None if first else layers.BatchNorm(channels)
         self.conv1 = nn.Conv2d(channels, out, (2, 3), padding=(1, 1))
         self.norm = layers.BatchNorm(out)
@@ -123,7 +95,7 @@ class Residual(nn.Module):
         self.shortcut = nn.Identity() if channels == out else nn.Conv2d(channels, out, (1, 3), padding=(0, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(functional.selu(self.norm(self.conv1(x)), inplace=True))  # one band more, then again as many
+        y = self.conv2(functional.selu(self.norm(self.conv1(x)), inplace=True))  # conv1 adds a band, conv2 removes it
         return functional.max_pool2d(y.add_(self.shortcut(x)), (1, 3))
 
 
@@ -136,7 +108,7 @@ def _per_node(norm: layers.BatchNorm, x: Tensor) -> Tensor:
 
 
 class Graph(nn.Module):
-    """Attention between all nodes of one graph, (b, n, w) -> (b, n, out)."""
+    """Graph attention between all nodes of one graph, (b, n, w) -> (b, n, out)."""
 
     TEMPERATURE = 2.0
 
@@ -158,19 +130,16 @@ class Graph(nn.Module):
 
 
 class TwoGraphs(nn.Module):
-    """Attention between the nodes of two graphs of unlike kind, and a stack node that hears all of them.
-
-    moments (b, t, w), bands (b, f, w), stack (b, 1, w) -> the same with out for w
-    """
+    """Heterogeneous attention: (b, t, w), (b, f, w) and the stack node (b, 1, w) to the same with width `out`."""
 
     TEMPERATURE = 100.0
 
     def __init__(self, width: int, out: int):
         super().__init__()
-        self.moment = nn.Linear(width, width)  # both kinds brought into one space
+        self.moment = nn.Linear(width, width)  # both node types into one space
         self.band = nn.Linear(width, width)
         self.compare = nn.Linear(width, out)
-        self.weigh_moments = _direction(out)  # a moment with a moment
+        self.weigh_moments = _direction(out)  # between two temporal nodes
         self.weigh_bands = _direction(out)
         self.weigh_across = _direction(out)
         self.gathered = nn.Linear(width, out)
@@ -191,7 +160,7 @@ class TwoGraphs(nn.Module):
         stack = self.stack_gathered(heard @ x) + self.stack_own(stack)
 
         pairs = torch.tanh(self.compare(x[:, :, None] * x[:, None]))  # (b, t+f, t+f, out)
-        across = pairs[:, :t, t:] @ self.weigh_across  # the same both ways
+        across = pairs[:, :t, t:] @ self.weigh_across  # symmetric
         upper = torch.cat([pairs[:, :t, :t] @ self.weigh_moments, across], dim=2)
         lower = torch.cat([across.transpose(1, 2), pairs[:, t:, t:] @ self.weigh_bands], dim=2)
         shares = (torch.cat([upper, lower], dim=1)[..., 0] / self.TEMPERATURE).softmax(dim=-1)
@@ -201,7 +170,7 @@ class TwoGraphs(nn.Module):
 
 
 class Keep(nn.Module):
-    """The share of nodes with the highest scores, highest first, each times its score: (b, n, w) -> (b, kept, w)."""
+    """Graph pooling: the share of nodes with the highest scores, scaled by them, (b, n, w) -> (b, kept, w)."""
 
     def __init__(self, width: int, share: float):
         super().__init__()
@@ -216,10 +185,7 @@ class Keep(nn.Module):
 
 
 class Branch(nn.Module):
-    """Two layers of attention between the graphs, the second beside a shortcut, with a stack node of its own.
-
-    moments (b, t, w), bands (b, f, w) -> (b, t*share, BRANCH), (b, f*share, BRANCH), (b, 1, BRANCH)
-    """
+    """Two heterogeneous attention layers, the second with a shortcut, and pooling; the branch's own stack node."""
 
     def __init__(self, width: int, share: float):
         super().__init__()
@@ -237,22 +203,13 @@ class Branch(nn.Module):
 
 
 class AASIST(nn.Module):
-    """Waveforms to one logit each, higher for bona fide.
+    """Waveforms at 16 kHz to bona fide logits.
 
-    An utterance shorter than 64,600 samples is repeated; of a longer one the first 64,600 are heard, in training too.
+    Shorter utterances are repeated to 64,600 samples; of longer ones only the first 64,600 are used, in training too.
 
-    The logit is that of the bona fide class, the number the published error rates were made from. It is also what
-    is trained here: a loss on one number makes it the log odds, and what is scored is then what was trained. The
-    spoof class's logit does not take part in that; `logits` gives it for the published weights.
-
-    Parameters
-    ----------
-    options : Options
-
-    Attributes
-    ----------
-    output : nn.Linear
-        (b, 160) -> (b, 2): bona fide first, so that its column 0 is what `forward` gives, as in every network.
+    The logit is that of the bona fide class, from which the published error rates were computed. Training uses this
+    logit alone, as the log odds; the spoof logit serves the published weights only (`logits`). `output` has the bona
+    fide class in column 0, as every network.
 
     Examples
     --------
@@ -279,25 +236,14 @@ class AASIST(nn.Module):
         self.output = nn.Linear(EMBEDDING, 2)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Bona fide logits of utterances.
-
-        Parameters
-        ----------
-        features : Tensor (batch, 1, samples)
-            Waveforms, 16 kHz, at least 1,600 samples.
-
-        Returns
-        -------
-        Tensor (batch,)
-        """
+        """(batch, 1, samples), at least 1,600 samples, to (batch,)."""
         return self.output(self.embed(features))[:, 0]
 
     def logits(self, features: Tensor) -> Tensor:
-        """(b, 1, s) -> (b, 2): the logits of spoof and bona fide, in the published order."""
+        """(b, 1, s) -> (b, 2): logits of spoof and bona fide, in the published order."""
         return self.output(self.embed(features)).flip(1)
 
     def embed(self, features: Tensor) -> Tensor:
-        """(b, 1, s) -> (b, 160): what the last layer sees, in training with dropout."""
         x = layers.waveforms(features, MIN_FRAMES)
         x = x.repeat(1, math.ceil(SAMPLES / x.shape[1]))[:, :SAMPLES]
         x = self.cnn(x).abs()  # (b, w, 23, 29)
@@ -314,7 +260,7 @@ class AASIST(nn.Module):
         return self.dropout(torch.cat(parts, dim=1))
 
 
-# Names in the published files and here, as regular expressions, tried in order on what the one before left
+# From published to own parameter names: regular expressions, applied in order
 RENAMED = [
     (r"^pos_S$", "positions"),
     (r"^master([12])$", r"branches.\1.stack"),
@@ -350,17 +296,9 @@ RENAMED = [
 
 
 def load_published(path: Path) -> AASIST:
-    """AASIST or AASIST-L with weights as published with clovaai/aasist, in evaluation mode.
+    """AASIST or AASIST-L with the weights published in clovaai/aasist, in evaluation mode.
 
-    Parameters
-    ----------
-    path : path of AASIST.pth or AASIST-L.pth, or of the same as .safetensors
-        Which of the two is told from the shapes. Nothing but tensors is read from the file.
-
-    Raises
-    ------
-    UserError
-        The file is missing, broken or something else.
+    `path` is AASIST.pth, AASIST-L.pth, or the same as .safetensors; only tensors are read. UserError for anything else.
     """
     try:
         if Path(path).suffix == ".safetensors":
@@ -389,6 +327,6 @@ def load_published(path: Path) -> AASIST:
         raise UserError(f"{path} holds other weights than AASIST's or AASIST-L's")
     try:
         network.load_state_dict(weights)
-    except RuntimeError as error:  # names or shapes: torch says which, over many lines
+    except RuntimeError as error:  # names or shapes, which torch lists over many lines
         raise UserError(f"{path} is not a published AASIST: {' '.join(str(error).split())[:200]}") from None
     return network.eval()

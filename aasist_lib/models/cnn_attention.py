@@ -1,11 +1,8 @@
-"""The project's own network: a small CNN, one layer of self-attention, attentive statistics.
+"""The default network: a small CNN, one self-attention layer, attentive statistics pooling.
 
-Convolutions see local patterns of the coefficients and their slopes; attention relates distant moments
-(a voice whose pitch or timbre is too alike from one second to the next); pooling turns any number of frames
-into one vector. It is small enough to train in minutes on two processor cores.
-
-The layers it shares with other networks are in layers.py. Shapes are in the comments:
-b utterances, c channels, k coefficients of a channel, t frames, n tokens, w width.
+Convolutions model local patterns of the coefficients and their deltas, attention relates distant frames (pitch or
+timbre that is too constant over seconds). It trains in minutes on two CPU cores.
+Shapes in comments: b utterances, c channels, k coefficients per channel, t frames, n tokens, w width.
 """
 
 from dataclasses import dataclass
@@ -21,26 +18,7 @@ MIN_FRAMES = 8
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen about the network; `models.build` passes the params section `model` here.
-
-    Attributes
-    ----------
-    coefficients : int
-        Rows of the input, all channels together.
-    channels : int
-        Channels the rows divide into: static coefficients, slopes, slopes of the slopes.
-    width : int
-        Size of a token that attention sees.
-    heads : int
-        Attention heads; they share the width.
-    dropout : float
-        In attention, after it and before the last layer.
-    spectrum : bool
-        For cepstral features: an inverse DCT turns the scaled coefficients of each channel into as many bands of a
-        smooth spectrum, since convolutions expect neighbours to be alike, which orders of a cepstrum are not.
-    head : str
-        "linear", or "cosine" for the one-class softmax loss: the cosine with one learned direction.
-    """
+    """As in `models`; `spectrum` turns cepstra into smooth spectra, where neighbours are similar, by an inverse DCT."""
 
     coefficients: int = 60
     channels: int = 3
@@ -55,7 +33,7 @@ class Options:
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, (b, c, k, t) -> (b, out, k/stride, t)."""
+    """Two 3x3 convolutions with a shortcut, (b, c, k, t) -> (b, out, k/stride, t)."""
 
     def __init__(self, channels: int, out: int, stride: int = 1):
         super().__init__()
@@ -73,11 +51,7 @@ class Residual(nn.Module):
 
 
 class CNNAttention(nn.Module):
-    """Features of utterances to one logit each, higher for bona fide.
-
-    Parameters
-    ----------
-    options : Options
+    """CNN, self-attention and attentive pooling: features of at least 8 frames to logits.
 
     Examples
     --------
@@ -91,57 +65,39 @@ class CNNAttention(nn.Module):
     def __init__(self, options: Options):
         super().__init__()
         self.options = options
-        rows = (options.coefficients // options.channels // 2 + 1) // 2  # left after the two halvings
+        rows = (options.coefficients // options.channels // 2 + 1) // 2  # after halving twice
         self.cnn = nn.Sequential(
             layers.Normalise(options.coefficients, options.channels, options.spectrum),  # (b, c, k, t)
             nn.Conv2d(options.channels, STEM, (3, 5), stride=(1, 2), padding=(1, 2), bias=False),
-            nn.MaxPool2d(2),  # (b, STEM, k/2, t/4), this early because what comes before it costs most
+            nn.MaxPool2d(2),  # (b, STEM, k/2, t/4), early, since the layers before it cost most
             layers.BatchNorm(STEM),
             nn.ReLU(),
             Residual(STEM, MIDDLE),  # (b, MIDDLE, k/2, t/4)
             Residual(MIDDLE, TOP, stride=2),  # (b, TOP, k/4, t/4)
         )
         self.project = nn.Linear(TOP * rows, options.width)
-        # No position is added: the convolutions have already mixed each token with its neighbours, and without
-        # positions the layer works at lengths it was not trained on.
+        # No positional encoding: convolutions have mixed neighbouring tokens already, and without it the layer works at
+        # lengths that it was not trained on.
         self.transformer = layers.Attention(options.width, options.heads, options.dropout)
         self.pool = layers.AttentiveStatistics(options.width)
         self.dropout = nn.Dropout(options.dropout)
         self.output = layers.output(options.head, 2 * options.width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits of utterances.
-
-        Parameters
-        ----------
-        features : Tensor (batch, coefficients, frames)
-            At least 8 frames, none of them padding.
-
-        Returns
-        -------
-        Tensor (batch,)
-        """
+        """(batch, coefficients, frames) to (batch,)."""
         return self.output(self.embed(features))[:, 0]
 
     def embed(self, features: Tensor) -> Tensor:
-        """(b, c*k, t) -> (b, 2w): what the last layer sees, in training with dropout."""
+        """(b, c*k, t) -> (b, 2w)."""
         tokens, _ = self.transformer(self.tokens(features))
         return self.dropout(self.pool(tokens)[0])
 
     def tokens(self, features: Tensor) -> Tensor:
-        """(b, c*k, t) -> (b, t/4, w): what attention sees, one token for four frames."""
+        """(b, c*k, t) -> (b, t/4, w), the input of attention."""
         layers.check_features(features, self.options.coefficients, MIN_FRAMES)
         return self.project(self.cnn(features).flatten(1, 2).transpose(1, 2))
 
     def attention(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network attends to, for looking at; the network should be in `.eval()`.
-
-        Returns
-        -------
-        between : Tensor (batch, heads, tokens, tokens)
-            How much the token of a row listens to that of a column; rows sum to 1.
-        pooling : Tensor (batch, tokens)
-            Share of each token in the final mean and deviation; sums to 1.
-        """
+        """Attention weights (b, heads, n, n), whose rows sum to 1, and pooling weights (b, n); use in `.eval()`."""
         tokens, between = self.transformer(self.tokens(features), need_weights=True)
         return between, self.pool(tokens)[1]

@@ -1,7 +1,4 @@
-"""Layers that more than one network uses.
-
-Shapes in the comments: b utterances, c channels, k coefficients of a channel, t frames, n tokens, w width.
-"""
+"""Layers that several networks share; shapes: b utterances, c channels, k coefficients, t frames, n tokens, w width."""
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +12,7 @@ HEADS = {"linear": "any logit", "cosine": "between -1 and 1, for the one-class s
 
 
 class BatchNorm(_BatchNorm):
-    """Batch normalisation of (b, c, ...), which scores alike on Intel and AMD.
-
-    torch's takes MKL's root of the variance where it scores, whose last bit differs between them.
+    """Batch normalisation of (b, c, ...); torch's uses MKL's root, whose last bit differs between Intel and AMD.
 
     >>> norm = BatchNorm(2).eval()
     >>> norm.running_var.fill_(4 - norm.eps)
@@ -30,7 +25,7 @@ class BatchNorm(_BatchNorm):
         pass
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training or torch.onnx.is_in_onnx_export():  # a file keeps the operator that runtimes know
+        if self.training or torch.onnx.is_in_onnx_export():  # exported files keep the standard operator
             return super().forward(x)
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
@@ -39,11 +34,7 @@ class BatchNorm(_BatchNorm):
 
 
 class Normalise(nn.Module):
-    """(b, c*k, t) -> (b, c, k, t): every coefficient scaled alike for all utterances.
-
-    The scale is a batch normalisation's, so it is learned once and loudness of movement within an
-    utterance (which differs between voices) is kept.
-    """
+    """A learned scale per coefficient, the same for all utterances: (b, c*k, t) -> (b, c, k, t)."""
 
     def __init__(self, coefficients: int, channels: int, spectrum: bool = False):
         super().__init__()
@@ -59,18 +50,10 @@ class Normalise(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that draws as many random bits as it needs: 16 for an element, so that `p` is met to 1/131072.
-
-    torch draws a number at a time and makes it a double, which for the weights of attention took a sixth of a
-    training step. The bits are torch's own generator's, and the same on every processor.
-
-    >>> dropout = Dropout(0.5)
-    >>> sorted(set(dropout(torch.ones(1000)).tolist())), dropout.eval()(torch.ones(2)).tolist()
-    ([0.0, 2.0], [1.0, 1.0])
-    """
+    """`nn.Dropout` from 16 random bits per element; torch's doubles took a sixth of a training step in attention."""
 
     def forward(self, x: Tensor) -> Tensor:
-        dropped = round(self.p * 2**16)  # of so many values of 16 bits
+        dropped = round(self.p * 2**16)  # of the 2^16 values of 16 bits
         if not self.training or not 0 < dropped < 2**16:
             return super().forward(x)
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
@@ -79,7 +62,7 @@ class Dropout(nn.Dropout):
 
 
 class Attention(nn.Module):
-    """One pre-norm transformer layer, (b, n, w) -> (b, n, w); it adds no position."""
+    """A pre-norm transformer layer without positional encoding, (b, n, w) -> (b, n, w)."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -99,13 +82,13 @@ class Attention(nn.Module):
         if self.training and not need_weights:
             y, weights = self._attend(y), None
         else:
-            # weights: (b, heads, n, n), row = the token that listens, column = the one listened to
+            # weights: (b, heads, n, n), rows are queries, columns keys
             y, weights = self.attention(y, y, y, need_weights=need_weights, average_attn_weights=False)
         x = x + self.dropout(y)
         return x + self.dropout(self.feed_forward(self.norm2(x))), weights
 
     def _attend(self, y: Tensor) -> Tensor:
-        """What `self.attention` makes of (b, n, w), with this module's dropout and no look at masks it has not got."""
+        """`self.attention` of (b, n, w) in training: this module's dropout, no masks, no weights."""
         layer = self.attention
         parts = functional.linear(y, layer.in_proj_weight, layer.in_proj_bias).unflatten(2, (3, layer.num_heads, -1))
         q, k, v = parts.permute(2, 0, 3, 1, 4)  # (b, heads, n, w/heads) each
@@ -114,10 +97,7 @@ class Attention(nn.Module):
 
 
 class AttentiveStatistics(nn.Module):
-    """Mean and standard deviation over tokens, weighted by attention: (b, n, w) -> (b, 2w), (b, n).
-
-    Okabe, Koshinaka and Shinoda: Attentive statistics pooling for deep speaker embedding (2018).
-    """
+    """Attentive statistics pooling, (b, n, w) -> (b, 2w) and weights (b, n) (Okabe et al., Interspeech 2018)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -127,16 +107,14 @@ class AttentiveStatistics(nn.Module):
         weights = self.score(x).softmax(dim=1)  # (b, n, 1)
         mean = (weights * x).sum(dim=1)
         variance = (weights * (x - mean[:, None]).square()).sum(dim=1)
-        # the floor keeps the root's slope finite where all tokens are alike
+        # keeps the gradient of the root finite where all tokens are equal
         variance = variance.clamp(min=1e-5)
         # torch.sqrt is MKL's, whose last bit differs between Intel and AMD
         return torch.cat([mean, variance * variance.rsqrt()], dim=1), weights[..., 0]
 
 
 class Cosine(nn.Linear):
-    """Cosine between an embedding and one learned direction: (b, size) -> (b, 1), from -1 to 1.
-
-    The one-class softmax loss gathers bona fide speech around that direction.
+    """Cosine between an embedding and a learned direction, (b, size) -> (b, 1), for one-class softmax.
 
     >>> layer = Cosine(3)
     >>> round(layer(5 * layer.weight.detach()).item(), 5)
@@ -151,12 +129,12 @@ class Cosine(nn.Linear):
 
 
 def output(head: str, size: int) -> nn.Linear:
-    """The last layer, (b, size) -> (b, 1), as the option `head` asks."""
+    """The last layer, (b, size) -> (b, 1), for the option `head`."""
     return Cosine(size) if head == "cosine" else nn.Linear(size, 1)
 
 
 def check_options(options, least: int = 1) -> None:
-    """Refuse what no network on features can be built with; `least` coefficients a channel are needed."""
+    """Refuse invalid options; `least` coefficients per channel are needed."""
     if options.channels < 1 or options.coefficients % options.channels:
         raise UserError(f"{options.coefficients} coefficients do not divide into {options.channels} channels")
     if (rows := options.coefficients // options.channels) < least:
@@ -167,7 +145,7 @@ def check_options(options, least: int = 1) -> None:
 
 
 def check_numbers(options) -> None:
-    """Refuse a width, heads or dropout that cannot be, of those that `options` has."""
+    """Refuse an invalid width, number of heads or dropout."""
     if options.width < 1:
         raise UserError(f"model.width: {options.width} is not at least 1")
     heads = getattr(options, "heads", 1)
@@ -178,7 +156,7 @@ def check_numbers(options) -> None:
 
 
 def check_features(features: Tensor, coefficients: int, frames: int) -> None:
-    """Refuse features of another front-end, or fewer than `frames` of them."""
+    """Refuse features with another number of coefficients or fewer than `frames` frames."""
     _check_dimensions(features, "coefficients, frames")
     if features.shape[1] != coefficients or features.shape[2] < frames:
         raise UserError(
@@ -188,13 +166,13 @@ def check_features(features: Tensor, coefficients: int, frames: int) -> None:
 
 
 def check_waveforms(options, name: str) -> None:
-    """Refuse to build network `name`, which listens to sound, for features."""
+    """Refuse to build the waveform network `name` for features."""
     if options.coefficients != 1 or options.channels != 1:
         raise UserError(f"model.name: {name} takes waveforms: set features.kind: waveform")
 
 
 def waveforms(features: Tensor, least: int) -> Tensor:
-    """(b, 1, samples) -> (b, samples); refuses anything else, and fewer than `least` samples."""
+    """(b, 1, samples) -> (b, samples); UserError for other shapes or fewer than `least` samples."""
     _check_dimensions(features, "1, samples")
     if features.shape[1] != 1 or features.shape[2] < least:
         raise UserError(

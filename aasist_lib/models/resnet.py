@@ -1,12 +1,7 @@
-"""SE-ResNet: residual convolutions whose feature maps are weighted by squeeze and excitation.
+"""SE-ResNet, residual convolutions with squeeze and excitation, which did well on cepstra in ASVspoof challenges.
 
-The kind of network that did best on cepstra in several ASVspoof challenges, thin enough for two processor
-cores: maps shrink early, since what comes before costs most.
-
-- He, Zhang, Ren and Sun: Deep residual learning for image recognition (2016)
-- Hu, Shen and Sun: Squeeze-and-excitation networks (2018)
-
-Shapes in the comments: b utterances, c channels, k coefficients of a channel, t frames, w width.
+He et al.: Deep residual learning for image recognition (2016); Hu et al.: Squeeze-and-excitation networks (2018).
+Shapes in comments: b utterances, c channels, k coefficients per channel, t frames, w width.
 """
 
 from dataclasses import dataclass
@@ -17,27 +12,13 @@ from torch import Tensor, nn
 from aasist_lib.models import layers
 
 MIN_FRAMES = 8
-# maps of a stage in widths of the first, and what it divides (coefficients, frames) by
+# of each stage: feature maps over `width`, and stride in (coefficients, frames)
 STAGES = [(1, (1, 1)), (2, (2, 2)), (4, (2, 2)), (8, (2, 1))]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen about the network; `models.build` passes the params section `model` here.
-
-    Attributes
-    ----------
-    coefficients : int
-        Rows of the input, all channels together.
-    channels : int
-        Channels the rows divide into: static coefficients, slopes, slopes of the slopes.
-    width : int
-        Feature maps of the first stage; each stage has twice those of the one before.
-    dropout : float
-        Before the last layer.
-    head : str
-        "linear", or "cosine" for the one-class softmax loss: the cosine with one learned direction.
-    """
+    """As in `models`; `width` is the feature maps of the first stage, doubled from stage to stage."""
 
     coefficients: int = 60
     channels: int = 3
@@ -50,7 +31,7 @@ class Options:
 
 
 class Excite(nn.Module):
-    """Squeeze and excitation: each map times a share from 0 to 1 that the means of all maps decide, (b, c, k, t)."""
+    """Squeeze and excitation: scale each map by a gate from 0 to 1 computed from the means of all maps."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -62,10 +43,7 @@ class Excite(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions and squeeze and excitation beside a shortcut.
-
-    (b, c, k, t) -> (b, out, k/stride[0], t/stride[1])
-    """
+    """Two 3x3 convolutions, squeeze and excitation, and a shortcut: (b, c, k, t) -> (b, out, k/stride, t/stride)."""
 
     def __init__(self, channels: int, out: int, stride: tuple[int, int] = (1, 1)):
         super().__init__()
@@ -87,11 +65,7 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Features of utterances to one logit each, higher for bona fide.
-
-    Parameters
-    ----------
-    options : Options
+    """SE-ResNet with attentive pooling: features of at least 8 frames to logits.
 
     Examples
     --------
@@ -126,21 +100,11 @@ class ResNet(nn.Module):
         self.output = layers.output(options.head, 2 * maps)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits of utterances.
-
-        Parameters
-        ----------
-        features : Tensor (batch, coefficients, frames)
-            At least 8 frames, none of them padding.
-
-        Returns
-        -------
-        Tensor (batch,)
-        """
+        """(batch, coefficients, frames) to (batch,)."""
         return self.output(self.embed(features))[:, 0]
 
     def embed(self, features: Tensor) -> Tensor:
-        """(b, c*k, t) -> (b, 16w): what the last layer sees, in training with dropout."""
+        """(b, c*k, t) -> (b, 16w)."""
         layers.check_features(features, self.options.coefficients, MIN_FRAMES)
         moments = self.project(self.cnn(features).flatten(1, 2).transpose(1, 2))  # (b, t/16, 8w)
         return self.dropout(self.pool(moments)[0])

@@ -1,13 +1,8 @@
-"""A transformer over short stretches of the features.
+"""A transformer on tokens of six frames, which two strided convolutions make.
 
-Two strided convolutions turn six frames, all coefficients of them, into a token; a few layers of attention
-relate the tokens; attentive statistics make one vector of any number of them.
-
-Positions are relative: a convolution adds to each token what its neighbours are (as in Chu et al.: Conditional
-positional encodings for vision transformers, 2021), which is the same at lengths not trained on, where a table
-of positions has no rows.
-
-Shapes in the comments: b utterances, k coefficients of all channels, t frames, n tokens, w width.
+Positions are relative: a depthwise convolution over tokens (conditional positional encoding, Chu et al., 2021) works at
+lengths not seen in training, where a table of positions has no rows.
+Shapes in comments: b utterances, k coefficients of all channels, t frames, n tokens, w width.
 """
 
 from dataclasses import dataclass
@@ -18,30 +13,12 @@ from aasist_lib.base.errors import UserError
 from aasist_lib.models import layers
 
 MIN_FRAMES = 8
-NEIGHBOURS = 15  # tokens that a token learns its position from
+NEIGHBOURS = 15  # tokens, kernel of the positional encoding
 
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen about the network; `models.build` passes the params section `model` here.
-
-    Attributes
-    ----------
-    coefficients : int
-        Rows of the input, all channels together.
-    channels : int
-        Channels the rows divide into: static coefficients, slopes, slopes of the slopes.
-    width : int
-        Size of a token.
-    heads : int
-        Attention heads of a layer; they share the width.
-    layers : int
-        Layers of attention.
-    dropout : float
-        In attention, after it and before the last layer.
-    head : str
-        "linear", or "cosine" for the one-class softmax loss: the cosine with one learned direction.
-    """
+    """As in `models`; `layers` is the number of attention layers."""
 
     coefficients: int = 60
     channels: int = 3
@@ -58,7 +35,7 @@ class Options:
 
 
 class Positions(nn.Module):
-    """Adds to each token what its neighbours are, every feature of the width for itself: (b, n, w) -> (b, n, w)."""
+    """Conditional positional encoding: a depthwise convolution over tokens, added to them, (b, n, w)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -69,11 +46,7 @@ class Positions(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Features of utterances to one logit each, higher for bona fide.
-
-    Parameters
-    ----------
-    options : Options
+    """Convolutional tokens, attention layers, attentive pooling: features of at least 8 frames to logits.
 
     Examples
     --------
@@ -91,7 +64,7 @@ class Transformer(nn.Module):
         width = options.width
         self.cnn = nn.Sequential(
             layers.Normalise(options.coefficients, options.channels),
-            nn.Flatten(1, 2),  # (b, k, t): a token sees all coefficients at once
+            nn.Flatten(1, 2),  # (b, k, t): a token covers all coefficients
             nn.Conv1d(options.coefficients, width, 5, stride=2, padding=2, bias=False),
             layers.BatchNorm(width),
             nn.GELU(),
@@ -107,41 +80,23 @@ class Transformer(nn.Module):
         self.output = layers.output(options.head, 2 * width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits of utterances.
-
-        Parameters
-        ----------
-        features : Tensor (batch, coefficients, frames)
-            At least 8 frames, none of them padding.
-
-        Returns
-        -------
-        Tensor (batch,)
-        """
+        """(batch, coefficients, frames) to (batch,)."""
         return self.output(self.embed(features))[:, 0]
 
     def embed(self, features: Tensor) -> Tensor:
-        """(b, k, t) -> (b, 2w): what the last layer sees, in training with dropout."""
+        """(b, k, t) -> (b, 2w)."""
         tokens = self.tokens(features)
         for layer in self.layers:
             tokens, _ = layer(tokens)
         return self.dropout(self.pool(self.norm(tokens))[0])
 
     def tokens(self, features: Tensor) -> Tensor:
-        """(b, k, t) -> (b, t/6, w): what attention sees, one token for six frames."""
+        """(b, k, t) -> (b, t/6, w), the input of attention."""
         layers.check_features(features, self.options.coefficients, MIN_FRAMES)
         return self.positions(self.cnn(features).transpose(1, 2))
 
     def attention(self, features: Tensor, layer: int = -1) -> tuple[Tensor, Tensor]:
-        """What the network attends to, for looking at; the network should be in `.eval()`.
-
-        Returns
-        -------
-        between : Tensor (batch, heads, tokens, tokens)
-            How much, in `layer`, the token of a row listens to that of a column; rows sum to 1.
-        pooling : Tensor (batch, tokens)
-            Share of each token in the final mean and deviation; sums to 1.
-        """
+        """As `CNNAttention.attention`, with the weights of `layer`."""
         tokens, between = self.tokens(features), []
         for block in self.layers:
             tokens, weights = block(tokens, need_weights=True)

@@ -1,18 +1,13 @@
-"""A pre-trained encoder of speech, and a small head that tells bona fide from fake by what it hears.
+"""A pre-trained speech encoder with a small classification head.
 
-The encoder (wav2vec 2.0, HuBERT, WavLM and their kin) was trained on much more speech than any corpus of fakes
-holds; its layers take part by learned shares, since those in the middle tell more of a voice than the last, which
-tells words.
+The encoder (wav2vec 2.0, Baevski et al., 2020; HuBERT; WavLM) saw much more speech than any spoofing corpus holds. Its
+layers are averaged with learned weights, since middle layers tell more of the voice than the last (Tak et al., 2022).
 
-From waveforms (`features.kind: waveform`) the network has the encoder within, and hears all of its layers; it may be
-trained along. From an encoder's states (`features.kind: wav2vec2`), which extract computed once, it is the head alone
-and hears the layers that were kept. Fed with all of them, a head has the same weights under the same names as the
-network with a frozen encoder, and gives the same logits: one can start from the other (`train.init_from`).
+With `features.kind: waveform` the encoder is part of the network and may be fine-tuned. With `features.kind: wav2vec2`
+the network is the head alone, on states that extract computed. On all states, a head has the weights, names and logits
+of the network with a frozen encoder, so that each can start from the other (`train.init_from`).
 
-- Baevski et al.: wav2vec 2.0 (2020); Tak et al.: Automatic speaker verification spoofing and deepfake detection
-  using wav2vec 2.0 and data augmentation (2022)
-
-Shapes in the comments: b utterances, s samples, n moments of 20 ms, h width of the encoder, w width.
+Shapes in comments: b utterances, s samples, n frames of 20 ms, h width of the encoder, w width.
 """
 
 from dataclasses import dataclass
@@ -24,27 +19,17 @@ from aasist_lib.base.errors import UserError
 from aasist_lib.features.wav2vec2 import read_encoder, shortest, states
 from aasist_lib.models import layers
 
-LEAST_WIDTH = 128  # of an encoder; maps of fewer coefficients a channel are of some other front-end
+LEAST_WIDTH = 128  # of an encoder: fewer coefficients per channel come from another front-end
 TRAINED = ("head", "all")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen about the network; `models.build` passes the params section `model` here.
+    """As in `models`; `coefficients` and `channels` are 1 for waveforms, else those of the encoder's states.
 
-    Attributes
-    ----------
-    coefficients, channels : int
-        Both 1 for waveforms; else how many states are kept, and as many times the width of the encoder.
-    encoder : str
-        A folder with config.json and model.safetensors, or a name on the Hugging Face hub. Of no matter to a head
-        alone, whose features name the encoder.
-    trained : str
-        "head" leaves the encoder as it is, and out of what is saved; "all" fine-tunes it, which takes waveforms.
-    width : int
-        Of a moment after projection.
-    dropout : float
-        Before the last layer.
+    `encoder` is as for `features.EncoderStates`, unused by a head alone. `trained` is "head" (the encoder stays frozen
+    and out of the saved weights) or "all" (it is fine-tuned, on waveforms only). `width` is that of the projected
+    frames.
     """
 
     coefficients: int = 1
@@ -72,7 +57,7 @@ class Options:
 
     @property
     def hears(self) -> bool:
-        """Whether it takes waveforms."""
+        """Whether the input is waveforms."""
         return self.coefficients == self.channels == 1
 
 
@@ -84,24 +69,13 @@ def _without_encoder(network: nn.Module, weights: dict, prefix: str, *_) -> None
 
 
 def _with_encoder(network: nn.Module, weights: dict, prefix: str, *_) -> None:
-    """Give `load_state_dict` the encoder that is there already in place of the one left out."""
+    """Give `load_state_dict` the frozen encoder that `state_dict` left out."""
     if network.encoder is not None and not network.fine_tuned:
         weights.update(network.encoder.state_dict(prefix=f"{prefix}encoder."))
 
 
 class Wav2Vec2(nn.Module):
-    """Waveforms, or an encoder's states, to one logit each, higher for bona fide.
-
-    Parameters
-    ----------
-    options : Options
-
-    Attributes
-    ----------
-    encoder : transformers' model or None
-        None in a head alone. Where `trained` is head it stays in evaluation mode, gets no gradients and is not part of
-        `state_dict`.
-    """
+    """Waveforms at 16 kHz, or an encoder's states, to logits; a frozen encoder is not part of `state_dict`."""
 
     def __init__(self, options: Options):
         super().__init__()
@@ -113,7 +87,7 @@ class Wav2Vec2(nn.Module):
         else:
             self.encoder = None
             count, size = options.channels, options.coefficients // options.channels
-        self.shares = nn.Parameter(torch.zeros(count))  # softmax of them: all layers alike
+        self.shares = nn.Parameter(torch.zeros(count))  # before softmax: equal weights at first
         self.project = nn.Linear(size, options.width)
         self.pool = layers.AttentiveStatistics(options.width)
         self.dropout = nn.Dropout(options.dropout)
@@ -124,7 +98,7 @@ class Wav2Vec2(nn.Module):
 
     @property
     def min_frames(self) -> int:
-        """Samples from which the encoder's convolutions make one moment; of its states, one."""
+        """Fewest samples from which the encoder makes a frame; 1 of a head alone."""
         return 1 if self.encoder is None else shortest(self.encoder)
 
     def train(self, mode: bool = True) -> nn.Module:
@@ -134,32 +108,21 @@ class Wav2Vec2(nn.Module):
         return self
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits of utterances.
-
-        Parameters
-        ----------
-        features : Tensor
-            (batch, 1, samples), waveforms at the rate the encoder knows (16 kHz), at least `min_frames` samples, no
-            padding; of a head alone (batch, coefficients, frames).
-
-        Returns
-        -------
-        Tensor (batch,)
-        """
+        """(batch, 1, samples), or of a head alone (batch, coefficients, frames), to (batch,)."""
         return self.output(self.embed(features))[:, 0]
 
     def embed(self, features: Tensor) -> Tensor:
-        """(b, 1, s) or (b, coefficients, n) -> (b, 2w): what the last layer sees, in training with dropout."""
+        """(b, 1, s) or (b, coefficients, n) -> (b, 2w)."""
         shares = self.shares.softmax(dim=0)
         mixed = sum(share * state for share, state in zip(shares, self.states(features), strict=True))  # (b, n, h)
         return self.dropout(self.pool(self.project(mixed))[0])  # (b, n, w) -> (b, 2w)
 
     def states(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Of each layer that takes part (b, n, h)."""
+        """The hidden states that are averaged, (b, n, h) each."""
         if self.encoder is None:
             layers.check_features(features, self.options.coefficients, self.min_frames)
             return features.unflatten(1, (self.options.channels, -1)).transpose(2, 3).unbind(1)
         x = layers.waveforms(features, self.min_frames)
-        # a frozen encoder keeps nothing for a backward pass, unless its input is to get a gradient
+        # a frozen encoder needs no graph, unless its input needs a gradient
         with torch.set_grad_enabled(torch.is_grad_enabled() and (self.fine_tuned or x.requires_grad)):
             return states(self.encoder, x)

@@ -1,1 +1,1 @@
-"""Runs notebooks as stages of the DVC pipeline, reads its settings, renders its report."""
+"""Runs notebooks as stages of the DVC pipeline, and writes their report."""

@@ -10,18 +10,7 @@ from aasist_lib.base.errors import exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command.
-
-    Parameters
-    ----------
-    arguments : list of str, optional
-        What follows the program's name; those of this process by default.
-
-    Returns
-    -------
-    int
-        Exit status: 1 where a stage fails or results differ, else as `errors.exit_status`.
-    """
+    """Run one command; return the exit status, 1 if a stage fails or results differ, else as `exit_status`."""
     parser = argparse.ArgumentParser(prog="python -m aasist_lib.pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("check", help="check params.yaml")
@@ -54,7 +43,7 @@ def _run(given: argparse.Namespace) -> int:
     from aasist_lib.pipeline.run import kept_inside
 
     os.environ.update(kept_inside(paths.root()))
-    os.environ.pop("JUPYTER_PATH", None)  # another installation's kernels, and page templates of its nbconvert
+    os.environ.pop("JUPYTER_PATH", None)  # else kernels and nbconvert templates of another installation are found
     match given.command:
         case "check":
             from aasist_lib import params

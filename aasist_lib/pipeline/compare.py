@@ -1,7 +1,7 @@
-"""Two runs side by side: commits, experiments, or what is in the working tree.
+"""Compares two runs: commits, experiments, or the working tree.
 
-Settings and metrics are in git and there for every commit. Scores are in DVC's cache, which on another machine may not
-hold those of an old run: what needs them is left out then, and the notes say so.
+Settings and metrics are in git for every commit. Scores are in DVC's cache, which may lack those of old runs: what
+needs them is then left out, with a note.
 """
 
 import json
@@ -24,14 +24,14 @@ from aasist_lib import evaluation, metrics
 from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 
-WORKSPACE = "workspace"  # DVC's name for the working tree, as it is
+WORKSPACE = "workspace"  # DVC's name for the working tree
 PARAMS, HEADLINE, SCORES = "params.yaml", "metrics/eval.json", "scores/eval.csv"
-TABLE = "metrics/tables/eval.csv"  # HEADLINE's numbers and more, with intervals
-# what a table of scores must have to be compared, beside what evaluation needs to group it
+TABLE = "metrics/tables/eval.csv"  # the numbers of HEADLINE and more, with intervals
+# columns needed for a comparison
 NEEDED = ["utt_id", "label", "speaker", "attack", "condition", "source", "llr", "decision"]
-# of evaluation.MEASURES: what is compared trial by trial, and all of it the lower the better
+# of evaluation.MEASURES: measures compared on the same trials; for all, lower is better
 PAIRED = ("eer", "min_dcf", "act_dcf", "cllr", "min_cllr")
-SURE = 0.9  # from this probability on the words take a side
+SURE = 0.9  # from this probability on, `verdict` names a winner
 HOW_TO_READ = (
     "Less is better in every row. In brackets, 95 % intervals of the difference: speakers and attacks are drawn anew, "
     "the same for both runs; the probability is the share of draws in which that run is the better one, brought nearer "
@@ -41,34 +41,19 @@ HOW_TO_READ = (
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of a run.
+    """Settings, metrics and scores of a run."""
 
-    Attributes
-    ----------
-    rev : as it was asked for: a branch, tag, commit or experiment, or "workspace".
-    commit : the first seven digits of the commit's hash; "" for the workspace.
-    params : settings by dotted name.
-    headline : condition -> measures with intervals, as `evaluation.headline`; empty where there are none. Of a commit
-        that has no metrics/tables/, what its metrics/eval.json holds.
-    scores : a row a trial of eval, or None where they cannot be had.
-    data : hash of the corpus that was scored; "" if not known.
-    note : why there are no scores, in one line; "" if there are.
-    """
-
-    rev: str
-    commit: str = ""
-    params: Mapping[str, Any] = field(default_factory=dict)
-    headline: Mapping[str, Mapping] = field(default_factory=dict)
-    scores: pd.DataFrame | None = None
-    data: str = ""
-    note: str = ""
+    rev: str  # as given: branch, tag, commit, experiment or "workspace"
+    commit: str = ""  # first seven digits of the hash; empty for the workspace
+    params: Mapping[str, Any] = field(default_factory=dict)  # by dotted name
+    headline: Mapping[str, Mapping] = field(default_factory=dict)  # condition -> measures, as `evaluation.headline`
+    scores: pd.DataFrame | None = None  # one row per trial of eval
+    data: str = ""  # hash of the corpus
+    note: str = ""  # why there are no scores
 
 
 class Pair(NamedTuple):
-    """Scores of two runs on the same trials in the same order, and what there is to say about it, a line each.
-
-    Both tables are empty where the runs cannot be compared trial by trial.
-    """
+    """Scores of two runs on the same trials in the same order (empty if not comparable), and notes."""
 
     first: pd.DataFrame
     second: pd.DataFrame
@@ -76,26 +61,7 @@ class Pair(NamedTuple):
 
 
 def runs(root: Path, num: int = 50) -> pd.DataFrame:
-    """Commits and experiments to choose from: the workspace, HEAD, and those before it that brought other numbers.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        Top folder of the project.
-    num : how many commits to look at, from HEAD backwards along first parents.
-
-    Returns
-    -------
-    DataFrame
-        Text: Run (to be named in a comparison), What (the commit's subject, or where an experiment starts from), and
-        for known and unseen attacks the equal error rate and minDCF; newest first. In a folder without
-        git there is the workspace alone.
-
-    Raises
-    ------
-    UserError
-        When DVC cannot read the repository.
-    """
+    """List runs to choose from, newest first: workspace, HEAD, experiments, and commits that changed metrics."""
     if not _has_history(root):
         return pd.DataFrame([{"Run": WORKSPACE, "What": "the working tree"} | _main(load(root, WORKSPACE).headline)])
     with _told():
@@ -111,7 +77,7 @@ def runs(root: Path, num: int = 50) -> pd.DataFrame:
         if row["typ"] == "baseline":
             above = row["rev"]
             name, what = above, subjects.get(above, "the working tree")
-        else:  # experiments follow the commit that they start from
+        else:  # experiments follow their base commit
             name, what = row["Experiment"] or row["rev"], f"experiment on {above}"
         cells = {"Run": name, "What": what} | _main(_unflattened(row))
         rows.append((row["typ"] == "baseline", cells))
@@ -119,10 +85,7 @@ def runs(root: Path, num: int = 50) -> pd.DataFrame:
 
 
 def _without_repeats(rows: list[tuple[bool, dict]]) -> list[dict]:
-    """Of commits in a row with the same numbers the oldest, which brought them, and none without numbers.
-
-    The workspace, HEAD and experiments stay.
-    """
+    """Of successive commits with equal numbers keep the oldest; workspace, HEAD and experiments stay."""
     commits = [cells for is_commit, cells in rows if is_commit]
     numbers = [list(cells.values())[2:] for cells in commits] + [None]
     brought = {
@@ -132,7 +95,7 @@ def _without_repeats(rows: list[tuple[bool, dict]]) -> list[dict]:
 
 
 def _main(headline: Mapping[str, Mapping]) -> dict[str, str]:
-    """The two measures that tell runs apart, as text."""
+    """EER and minDCF of known and unseen attacks, as text."""
     cells = {}
     for condition in ("known", "unseen"):
         for measure, name in (("eer", "EER (%)"), ("min_dcf", "minDCF")):
@@ -142,10 +105,8 @@ def _main(headline: Mapping[str, Mapping]) -> dict[str, str]:
 
 
 def _unflattened(row: Mapping[str, Any]) -> dict[str, dict]:
-    """Measures by condition from a row of `dvc.api.exp_show`, whose columns are like `known.eer`.
-
-    DVC puts the file's name before a column that another file or the settings have too.
-    """
+    """Measures by condition from a row of `dvc.api.exp_show`, with columns such as `known.eer`."""
+    # DVC adds the file's name to a column that another file or the settings have too
     found = {condition: {} for condition in evaluation.CONDITIONS}
     for column, value in row.items():
         condition, _, measure = column.removeprefix(f"{HEADLINE}:").partition(".")
@@ -155,18 +116,19 @@ def _unflattened(row: Mapping[str, Any]) -> dict[str, dict]:
 
 
 def load(root: Path, rev: str = WORKSPACE) -> Run:
-    """Settings, metrics and scores of a run.
+    """Load settings, metrics and scores of a run.
 
     Parameters
     ----------
-    root : pathlib.Path
+    root
         Top folder of the project.
-    rev : branch, tag, commit or experiment; "workspace" or "" for the files as they are.
+    rev
+        Branch, tag, commit or experiment; "workspace" or "" for the working tree.
 
     Raises
     ------
     UserError
-        There is no such run, its settings or metrics cannot be read, or the folder has no history.
+        The run does not exist, its settings or metrics cannot be read, or the folder has no history.
     """
     rev = rev or WORKSPACE
     commit = "" if rev == WORKSPACE else _resolve(root, rev)
@@ -188,7 +150,7 @@ def load(root: Path, rev: str = WORKSPACE) -> Run:
 
 
 def _headline(root: Path, commit: str) -> dict[str, dict]:
-    """Measures by condition, with intervals where they are on record."""
+    """Measures by condition, with intervals where they are recorded."""
     if table := _read(root, commit, TABLE):
         return evaluation.apart(pd.read_csv(StringIO(table)))[0]
     found = json.loads(_read(root, commit, HEADLINE) or "{}")
@@ -196,7 +158,7 @@ def _headline(root: Path, commit: str) -> dict[str, dict]:
 
 
 def _resolve(root: Path, rev: str) -> str:
-    """Hash of a commit or an experiment's commit."""
+    """Hash of a commit or experiment."""
     if not _has_history(root):
         raise UserError(f"{root} is no repository of git and DVC: there is '{WORKSPACE}' to compare and nothing else")
     with _told(), Repo.open(str(root)) as repo:
@@ -209,7 +171,7 @@ def _resolve(root: Path, rev: str) -> str:
 
 
 def _has_history(root: Path) -> bool:
-    """Whether the folder is a DVC repository with git; `make quick` makes one without, inside another one's."""
+    """Whether the folder is a DVC repository with git; the copy of `make quick` has none."""
     if not (root / ".dvc").is_dir():
         return False
     with _told(), Repo.open(str(root)) as repo:
@@ -218,7 +180,7 @@ def _has_history(root: Path) -> bool:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """DVC's errors in one line."""
+    """Turn errors of DVC into a UserError of one line."""
     try:
         yield
     except DvcException as error:
@@ -226,7 +188,7 @@ def _told() -> Iterator[None]:
 
 
 def _read(root: Path, commit: str, name: str) -> str | None:
-    """Text of a file, from git or from DVC's cache; None where it is in neither."""
+    """Text of a file, from git or from DVC's cache; None if in neither."""
     try:
         if not commit:
             return (root / name).read_text(encoding="utf-8")
@@ -236,7 +198,7 @@ def _read(root: Path, commit: str, name: str) -> str | None:
 
 
 def _scores(root: Path, rev: str, commit: str) -> tuple[pd.DataFrame | None, str]:
-    """Scores of a run, or None and why."""
+    """Scores of a run, or None and the reason."""
     text = _read(root, commit, SCORES)
     if text is None:
         return None, _why_no_scores(rev, commit, _read(root, commit, "dvc.lock") or "")
@@ -279,17 +241,7 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 
 
 def params(a: Run, b: Run) -> pd.DataFrame:
-    """Settings that differ.
-
-    Parameters
-    ----------
-    a, b : Run
-
-    Returns
-    -------
-    DataFrame
-        Text: Setting (dotted name), and a column for each run; nothing where a run lacks the setting.
-    """
+    """Settings that differ, as text: Setting and a column per run, empty where a run lacks it."""
     names = sorted(a.params.keys() | b.params.keys())
     differ = [name for name in names if a.params.get(name, _text) != b.params.get(name, _text)]
     columns = {label: [_text(run.params.get(name, "")) for name in differ] for label, run in _labelled(a, b).items()}
@@ -297,18 +249,7 @@ def params(a: Run, b: Run) -> pd.DataFrame:
 
 
 def headlines(a: Run, b: Run) -> dict[str, pd.DataFrame]:
-    """Metrics side by side, with intervals.
-
-    Parameters
-    ----------
-    a, b : Run
-
-    Returns
-    -------
-    dict of str to DataFrame
-        What a condition is called for people -> text: Measure, and a column for each run; nothing where a run lacks
-        the measure, and no table where both lack the condition.
-    """
+    """For each condition (in words) a table of measures, as text, with a column per run."""
     tables = {}
     for condition, words in evaluation.CONDITIONS.items():
         rows = {label: run.headline.get(condition, {}) for label, run in _labelled(a, b).items()}
@@ -320,19 +261,7 @@ def headlines(a: Run, b: Run) -> dict[str, pd.DataFrame]:
 
 
 def match(a: Run, b: Run) -> Pair:
-    """The trials that both runs have scored.
-
-    Parameters
-    ----------
-    a, b : Run
-
-    Returns
-    -------
-    Pair
-        Rows of both in the order of b's. Speaker, attack and condition are b's in both. Empty, with the reason among
-        the notes, where a run has no scores, no utterance is in both, one is there twice, or they disagree about what
-        is real.
-    """
+    """Trials scored by both runs, in b's order, with b's speaker, attack and condition; empty if not comparable."""
     nothing = pd.DataFrame(columns=NEEDED)
     notes = []
     if a.data and b.data and a.data != b.data:
@@ -371,22 +300,8 @@ def match(a: Run, b: Run) -> Pair:
 
 
 def paired(a: Run, b: Run, pair: Pair) -> pd.DataFrame:
-    """Differences on the same trials, and how sure they are.
-
-    Speakers and attacks are drawn anew, the same for both runs, so that what is hard for both does not count. Costs,
-    replicates and seed are those of b's settings.
-
-    Parameters
-    ----------
-    a, b : Run
-    pair : what `match` gave for them.
-
-    Returns
-    -------
-    DataFrame
-        A row a condition and measure: condition, measure (keys of `evaluation.CONDITIONS` and `MEASURES`), first,
-        second, value (second - first), low, high (95 %), probability (that b is better).
-    """
+    """Differences (second - first) by condition and measure, with 95 % interval and probability that b is better."""
+    # speakers and attacks are resampled, the same for both runs, so that trials hard for both do not count
     seed, replicates = b.params.get("seed", 0), b.params.get("evaluate.bootstrap", 1000)
     names = ("prior_spoof", "cost_miss", "cost_false_alarm")
     costs = {name: b.params[f"calibrate.{name}"] for name in names if f"calibrate.{name}" in b.params}
@@ -416,13 +331,7 @@ def paired(a: Run, b: Run, pair: Pair) -> pd.DataFrame:
 
 
 def verdict(probability: float, low: float, high: float, names: tuple[str, str] = ("A", "B")) -> str:
-    """What a paired difference says, in words.
-
-    Parameters
-    ----------
-    probability : that the second is better.
-    low, high : ends of the difference's interval.
-    names : of the runs.
+    """Put a paired difference into words; `probability` that the second run is better, and the ends of the interval.
 
     >>> verdict(0.93, -0.04, 0.01), verdict(0.031, -0.01, 0.09), verdict(0.6, -0.02, 0.01)
     ('B is better with probability 0.93', 'A is better with probability 0.97', 'no telling')
@@ -438,18 +347,7 @@ def verdict(probability: float, low: float, high: float, names: tuple[str, str] 
 
 
 def paired_table(a: Run, b: Run, differences: pd.DataFrame) -> pd.DataFrame:
-    """`paired` for people.
-
-    Parameters
-    ----------
-    a, b : Run
-    differences : what `paired` gave for them.
-
-    Returns
-    -------
-    DataFrame
-        Text: Condition, Measure, a column for each run, Difference (with interval), and what it says.
-    """
+    """The result of `paired` as a table of text."""
     names = tuple(_labelled(a, b))
     rows = []
     for row in differences.itertuples():
@@ -463,18 +361,7 @@ def paired_table(a: Run, b: Run, differences: pd.DataFrame) -> pd.DataFrame:
 
 
 def changed(pair: Pair) -> pd.DataFrame:
-    """Utterances that the two runs decide differently.
-
-    Parameters
-    ----------
-    pair : what `match` gave.
-
-    Returns
-    -------
-    DataFrame
-        utt_id, label, condition, attack, speaker, source, llr_first, llr_second, change ("broken": right in the first,
-        wrong in the second; "fixed": the other way round). The broken come first, in each the LLRs that moved most.
-    """
+    """Trials that the runs decide differently: first "broken" (now wrong), then "fixed", by decreasing LLR change."""
     first, second, _ = pair
     both = second[["utt_id", "label", "condition", "attack", "speaker", "source"]].assign(
         llr_first=first["llr"], llr_second=second["llr"]
@@ -487,18 +374,7 @@ def changed(pair: Pair) -> pd.DataFrame:
 
 
 def changed_by_attack(pair: Pair) -> pd.DataFrame:
-    """How many decisions each attack, and the real voices, won and lost.
-
-    Parameters
-    ----------
-    pair : what `match` gave.
-
-    Returns
-    -------
-    DataFrame
-        For people: Condition, Attack ("real voices" without condition), Trials, Broken, Fixed. What lost most comes
-        first, groups without change are left out.
-    """
+    """Numbers of broken and fixed decisions by attack and of bona fide trials, most losses first."""
     changes = changed(pair).set_index("utt_id")["change"]
     table = pair.second[["utt_id", "label", "condition", "attack"]].copy()
     real = table["label"] == "bonafide"
@@ -515,12 +391,7 @@ def changed_by_attack(pair: Pair) -> pd.DataFrame:
 
 
 def changed_words(pair: Pair) -> str:
-    """How many decisions changed, in one sentence.
-
-    Parameters
-    ----------
-    pair : what `match` gave.
-    """
+    """One sentence on how many decisions changed."""
     if pair.second.empty:
         return "Decisions cannot be compared"
     counts = changed(pair)["change"].value_counts()
@@ -531,36 +402,14 @@ def changed_words(pair: Pair) -> str:
 
 
 def changed_table(a: Run, b: Run, changes: pd.DataFrame, n: int = 10) -> pd.DataFrame:
-    """`changed` for people, the first `n` of the broken and of the fixed.
-
-    Parameters
-    ----------
-    a, b : Run
-    changes : what `changed` gave.
-    n : how many rows of each at most.
-
-    Returns
-    -------
-    DataFrame
-        Text: headings in words, LLRs under the names of the runs.
-    """
+    """The result of `changed` as text, with the first `n` of the broken and of the fixed."""
     first, second = _labelled(a, b)
     table = evaluation.readable(changes.groupby("change").head(n).reset_index(drop=True))
     return table.rename(columns={"llr_first": f"LLR, {first}", "llr_second": f"LLR, {second}", "change": "Now"})
 
 
 def curves(a: Run, b: Run) -> dict[str, tuple]:
-    """What `plots.det` draws: each condition of each run that has scores, on all its trials.
-
-    Parameters
-    ----------
-    a, b : Run
-
-    Returns
-    -------
-    dict
-        "run, known attacks" and so on -> (bona fide, spoof) LLRs.
-    """
+    """Input of `plots.det`: "run, condition" -> (bona fide, spoof) LLRs of all trials of runs with scores."""
     found = {}
     for label, run in _labelled(a, b).items():
         for condition in () if run.scores is None else ("known", "unseen"):
@@ -571,28 +420,29 @@ def curves(a: Run, b: Run) -> dict[str, tuple]:
 
 
 def _labelled(a: Run, b: Run) -> dict[str, Run]:
-    """Runs by what tables call them: two columns even where somebody compares a run with itself."""
+    """Runs by column name, which stay two when a run is compared with itself."""
     return {a.rev: a, b.rev: b} if a.rev != b.rev else {f"{a.rev} (A)": a, f"{b.rev} (B)": b}
 
 
 def _text(value: Any) -> str:
-    """A setting as params.yaml would have it."""
+    """A setting as in params.yaml."""
     return json.dumps(value) if isinstance(value, bool | list) or value is None else str(value)
 
 
 def markdown(a: Run, b: Run, worst: int = 10) -> str:
-    """The whole comparison as GitHub's markdown, to be pasted into a pull request.
+    """Write the whole comparison as GitHub markdown, for a pull request.
 
     Parameters
     ----------
-    a, b : Run
-        The older and the newer.
-    worst : how many utterances are listed by name, of the broken and of the fixed.
+    a, b
+        The older and the newer run.
+    worst
+        Maximum number of trials listed, of the broken and of the fixed each.
 
     Raises
     ------
     UserError
-        A condition has too few speakers and attacks to draw from.
+        A condition has too few speakers and attacks for the bootstrap.
     """
     pair, settings = match(a, b), params(a, b)
     differences = paired_table(a, b, paired(a, b, pair))
@@ -615,7 +465,7 @@ def markdown(a: Run, b: Run, worst: int = 10) -> str:
 
 
 def title(run: Run) -> str:
-    """A run and its commit, where the name does not say it.
+    """Name a run, with its commit if the name does not contain it.
 
     >>> title(Run("main", "0b7226a")), title(Run("0b7226a", "0b7226a")), title(Run("workspace"))
     ('main (0b7226a)', '0b7226a', 'workspace')
@@ -624,7 +474,7 @@ def title(run: Run) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    """A table in markdown; nothing for one without rows."""
+    """A table in markdown; empty without rows."""
     if table.empty:
         return ""
     cells = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]

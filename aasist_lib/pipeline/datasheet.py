@@ -1,8 +1,7 @@
-"""The datasheet of the corpus, after Gebru et al. (2021), "Datasheets for Datasets": what it is made of, how, and why.
+"""Datasheet of the corpus, after Gebru et al. (2021), "Datasheets for Datasets".
 
-Counts come from what was really used (the index of features/), words about sources and licences from
-aasist_lib/corpus/sources.yaml, figures of the treatment from aasist_lib/corpus/treat.py, so that the page cannot claim
-what the builder does not do. Of a corpus that this project did not build it shows the composition alone.
+Counts come from the index of features/, sources and licences from corpus/sources.yaml, and the processing from
+corpus/treat.py, so that the page matches what was built. Of other corpora it shows the composition alone.
 """
 
 import base64
@@ -22,7 +21,7 @@ from aasist_lib.corpus import treat
 
 SOURCES = Path(treat.__file__).with_name("sources.yaml")
 SPLITS = ("train", "dev", "eval", "narrow")
-MOST = 100  # rows of a table; public corpora have thousands of speakers
+MOST = 100  # rows of a table: public corpora have thousands of speakers
 
 LANGUAGES = {
     "be": "Belarusian", "bg": "Bulgarian", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German",
@@ -34,7 +33,7 @@ CHAINS = {
     "pcm": "PCM, never coded", "g722": "ITU-T G.722, of wide-band telephony", "vorbis22": "Ogg Vorbis, 22 kHz",
     "vorbis44": "Ogg Vorbis, 44 kHz", "mp3": "MP3, 11 kHz", "telephone": "ITU-T G.711 at 8 kHz",
 }  # fmt: skip
-# the first that a licence's name matches: what it asks of whoever passes the package, or something made of it, on
+# pattern of licence names, first match -> what the licence requires for redistribution
 TERMS = {
     r"AGPL": "copyleft, network services too",
     r"GPL|GFDL|CC-BY-SA": "copyleft",
@@ -45,28 +44,28 @@ OWN_TERMS = "terms of its own"
 
 
 def values(used: pd.DataFrame, corpus: dict, acoustics: Path, rejected: int = 0) -> dict:
-    """What the template datasheet.html.j2 shows.
+    """Collect what the template datasheet.html.j2 shows.
 
     Parameters
     ----------
-    used : DataFrame
-        The index of features/: the columns of a table of utterances, as text, and `seconds`.
-    corpus : dict
+    used
+        Index of features/: the columns of a table of utterances, as text, and `seconds`.
+    corpus
         The section `corpus` of params.yaml.
-    acoustics : path
-        What `acoustics.save` wrote; without it the page says which figures are missing.
-    rejected : int
-        How many recordings extraction set aside.
+    acoustics
+        File of `acoustics.save`; without it, the page says which figures are missing.
+    rejected
+        Number of recordings that extraction rejected.
 
     Returns
     -------
-    dict
+    values
         Numbers, texts, tables and figures by name.
 
     Raises
     ------
     UserError
-        `acoustics` is there and is no such file.
+        `acoustics` cannot be read.
     """
     sources = YAML(typ="safe").load(SOURCES)
     strangers = sorted(set(used["source"]) - set(sources["humans"]) - set(sources["attacks"]))
@@ -100,7 +99,7 @@ def values(used: pd.DataFrame, corpus: dict, acoustics: Path, rejected: int = 0)
     return shown | (_made(used, sources, corpus) if ours else {})
 
 
-# What is in it.
+# Composition.
 
 
 def _tiles(used: pd.DataFrame) -> list[tuple[str, str]]:
@@ -139,7 +138,7 @@ def _by_split(used: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_speaker(used: pd.DataFrame, humans: dict) -> pd.DataFrame:
-    """People, with the share of their recordings that vocoders have copied."""
+    """Bona fide speakers, with the share of their recordings that have copies."""
     real, copies = used[used["label"] == "bonafide"], _copies(used)
     vocoders = copies.groupby("pair_id")["attack"].agg(set)
     rows = []
@@ -200,7 +199,7 @@ def _by_language(used: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_source(used: pd.DataFrame) -> pd.DataFrame:
-    """A copy counts for the source of its recording, speech that was read from text for its synthesiser."""
+    """Utterances by source; a copy counts for the source of its recording, other spoofs for the synthesiser."""
     rows = []
     for source, group in _groups(used, "source"):
         counts = group["label"].value_counts()
@@ -217,7 +216,7 @@ def _by_source(used: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_codec(used: pd.DataFrame) -> pd.DataFrame:
-    """Utterances of both classes by the recording chain that they passed last."""
+    """Utterances of both classes by their last recording chain."""
     rows = []
     for codec, group in _groups(used, "codec"):
         row = {"Chain": f"{codec}: {CHAINS[codec]}" if codec in CHAINS else codec}
@@ -230,20 +229,20 @@ def _by_codec(used: pd.DataFrame) -> pd.DataFrame:
 
 
 def _one_class(used: pd.DataFrame) -> list[str]:
-    """Splits and chains in which one class is alone, so that hearing the chain would tell the class."""
+    """Splits and chains with one class only, where the chain reveals the class."""
     classes = used[used["codec"] != ""].groupby(["split", "codec"])["label"].nunique()
     return [f"{codec} in {split}" for (split, codec), count in classes.items() if count == 1]
 
 
 def _in_two_splits(used: pd.DataFrame) -> list[str]:
-    """Speakers, human or synthetic, of two of train, dev and eval."""
+    """Speakers, bona fide or synthetic, in more than one of train, dev and eval."""
     rows = used[used["split"].isin(SPLITS[:3]) & (used["speaker"] != "")]
     splits = rows.groupby("speaker")["split"].nunique()
     return sorted(splits[splits > 1].index)
 
 
 def _copied(used: pd.DataFrame) -> dict:
-    """How many recordings have copies; empty if none has."""
+    """Statistics of recordings with copies; empty if there are none."""
     copies, real = _copies(used), used[used["label"] == "bonafide"]
     if copies.empty or real.empty:
         return {}
@@ -262,7 +261,7 @@ def _copies(used: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups(used: pd.DataFrame, column: str):
-    """Groups by a column whose name is known, most utterances of train first, then by name; not more than `MOST`."""
+    """Groups by a column without empty names, by first split, then name; at most `MOST`."""
     named = used[used[column] != ""]
     order = named.assign(place=named["split"].map({split: i for i, split in enumerate(SPLITS)}))
     order = order.groupby(column)["place"].min().reset_index().sort_values(["place", column])[column]
@@ -295,7 +294,7 @@ def _language(code: str) -> str:
     return LANGUAGES.get(code, code)
 
 
-# What it looks like.
+# Figures.
 
 
 def _sound(path: Path) -> dict[str, np.ndarray] | None:
@@ -340,7 +339,7 @@ def _figures(used: pd.DataFrame, sound: dict | None) -> list[dict]:
 
 
 def _pairs(used: pd.DataFrame, sound: dict | None, attacks: dict) -> list[dict]:
-    """Spectrograms of recordings with several copies, a figure each, and one of all recordings with one copy."""
+    """Spectrograms: a figure for each recording with several copies, and one for all with one copy."""
     if not sound:
         return []
     speakers = used.set_index("utt_id")["speaker"]
@@ -372,7 +371,7 @@ def _figure(fig: Figure, alt: str, caption: str) -> dict:
     return {"src": f"data:image/png;base64,{data}", "alt": alt, "caption": caption, "width": width, "height": height}
 
 
-# How it was made, of the corpus that this project builds.
+# Production, of the corpus that this project builds.
 
 
 def _made(used: pd.DataFrame, sources: dict, corpus: dict) -> dict:
@@ -403,7 +402,7 @@ def _made(used: pd.DataFrame, sources: dict, corpus: dict) -> dict:
 
 
 def _packages(packages: dict, humans: dict, attacks: dict, texts: list[str]) -> dict[str, pd.DataFrame]:
-    """What was fetched, in three tables: recordings and texts, synthesisers, and what these need to run."""
+    """Packages in three tables: recordings and texts, synthesisers, and their dependencies."""
     used_for = {}
     for entries in (humans, attacks):
         for name, entry in entries.items():
@@ -418,7 +417,7 @@ def _packages(packages: dict, humans: dict, attacks: dict, texts: list[str]) -> 
     ]
     taken = [name for names in direct.values() for name in names]
     direct["What these need"] = []
-    for name in taken:  # grows while it is gone through
+    for name in taken:  # grows during the loop
         for need in packages[name].get("needs", []):
             if need not in taken:
                 taken.append(need)
@@ -443,21 +442,12 @@ def _packages(packages: dict, humans: dict, attacks: dict, texts: list[str]) -> 
 
 
 def terms(licence: str) -> str:
-    """What a licence asks of whoever passes on the package or something made of it, roughly.
-
-    Parameters
-    ----------
-    licence : str
-        As Debian and `sources.yaml` call it.
-
-    >>> terms("GPL-2+"), terms("AGPL-3"), terms("CC-BY-3.0"), terms("free redistribution, no fee")
-    ('copyleft', 'copyleft, network services too', 'name the authors', 'terms of its own')
-    """
+    """What a licence (as Debian and `sources.yaml` name it) roughly requires for redistribution."""
     return next((words for pattern, words in TERMS.items() if re.search(pattern, licence)), OWN_TERMS)
 
 
 def _came_through(used: pd.DataFrame, humans: dict) -> pd.DataFrame:
-    """People's recordings by the chain that they had come through before they were treated."""
+    """Bona fide recordings by the chain they had passed before processing."""
     real = used[used["label"] == "bonafide"]
     chains = real["source"].map({name: entry["chain"] for name, entry in humans.items()})
     rows = []
@@ -469,7 +459,7 @@ def _came_through(used: pd.DataFrame, humans: dict) -> pd.DataFrame:
 
 
 def _treatment(humans: dict) -> dict:
-    """Numbers of the treatment, as the builder has them, and the chains that these people came through."""
+    """Constants of the processing, and the chains of these bona fide recordings."""
     return {
         "rate": f"{treat.RATE / 1000:g}",
         "shortest": f"{treat.SHORTEST:g}",
@@ -484,14 +474,15 @@ def _treatment(humans: dict) -> dict:
 
 
 def _edges(sections: np.ndarray, rate: float) -> list[float]:
-    """Frequencies (Hz) at which a filter passes half the power, to 10 Hz."""
+    """Half-power frequencies of a filter, in Hz, rounded to 10 Hz."""
     frequencies, response = signal.sosfreqz(sections, np.arange(1, rate / 2), fs=rate)
     passed = np.abs(response) ** 2 > 0.5
     return [round(float(frequencies[i]), -1) for i in np.flatnonzero(np.diff(passed))]
 
 
 def _joined_with(names) -> str:
-    """
+    """Join names with commas and "and".
+
     >>> _joined_with(["a", "b", "c"]), _joined_with(["a"]), _joined_with([])
     ('a, b and c', 'a', '')
     """

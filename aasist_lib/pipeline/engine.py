@@ -1,8 +1,7 @@
-"""A papermill engine whose executed notebooks are a function of their inputs: same inputs, same bytes.
+"""A papermill engine whose executed notebooks have the same bytes for the same inputs.
 
-Papermill leaves clocks in the metadata of the notebook and of each cell, and a random id on the cell it injects.
-Stages depend on this file, since it decides the bytes of every executed notebook; what only talks to the person who
-waits is in `run.py`.
+Papermill writes timestamps and a random cell id. Stages depend on this file, since it decides the bytes of executed
+notebooks; messages to the user are in `run.py`.
 """
 
 import sys
@@ -12,11 +11,11 @@ from traitlets.config import Config
 
 
 class Engine(NBClientEngine):
-    """Papermill's own engine without clocks and random ids; `run` registers it as "aasist"."""
+    """Papermill's engine without timestamps and random ids; `run` registers it as "aasist"."""
 
     @classmethod
     def execute_notebook(cls, nb, *args, **kwargs):
-        """Executed notebook; one that failed is left as it is, for whoever looks for the reason."""
+        """Execute and tidy a notebook; a failed one stays as it is, for diagnosis."""
         nb = super().execute_notebook(nb, *args, **kwargs)
         failed = nb.metadata.papermill.get("exception")
         return nb if failed else tidy(nb)
@@ -29,7 +28,7 @@ class Engine(NBClientEngine):
             nb_man,
             kernel_name,
             config=config,
-            coalesce_streams=True,  # how a long text was cut into messages is chance
+            coalesce_streams=True,  # how output is cut into messages is random
             shutdown_kernel="immediate",
             stderr_file=sys.stderr,
             **{key: value for key, value in kwargs.items() if key != "stderr_file"},
@@ -37,21 +36,7 @@ class Engine(NBClientEngine):
 
 
 def tidy(nb):
-    """Drops from an executed notebook what differs between two identical runs.
-
-    Clocks, random ids and the version of the interpreter go; so does the error stream, which is for the person who
-    watches (the engine passes it on while the notebook runs): warnings in it name processes, times and folders.
-
-    Parameters
-    ----------
-    nb : nbformat.NotebookNode
-        Changed in place.
-
-    Returns
-    -------
-    nbformat.NotebookNode
-        The same notebook.
-    """
+    """Remove in place what differs between identical runs: timestamps, random ids, Python version, error stream."""
     nb.metadata.pop("papermill", None)
     nb.metadata.get("language_info", {}).pop("version", None)
     for cell in nb.cells:

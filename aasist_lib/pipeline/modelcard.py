@@ -1,7 +1,7 @@
-"""The model card, after Mitchell et al. (2019), "Model Cards for Model Reporting": what it is, is for, and gets wrong.
+"""Model card, after Mitchell et al. (2019), "Model Cards for Model Reporting".
 
-Every number on it is one of the stages' results, so that the page cannot claim what was not measured. What a corpus
-does not have (a split narrow, sources, the parts of the audit that a small one does without) is left out.
+Every number is a result of the stages. What a corpus does not have (the split narrow, sources, parts of the audit) is
+left out.
 """
 
 import math
@@ -13,15 +13,15 @@ from aasist_lib import evaluation
 from aasist_lib.pipeline import datasheet
 
 SHOWN = ("eer", "min_dcf", "act_dcf", "cllr", "bonafide_rejected", "spoof_accepted", "n_bonafide", "n_spoof")
-MADE = ("data", "models/network", "models/detector", "trained with", "trained on")  # of the index's provenance
-MOST = 20  # rows of a table, the worst first: public corpora have hundreds of attacks
+MADE = ("data", "models/network", "models/detector", "trained with", "trained on")  # of the index page's provenance
+MOST = 20  # rows of a table, worst first: public corpora have hundreds of attacks
 
 NETWORKS = {
     "cnn_attention": "convolutions, then attention over time", "resnet": "a residual network, squeeze-and-excitation",
     "transformer": "a transformer on patches", "aasist": "AASIST, graph attention on the waveform",
     "wav2vec2": "a head on a pre-trained speech encoder",
 }  # fmt: skip
-# how the names of the audit's conditions begin: of what kind they are, and what the rest of the name says
+# first part of the name of an audit condition -> kind, and format of the rest
 WEAR = {
     "white": ("White noise", "SNR {} dB"), "pink": ("Pink noise", "SNR {} dB"), "babble": ("Babble", "SNR {} dB"),
     "room": ("Room", "reverberation {} s"), "resampled": ("Resampling", "to {} Hz and back"),
@@ -34,23 +34,22 @@ ON_PURPOSE = {"none": "Unchanged", "random": "Random change", "fgsm": "FGSM", "p
 
 
 def values(results: Mapping, used: pd.DataFrame, provenance: list[tuple[str, str]]) -> dict:
-    """What the template model_card.html.j2 shows.
+    """Collect what the template model_card.html.j2 shows.
 
     Parameters
     ----------
-    results : mapping
-        What stages wrote, by the names of their files in metrics/tables/: `alarms`, `extract`, `train`,
-        `operating_points`, `calibration`, `audit` (`{}`, or parts missing, where that was not measured); in
-        metrics/, `by_attack` and `by_speaker`; `headline` and `narrow`, the parts of metrics/tables/eval.csv; and
-        `network` and `detector`, what models/ says of the two.
-    used : DataFrame
-        The index of features/: the columns of a table of utterances, as text, and `seconds`.
-    provenance : list of (name, value)
-        As the index page states it.
+    results
+        By name of the files in metrics/tables/: `alarms`, `extract`, `train`, `operating_points`, `calibration`,
+        `audit` (may be empty or partial); in metrics/: `by_attack`, `by_speaker`; `headline` and `narrow`, the parts of
+        metrics/tables/eval.csv; `network` and `detector`, the JSON files of models/.
+    used
+        As `datasheet.values`.
+    provenance
+        (name, value) pairs of the index page.
 
     Returns
     -------
-    dict
+    values
         Texts and tables by name.
     """
     headline, narrow = results["headline"], results["narrow"]
@@ -90,17 +89,13 @@ def values(results: Mapping, used: pd.DataFrame, provenance: list[tuple[str, str
 
 
 def wear(name: str) -> tuple[str, str] | None:
-    """Kind and words of a condition in metrics/tables/audit.json; None where it is no wear.
-
-    >>> wear("white_20"), wear("mp3_low"), wear("gsm"), wear("silence_swapped")
-    (('White noise', 'SNR 20 dB'), ('Codec', 'MP3 low'), ('Codec', 'GSM'), None)
-    """
+    """Kind and description of a degradation of the audit, such as `white_20`; None for other conditions."""
     start, _, rest = name.partition("_")
     kind, words = WEAR.get(start, ("", ""))
     return (kind, words.format(rest).strip()) if kind else None
 
 
-# What it is, and what it heard.
+# Description and training data.
 
 
 def _facts(results: Mapping) -> list[tuple[str, str]]:
@@ -147,7 +142,7 @@ def _settings(network: Mapping) -> pd.DataFrame:
 
 
 def _heard(train: pd.DataFrame) -> dict[str, str]:
-    """Languages and recording chains of the real voices of train; "" where nobody knows."""
+    """Languages and recording chains of bona fide speech in train; empty if unknown."""
     real = train[train["label"] == "bonafide"]
     languages = sorted({datasheet.LANGUAGES.get(code, code) for code in set(real["language"]) - {""}})
     chains = sorted({datasheet.CHAINS.get(name, name) for name in set(real["codec"]) - {""}})
@@ -155,12 +150,7 @@ def _heard(train: pd.DataFrame) -> dict[str, str]:
 
 
 def _split(rows: pd.DataFrame) -> str:
-    """A split in one line; "" if it is empty.
-
-    >>> table = pd.DataFrame({"label": ["bonafide", "spoof"], "speaker": "june", "language": "fr", "seconds": 1800.0})
-    >>> _split(table.assign(attack=["", "world"]))
-    '1.0 hours: 1 real recording of 1 speaker in 1 language; 1 fake of 1 kind'
-    """
+    """Describe a split in one line; empty if it has no utterances."""
     real, fakes = (rows[rows["label"] == label] for label in ("bonafide", "spoof"))
     if rows.empty:
         return ""
@@ -174,7 +164,7 @@ def _split(rows: pd.DataFrame) -> str:
     return f"{words}; {_many(len(fakes), 'fake')}" + different(fakes, "attack", "kind", "of")
 
 
-# What it gets wrong.
+# Errors.
 
 
 def _shown(row: Mapping) -> dict:
@@ -182,7 +172,7 @@ def _shown(row: Mapping) -> dict:
 
 
 def _cell(row: Mapping, key: str) -> str:
-    """A measure with its interval, in percent; "" where it is missing."""
+    """A measure with its interval in percent; empty if it is missing."""
     return evaluation.interval(row.get(key), row.get(f"{key}_low"), row.get(f"{key}_high"))
 
 
@@ -197,9 +187,9 @@ def _by_attack(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_source(table: pd.DataFrame) -> pd.DataFrame:
-    """Real voices by source, the source whose voices are called fake most often first; empty if sources are unknown."""
+    """Bona fide recordings by source, highest rejection rate first; empty if sources are unknown."""
     real = table[(table["n_bonafide"] > 0) & table["source"].notna() & (table["source"] != "")]
-    rejected = (real["n_bonafide"] * real["bonafide_rejected"]).round().astype(int)  # the file has shares
+    rejected = (real["n_bonafide"] * real["bonafide_rejected"]).round().astype(int)  # the file holds shares
     groups = real.assign(rejected=rejected).groupby("source", sort=True)
     found = groups.agg(speakers=("speaker", "nunique"), n_bonafide=("n_bonafide", "sum"), rejected=("rejected", "sum"))
     found["bonafide_rejected"] = found["rejected"] / found["n_bonafide"]
@@ -208,7 +198,7 @@ def _by_source(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _wear(conditions: Mapping[str, Mapping]) -> pd.DataFrame:
-    """Clean, then every kind of wear at its worst and at its mildest, the worst kind first."""
+    """Clean speech, then each kind of degradation at its worst and its mildest, the worst kind first."""
     kinds: dict[str, list] = {}
     for name, row in conditions.items():
         if "eer" in row and (found := wear(name)):
@@ -278,11 +268,11 @@ def _sources_left_out(sources: Mapping[str, Mapping]) -> pd.DataFrame:
     )
 
 
-# What its decisions rest on.
+# Calibration and caveats.
 
 
 def _calibrated(calibration: Mapping, detector: Mapping) -> dict[str, str]:
-    """Cllr (bits) on dev by how the scores were made, and the costs, as text; "" where they are missing."""
+    """Cllr (bits) on dev before and after calibration, and the costs, as text; empty where missing."""
     cllr = {name: row["cllr"] for name, row in calibration.items() if isinstance(row, Mapping) and "cllr" in row}
     costs = [detector.get(name) for name in ("prior_spoof", "cost_miss", "cost_false_alarm")]
     return {
@@ -294,7 +284,7 @@ def _calibrated(calibration: Mapping, detector: Mapping) -> dict[str, str]:
 
 
 def _caveats(headline, narrow, sources, detector, audit, used) -> list[tuple[str, str]]:
-    """(What it is about, what the numbers say of it), where there are such numbers."""
+    """(topic, what the numbers say), for topics with numbers."""
     found = {}
     if {"known", "unseen"} <= headline.keys():
         known, unseen = (_percent(headline[name].get("spoof_accepted")) for name in ("known", "unseen"))

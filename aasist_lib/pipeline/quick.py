@@ -1,4 +1,4 @@
-"""The whole pipeline on the tiny corpus, in a folder of its own: a first look, and what tests run."""
+"""Runs the whole pipeline on the tiny corpus in a separate folder, for a first look and for tests."""
 
 import os
 import shutil
@@ -12,32 +12,32 @@ from aasist_lib import params
 from aasist_lib.base.errors import UserError
 from aasist_lib.pipeline.run import kept_inside
 
-# the folder's own results and state, which a fresh copy of the project must not overwrite
+# results and state of the copy, which an update must not overwrite
 OWN = ("dvc.lock", "data.dvc", "metrics/", "reports/")
-DATA = "deps:\n- path: corpus\n  hash: md5\nouts:\n- path: data\n  hash: md5\n"  # corpus/ becomes data/
+DATA = "deps:\n- path: corpus\n  hash: md5\nouts:\n- path: data\n  hash: md5\n"  # data/ is imported from corpus/
 
 
 def quick(root: Path, folder: Path) -> int:
-    """Copies the checkout, sets what `experiments/tiny.yaml` says, and runs `dvc repro` there.
+    """Copy the checkout, apply `experiments/tiny.yaml`, and run `dvc repro` there.
 
-    A second time it brings the copy up to date and runs what has changed. The checkout's own results stay as they are.
+    A later run updates the copy and runs what has changed. Results of the checkout stay as they are.
 
     Parameters
     ----------
-    root : pathlib.Path
-        Top folder of the project; a git repository.
-    folder : pathlib.Path
-        Where the copy goes; made if it does not exist.
+    root
+        Top folder of the project, a git repository.
+    folder
+        Folder of the copy, relative to `root`; created if missing.
 
     Returns
     -------
-    int
+    status
         Exit status of `dvc repro`.
 
     Raises
     ------
     UserError
-        As `copy`.
+        `root` is not a git repository, or `folder` holds something else or contains `root`.
     """
     folder = root / folder
     copy(root, folder)
@@ -51,23 +51,12 @@ def quick(root: Path, folder: Path) -> int:
 
 
 def copy(root: Path, folder: Path) -> None:
-    """Brings a copy of the project up to date: a DVC repository without git, set as `experiments/tiny.yaml` says.
-
-    Parameters
-    ----------
-    root, folder : pathlib.Path
-        As for `quick`; `folder` from where the process works.
-
-    Raises
-    ------
-    UserError
-        When `root` is not a git repository, or `folder` holds something else, of which `root` may be a part.
-    """
+    """Update a copy of the project in `folder`: a DVC repository without git, with the settings of tiny.yaml."""
     manifest = folder / ".dvc" / "tmp" / "copied"
     around = root.resolve().is_relative_to(folder.resolve())
     if around or folder.exists() and any(folder.iterdir()) and not manifest.is_file():
         raise UserError(f"{folder} is not empty and no earlier quick run: name another folder")
-    # what git tracks, and what is new and not ignored
+    # tracked files, and new ones that are not ignored
     listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=root, capture_output=True, text=True)
     if listed.returncode:
         raise UserError(f"{root} must be a git repository, since git knows which files belong to the project")
@@ -84,7 +73,7 @@ def copy(root: Path, folder: Path) -> None:
         if not target.is_file() or target.read_bytes() != (root / name).read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, target)
-    (folder / "metrics").mkdir(exist_ok=True)  # stages write into it, and all that git has there stayed behind
+    (folder / "metrics").mkdir(exist_ok=True)  # stages write into it, and it is not copied
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     if not (folder / "data.dvc").exists():
         (folder / "data.dvc").write_text(DATA, encoding="utf-8")
@@ -92,20 +81,9 @@ def copy(root: Path, folder: Path) -> None:
 
 
 def set_tiny(folder: Path) -> None:
-    """Sets in a project's params.yaml what its `experiments/tiny.yaml` says; comments stay.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        The project's.
-
-    Raises
-    ------
-    UserError
-        When the settings are not valid then.
-    """
+    """Write the settings of `experiments/tiny.yaml` into the project's params.yaml, keeping comments."""
     yaml = YAML()
-    yaml.width = 1000  # lines stay as long as they are
+    yaml.width = 1000  # do not rewrap long lines
     settings = yaml.load(folder / "params.yaml")
     for section, values in YAML(typ="safe").load(folder / "experiments/tiny.yaml").items():
         settings[section].update(values)

@@ -1,8 +1,7 @@
-"""Web pages that need no network: an index of results, a page for each executed notebook, datasheet and model card.
+"""Web pages that work offline: an index of results, a page per executed notebook, datasheet and model card.
 
-Everything on them is a function of the stages' results, so that the same results give the same bytes. What made the
-results is stated by content (hashes, settings, versions), never by clock, host or commit: a page in git cannot name
-the commit that contains it.
+The same results give the same bytes. Their origin is stated by content (hashes, settings, versions), not by time, host
+or commit: a page in git cannot name the commit that contains it.
 """
 
 import hashlib
@@ -28,7 +27,7 @@ MEASURED = ("alarms", "extract", "train", "operating_points", "calibration")  # 
 TABLES = "metrics/tables"
 BOARD = "Leaderboard: which detector errs least?"
 
-# what the numbers of the headline table mean, for somebody who meets them for the first time
+# explanations of the measures for readers new to them
 MEANING = {
     "eer": "at the threshold where both kinds of error are equally frequent; guessing gives 50",
     "rocch_eer": "the same, if one may mix two thresholds; never above 50, so it hides a detector upside down",
@@ -47,30 +46,29 @@ MEANING = {
 
 
 def write(root: Path) -> list[Path]:
-    """Writes `reports/index.html`, a page for every notebook in `runs/`, datasheet, model card, and README.md's figure.
+    """Write reports/: index, a page for each notebook in `runs/`, datasheet, model card, and the figure of README.md.
 
-    First copies `runs/tables/`, which DVC keeps, to `metrics/tables/`, which is in git: outputs in git would switch off
-    the run cache of the stages that measure, unless they were metrics or plots, which DVC shows.
-
-    Where there is `metrics/leaderboard.json`, the leaderboard's page as well.
+    The leaderboard gets a page if `metrics/leaderboard.json` exists. `runs/tables/`, kept by DVC, is first copied to
+    `metrics/tables/`, kept by git.
 
     Parameters
     ----------
-    root : pathlib.Path
+    root
         Top folder of the project.
 
     Returns
     -------
-    list of pathlib.Path
-        The pages.
+    pages
+        Paths of the pages.
 
     Raises
     ------
     UserError
-        When a stage's results are missing.
+        Results of a stage are missing.
     """
     if not (root / "runs/tables").is_dir():
         raise UserError("runs/tables is missing: run `dvc repro`")
+    # a stage with outputs in git (other than metrics and plots) has no run cache
     shutil.rmtree(root / TABLES, ignore_errors=True)
     shutil.copytree(root / "runs/tables", root / TABLES)
     notebooks = sorted((root / "runs").glob("*.ipynb"))
@@ -115,21 +113,7 @@ def write(root: Path) -> list[Path]:
 
 
 def update_readme(root: Path, *, only_check: bool = False) -> None:
-    """Writes the table of metrics between `<!-- metrics -->` and `<!-- /metrics -->` in README.md.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        Top folder of the project.
-    only_check : bool
-        Write nothing.
-
-    Raises
-    ------
-    UserError
-        When README.md lacks the two lines or metrics/tables/eval.csv is missing, or, with `only_check`, when README.md
-        does not show that table.
-    """
+    """Write the table of metrics into README.md, or, with `only_check`, raise UserError if it is outdated."""
     path = root / "README.md"
     old = path.read_text(encoding="utf-8")
     table = evaluation.headline_table(_measured(root)[0])
@@ -148,20 +132,7 @@ def update_readme(root: Path, *, only_check: bool = False) -> None:
 
 
 def write_plots_page(root: Path) -> Path:
-    """Writes `.cache/plots.html`, the page that `dvc plots show` fills (.dvc/config names it).
-
-    DVC's own page loads its drawing library from the network; this one holds it (0.9 MB, from vl-convert-python).
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        Top folder of the project.
-
-    Returns
-    -------
-    pathlib.Path
-        The page.
-    """
+    """Write `.cache/plots.html`, the template of `dvc plots show`, with its drawing library (0.9 MB) inside."""
     import vl_convert
 
     page = (TEMPLATES / "plots.html").read_text(encoding="utf-8")
@@ -195,7 +166,7 @@ def _measured(root: Path) -> tuple[dict[str, dict], dict[str, dict]]:
 
 
 def _board(root: Path, board: Path) -> dict:
-    """What the leaderboard's page shows; how the default was chosen, where metrics/selection.json says so."""
+    """Content of the leaderboard page, and how the default was chosen if metrics/selection.json exists."""
     selection = root / "metrics/selection.json"
     chosen, data = _json(selection) if selection.is_file() else {}, standings.data_of(standings.stages(root))
     words = chosen.get("sentence", ""), standings.stale(chosen, data, "make select")
@@ -203,7 +174,7 @@ def _board(root: Path, board: Path) -> dict:
 
 
 def _results(root: Path, used: pd.DataFrame) -> dict:
-    """What the index shows, from metrics/, the index of features/ (`used`), params.yaml and dvc.lock."""
+    """Content of the index, from metrics/, the index of features/ (`used`), params.yaml and dvc.lock."""
     metrics, tables = root / "metrics", root / TABLES
     headline, narrow = _measured(root)
     meaning = {words: MEANING.get(key, "") for key, (words, _) in evaluation.MEASURES.items()}
@@ -262,7 +233,7 @@ def _summary(headline: dict) -> str:
 
 
 def _telephone(headline: dict, narrow: dict) -> dict | None:
-    """A sentence and a small table on the split narrow; None where there is none."""
+    """A sentence and a small table on the split narrow; None if there is none."""
     if not narrow:
         return None
 
@@ -291,7 +262,7 @@ def _telephone(headline: dict, narrow: dict) -> dict | None:
 
 
 def _confusion(table: pd.DataFrame) -> list[dict]:
-    """Counts and shares of rows by condition."""
+    """Counts and row shares of the confusion matrices by condition."""
     matrices = []
     for condition, cells in table.groupby("condition", sort=False):
         trials = cells.set_index(["actual", "predicted"])["trials"]
@@ -304,7 +275,7 @@ def _confusion(table: pd.DataFrame) -> list[dict]:
 
 
 def _corpus(table: pd.DataFrame) -> pd.DataFrame:
-    """Utterances, hours, speakers and kinds of attack by split and class."""
+    """Utterances, hours, speakers and attacks by split and class."""
     rows = [
         {
             "Split": split,
@@ -321,7 +292,7 @@ def _corpus(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _speakers_in_two_splits(table: pd.DataFrame) -> int:
-    """How many speakers of eval train or dev has heard; -1 if nobody knows who speaks."""
+    """Number of eval speakers who are in train or dev; -1 if speakers are unknown."""
     if (table["speaker"] == "").any():
         return -1
     heard = table["split"].isin(("train", "dev"))
@@ -329,7 +300,7 @@ def _speakers_in_two_splits(table: pd.DataFrame) -> int:
 
 
 def _curves(history: pd.DataFrame) -> list[dict]:
-    """Points of the learning curves, in the units of a 0 0 300 150 view box."""
+    """Points of the learning curves, in a view box of 300 by 150."""
     figures = []
     for title, unit, factor, columns in (
         ("Loss", "", 1, {"train_loss": "train", "dev_loss": "dev"}),
@@ -356,7 +327,7 @@ def _curves(history: pd.DataFrame) -> list[dict]:
 
 
 def _settings(path: Path) -> list[dict]:
-    """Sections of params.yaml with the comments that explain them; how many processes work decides nothing."""
+    """Sections of params.yaml with their comments, without `workers`, which changes no result."""
     sections, general = [], {"name": "general", "rows": []}
     for line in path.read_text(encoding="utf-8").splitlines():
         found = re.match(r"( *)(\w+):\s*((?:[^#\s][^#]*?)?)\s*(?:#\s*(.*))?$", line)
@@ -371,33 +342,33 @@ def _settings(path: Path) -> list[dict]:
 
 
 def _provenance(root: Path) -> list[tuple[str, str]]:
-    """What made the results: hashes of what stages made, and what decides their bytes."""
+    """Origin of the results: hashes of the stages' outputs, settings and versions."""
     stages = standings.stages(root)
     data = standings.data_of(stages)
     rows = [("data", f"md5 {data}")] if data else []
     for stage in ("extract", "train", "calibrate", "evaluate"):
         for out in stages.get(stage, {}).get("outs", []):
-            if not out["path"].startswith(("metrics/", "runs/tables/")):  # those are in git themselves
+            if not out["path"].startswith(("metrics/", "runs/tables/")):  # those are in git
                 rows.append((out["path"], f"md5 {out['md5']}"))
     with open(root / "requirements.lock", "rb") as file:
         rows.append(("requirements.lock", f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"))
     general = params.load(root / "params.yaml")
     rows.append(("seed and threads", f"{general['seed']}, {general['threads']}"))
-    # results may come out of DVC's cache: the network knows what made it, this process only what writes the page
+    # results may come from DVC's cache: network.json has the versions that trained, not this process
     made_with = _json(root / "models/network/network.json")["made_with"]
     versions = ", ".join(f"{name} {made_with[name]}" for name in ("python", *provenance.LIBRARIES))
     return [*rows, ("trained with", versions)]
 
 
 def _title(path: Path) -> str:
-    """The first heading of a notebook."""
+    """First heading of a notebook."""
     text = "\n".join("".join(cell["source"]) for cell in _json(path)["cells"] if cell["cell_type"] == "markdown")
     found = re.search(r"^# (.+)$", text, re.MULTILINE)
     return found[1].strip() if found else path.stem
 
 
 def _body(path: Path, pages: set[str]) -> str:
-    """An executed notebook as HTML, its code folded."""
+    """An executed notebook as HTML, with folded code."""
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(
@@ -409,7 +380,7 @@ def _body(path: Path, pages: set[str]) -> str:
     )
     body, _ = exporter.from_filename(str(path))
 
-    def link(found):  # notebooks have pages beside this one, or are read in the repository
+    def link(found):  # notebooks have pages here, or are read in the repository
         name = f"{Path(found[1]).stem}.html"
         return f'href="{name if name in pages else f"../notebooks/{Path(found[1]).name}"}"'
 
@@ -424,13 +395,13 @@ def _json(path: Path):
 
 
 def _index(folder: Path) -> pd.DataFrame:
-    """The utterances that were used: text, and nothing where a column is lacking; `seconds` is a number."""
+    """The utterances used, without copies: text columns, empty where missing, and `seconds`."""
     if not indexes.file_of(folder).exists():
         raise UserError(f"{folder.name}/{indexes.NAME} is missing: run `dvc repro`")
     table = indexes.read(Folder(folder))
     columns = "utt_id label speaker attack split condition language source codec pair_id".split()
     found = table.reindex(columns=columns, fill_value="").assign(seconds=table["seconds"])
-    return found[~made_here(found)]  # the corpus itself
+    return found[~made_here(found)]  # without copies
 
 
 def _csv(path: Path) -> pd.DataFrame:

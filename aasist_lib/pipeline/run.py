@@ -1,4 +1,4 @@
-"""Runs a stage's notebook: settings in, executed notebook and files out, and a readable account of what went wrong."""
+"""Runs a stage's notebook: injects settings, executes it, and reports errors in readable form."""
 
 import ast
 import json
@@ -17,7 +17,7 @@ from aasist_lib.base.errors import UserError
 
 SOURCES, EXECUTED, UNFINISHED = Path("build/nb"), Path("runs"), Path("runs/.failed")
 
-# What Jupyter, IPython, matplotlib, numba and DVC would else keep in the home directory. The Makefile says the same.
+# Else these tools write to the home directory. The Makefile sets the same.
 KEPT_INSIDE = {
     "JUPYTER_CONFIG_DIR": ".cache/jupyter/config",
     "JUPYTER_DATA_DIR": ".cache/jupyter/data",
@@ -30,28 +30,28 @@ KEPT_INSIDE = {
 
 
 def run(stage: str) -> int:
-    """Executes `build/nb/<stage>.ipynb` into `runs/<stage>.ipynb`.
+    """Execute `build/nb/<stage>.ipynb` into `runs/<stage>.ipynb`.
 
-    The settings that `injected` names go into it, after its cell tagged `parameters`. The notebook is written to
-    `runs/.failed/` while it runs and stays there when it fails, so that `runs/` holds finished ones only.
+    Settings are injected after the cell tagged `parameters`. An unfinished or failed notebook is in `runs/.failed/`, so
+    that `runs/` holds finished ones only.
 
     Parameters
     ----------
-    stage : str
-        Name of the notebook, for example `20_train`.
+    stage
+        Name of the notebook, such as `20_train`.
 
     Returns
     -------
-    int
-        Exit status: 0, or 1 when a cell failed.
+    status
+        Exit status: 0, or 1 if a cell failed.
 
     Raises
     ------
     UserError
-        When params.yaml is not valid, the notebook does not exist, its parameters cell is not understood, or another
-        process runs it.
+        params.yaml is not valid, the notebook does not exist, its parameters cell is not understood, or another process
+        runs it.
     KeyboardInterrupt
-        When the person stops it, or SIGTERM does; the kernel is gone then.
+        Ctrl-C or SIGTERM; the kernel has ended.
     """
     root = paths.root()
     os.chdir(root)
@@ -64,7 +64,7 @@ def run(stage: str) -> int:
     os.environ.update(environment(root, settings["threads"]))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-    # imported late: a mistake in params.yaml is told at once
+    # imported late, so that a mistake in params.yaml is reported at once
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.engines import papermill_engines
@@ -72,7 +72,7 @@ def run(stage: str) -> int:
     from aasist_lib.pipeline.engine import Engine
     from aasist_lib.pipeline.kernel import OwnKernel
 
-    # no entry point: papermill would load the engine while the engine's module is still importing papermill
+    # no entry point: papermill would load the engine while the engine's module still imports papermill
     papermill_engines.register("aasist", Engine)
     unfinished, executed = UNFINISHED / source.name, EXECUTED / source.name
     unfinished.parent.mkdir(parents=True, exist_ok=True)
@@ -101,27 +101,8 @@ def run(stage: str) -> int:
 
 
 def injected(notebook: Path, settings: dict) -> dict:
-    """Settings that an executed notebook has on record: of the sections that it reads, what dvc.yaml names.
-
-    Those decide the stage's results. Another, like the number of processes, would make other bytes of the same results.
-
-    Parameters
-    ----------
-    notebook : pathlib.Path
-        `<stage>.ipynb`, run by the stage whose command ends with `run <stage>`.
-    settings : dict
-        All of params.yaml, by section.
-
-    Returns
-    -------
-    dict
-        By section: its value, or those of its keys that dvc.yaml names.
-
-    Raises
-    ------
-    UserError
-        As `sections`.
-    """
+    """Settings to inject: of the sections that the notebook reads, the keys that dvc.yaml names for its stage."""
+    # other settings, such as the number of processes, would change the notebook's bytes but no result
     stages = YAML(typ="safe").load(paths.root() / "dvc.yaml")["stages"].values()
     ours = [stage for stage in stages if str(stage.get("cmd")).endswith(f" run {notebook.stem}")]
     named = [key for stage in ours for key in stage.get("params", [])]
@@ -136,26 +117,7 @@ def injected(notebook: Path, settings: dict) -> dict:
 
 
 def sections(notebook: Path) -> list[str]:
-    """Sections of params.yaml that a notebook reads, from its cell tagged `parameters`.
-
-    Parameters
-    ----------
-    notebook : pathlib.Path
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    UserError
-        When the cell holds anything but imports and lines like `train = params.read("train")`.
-
-    Examples
-    --------
-    >>> _section(ast.parse('train = params.read("train")').body[0])
-    'train'
-    """
+    """Sections of params.yaml that a notebook reads in its cell tagged `parameters`; UserError for other code there."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) > 1:
@@ -188,22 +150,8 @@ def _section(line: ast.stmt) -> str | None:
 
 
 def environment(root: Path, threads: int) -> dict[str, str]:
-    """Environment variables of a stage.
-
-    The package comes from the project that runs (`dvc exp run --temp` works in a copy), hashes and the number of
-    threads are pinned because results depend on them, nothing is written to the home directory, and nothing is sent.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        Top folder of the project.
-    threads : int
-        For numerical libraries; torch's own number is set by the library from the same setting.
-
-    Returns
-    -------
-    dict of str to str
-    """
+    """Environment variables of a stage: pinned for reproducibility, with nothing written to the home directory."""
+    # PYTHONPATH: `dvc exp run --temp` works in a copy of the project, which must import its own package
     pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     above = os.environ.get("PYTHONPATH")
     return {
@@ -212,25 +160,14 @@ def environment(root: Path, threads: int) -> dict[str, str]:
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         **{pool: str(threads) for pool in pools},
-        "OPENBLAS_NUM_THREADS": "1",  # it takes no more than there are cores, and sums otherwise with others
+        "OPENBLAS_NUM_THREADS": "1",  # it uses at most one thread per core, and results depend on the number
         **kept_inside(root),
         "AASIST_TERMINAL": os.ttyname(2) if os.isatty(2) else progress.LOG,
     }
 
 
 def kept_inside(root: Path) -> dict[str, str]:
-    """Folders for what tools keep between runs, in the project unless somebody has chosen others.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        Top folder of the project.
-
-    Returns
-    -------
-    dict of str to str
-        By environment variable; the folders exist.
-    """
+    """Create cache folders in the project (unless the user has set others); return them by environment variable."""
     folders = {name: os.environ.get(name, str(root / folder)) for name, folder in KEPT_INSIDE.items()}
     for folder in folders.values():
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -249,7 +186,7 @@ def _failed(stage: str, where: str, unfinished: Path, start: float) -> int:
 
 
 def _where(unfinished: Path) -> str:
-    """The last cell that ran, as JupyterLab numbers it, and its first line."""
+    """The last cell that ran, with JupyterLab's number and its first line."""
     cells = json.loads(unfinished.read_text(encoding="utf-8"))["cells"]
     ran = [cell for cell in cells if cell["metadata"].get("papermill", {}).get("start_time")]
     if not ran:
@@ -259,5 +196,5 @@ def _where(unfinished: Path) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without colours, unless a terminal shows them."""
+    """Remove colours unless a terminal shows them."""
     return text if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", text)

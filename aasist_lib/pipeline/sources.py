@@ -1,4 +1,4 @@
-"""What stages depend on: notebooks without outputs, and a hash of the code below each, docstrings aside."""
+"""Dependencies of stages: notebooks without outputs, and hashes of the code that each needs, without docstrings."""
 
 import hashlib
 import json
@@ -9,25 +9,14 @@ from aasist_lib.base.errors import UserError
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 ENGINE = "aasist_lib.pipeline.engine"  # runs every notebook
-PROGRAMS = {  # stages that are no notebooks
+PROGRAMS = {  # stages without a notebook
     "corpus": ("aasist_lib.corpus.build", "aasist_lib.corpus.programs"),
     "report": ("aasist_lib.pipeline.report",),
 }
 
 
 def strip(text: str) -> str:
-    """A notebook without outputs, counters, and metadata other than tags; cell ids stay.
-
-    Parameters
-    ----------
-    text : str
-        A notebook of format 4.5, as JSON.
-
-    Returns
-    -------
-    str
-        The same notebook in the layout JupyterLab saves, so that stripping what it saved gives back the same bytes.
-    """
+    """Remove outputs, counters and metadata (but tags and cell ids) of a notebook, in JupyterLab's JSON layout."""
     notebook = json.loads(text)
     notebook["metadata"] = {"kernelspec": KERNEL}
     for cell in notebook["cells"]:
@@ -39,23 +28,7 @@ def strip(text: str) -> str:
 
 
 def copy_stripped(source: Path, target: Path) -> list[Path]:
-    """Writes stripped copies of the notebooks of one folder to another, which may be the same.
-
-    Parameters
-    ----------
-    source, target : pathlib.Path
-        Folders; files whose stripped text would not differ are left alone.
-
-    Returns
-    -------
-    list of pathlib.Path
-        What was written.
-
-    Raises
-    ------
-    UserError
-        A file is no notebook.
-    """
+    """Write stripped notebooks from one folder to another (or the same); return those that changed."""
     written = []
     for path in sorted(source.glob("*.ipynb")):
         copy = target / path.name
@@ -71,25 +44,25 @@ def copy_stripped(source: Path, target: Path) -> list[Path]:
 
 
 def write_code(notebooks: Path, target: Path) -> None:
-    """Writes for each stage which modules of the library it needs, with a hash of what each does.
+    """Write, for each stage, hashes of the library modules that it needs.
 
     Parameters
     ----------
-    notebooks : pathlib.Path
-        Their folder; each is a stage, as are `PROGRAMS`.
-    target : pathlib.Path
-        Folder for a file `<stage>.json` each.
+    notebooks
+        Folder of notebooks; each is a stage, as are `PROGRAMS`.
+    target
+        Folder of the files `<stage>.json`.
 
     Raises
     ------
     UserError
-        A module is missing, or no Python.
+        A module is missing or not valid Python.
     """
     code = dict(PROGRAMS)
     for path in notebooks.glob("*.ipynb"):
         cells = json.loads(path.read_text("utf-8"))["cells"]
         code[path.stem] = (ENGINE, *("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
-    pins = hashlib.sha256((provenance.LIBRARY / "pins.env").read_bytes()).hexdigest()  # which kernels compute
+    pins = hashlib.sha256((provenance.LIBRARY / "pins.env").read_bytes()).hexdigest()  # decides which kernels compute
     for stage, sources in code.items():
         try:
             modules = provenance.code_of(*sources) | {"pins.env": pins}

@@ -1,4 +1,4 @@
-"""The page of the leaderboard: what `make leaderboard` found, as tables, figures and sentences."""
+"""Leaderboard page: results of `make leaderboard` as tables, figures and sentences."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,7 @@ from aasist_lib import evaluation, plots
 
 
 def table(results: Sequence[Mapping]) -> pd.DataFrame:
-    """One row a system: means over its seeds, and how far apart those are.
-
-    Parameters
-    ----------
-    results : sequence of mapping
-        What `leaderboard.run` gave.
-
-    Returns
-    -------
-    DataFrame
-        system, about, kind, seeds (how many), parameters, minutes, milliseconds; n_dev and n_eval, utterances measured
-        on; dev_eer and other measures of dev; for each condition of eval the measures, such as eer_unseen, and the
-        equal error rate on the utterances that all systems were measured on, share_unseen. Each with _low and _high
-        (means of the intervals' ends) and, of equal error rates, _spread (largest less smallest over the seeds).
-        Fractions. Sorted by dev_eer, by which one chooses; empty without results.
-    """
+    """One row per system, sorted by EER on dev: means over seeds of all measures, _low and _high, and EER _spread."""
     rows = [_row(name, group) for name, group in _by_system(results).items()]
     found = pd.DataFrame(rows)
     return found.sort_values("dev_eer", ignore_index=True, kind="stable") if rows else found
@@ -53,7 +38,7 @@ def _row(name: str, group: list[Mapping]) -> dict:
 
 
 def _means(group: list[Mapping], pattern: str) -> dict:
-    """Of measures and the ends of their intervals: eer_low under the pattern {}_all is eer_all_low."""
+    """Means of measures and of the ends of their intervals: eer_low with the pattern {}_all is eer_all_low."""
     row = {}
     for key in (key for key in group[0] if not key.startswith("n_") and key != "condition"):
         stem, _, end = key.rpartition("_")
@@ -70,7 +55,7 @@ def _mean(values) -> float:
     return float(np.mean(numbers)) if numbers else math.nan
 
 
-# What the page shows.
+# Content of the page.
 
 KINDS = {"published": "published weights, not trained here", "baseline": "baseline without a network", "network": ""}
 CLAIMS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1"}
@@ -78,22 +63,7 @@ COMMAND = "make leaderboard"
 
 
 def values(board: Mapping, sentence: str = "", data: str = "") -> dict:
-    """What the template of the page needs.
-
-    Parameters
-    ----------
-    board : mapping
-        metrics/leaderboard.json.
-    sentence : str
-        How the default was chosen; "" where nobody says.
-    data : str
-        The hash by which DVC knows the corpus that the other pages are of; "" where it does not.
-
-    Returns
-    -------
-    dict
-        Sentences, tables of text, and figures by name. Without results only sentences.
-    """
+    """Content of the page, from metrics/leaderboard.json, the sentence on the default, and the corpus hash."""
     results, systems = board["results"], board.get("systems", {})
     ranked = table(results)
     names = list(ranked["system"]) if len(ranked) else []
@@ -124,20 +94,7 @@ def values(board: Mapping, sentence: str = "", data: str = "") -> dict:
 
 
 def stale(board: Mapping, data: str, command: str = COMMAND) -> str:
-    """Says that results are of another build of the corpus; "" where they are not, or nobody knows.
-
-    Parameters
-    ----------
-    board : mapping
-        metrics/leaderboard.json or metrics/selection.json.
-    data : str
-        The hash by which DVC knows the corpus that it is shown beside; "" where it does not.
-    command : str
-        Makes the results anew.
-
-    >>> stale({"data": "a1.dir"}, "a1.dir")
-    ''
-    """
+    """Warn that results are of another build of the corpus than `data` (a hash); empty if not, or unknown."""
     measured = board.get("data")
     if not (data and measured) or measured == data:
         return ""
@@ -146,30 +103,13 @@ def stale(board: Mapping, data: str, command: str = COMMAND) -> str:
 
 
 def stages(root: Path) -> dict:
-    """Stages in dvc.lock, by name; none without it.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        Top folder of the project.
-    """
+    """Stages in dvc.lock by name; empty without that file."""
     lock = root / "dvc.lock"
     return YAML(typ="safe").load(lock)["stages"] if lock.is_file() else {}
 
 
 def data_of(stages: Mapping) -> str:
-    """The hash of the corpus that features were made of.
-
-    Parameters
-    ----------
-    stages : mapping
-        Those of dvc.lock.
-
-    Returns
-    -------
-    str
-        "" where nobody knows.
-    """
+    """Hash of the corpus that the features were made from, by the stages of dvc.lock; empty if unknown."""
     deps = stages.get("extract", {}).get("deps", [])
     return next((dep["md5"] for dep in deps if dep["path"] == "data"), "")
 
@@ -199,7 +139,7 @@ def _within(row: Mapping, key: str) -> str:
 
 
 def _cell(row: Mapping, key: str, *, percent: bool = True, runs: Sequence[float] = ()) -> tuple[str, str, str]:
-    """A number, its interval, and how far several runs of it reach, as text."""
+    """A number, its interval, and the range of several runs, as text."""
     value = row.get(key, math.nan)
     text, _, inside = evaluation.interval(
         value, *(None if math.isnan(x) else x for x in (row.get(f"{key}_{end}", math.nan) for end in ("low", "high"))),
@@ -275,7 +215,7 @@ def _cost(ranked: pd.DataFrame) -> list[dict]:
 
 
 def _by_attack(names: Sequence[str], by_system: Mapping[str, Sequence[Mapping]]) -> list[dict]:
-    """Groups of rows, a row an attack, a cell a system: text, interval, share that colours it."""
+    """Groups of rows: one row per attack, one cell per system (text, interval, share for the colour)."""
     found: dict = {}
     for name in names:
         for one in by_system[name]:
@@ -299,7 +239,7 @@ def _by_attack(names: Sequence[str], by_system: Mapping[str, Sequence[Mapping]])
 
 
 def _shares(ranked: pd.DataFrame, by_system: Mapping, conditions: Sequence[str]) -> dict | None:
-    """All systems on the utterances that published weights were scored on; None where there are no such."""
+    """All systems on the subset that published weights were scored on; None if there are none."""
     if not (ranked["kind"] == "published").any():
         return None
     counted = by_system[ranked["system"].iloc[0]][0]["share"]
@@ -313,7 +253,7 @@ def _shares(ranked: pd.DataFrame, by_system: Mapping, conditions: Sequence[str])
 
 
 def _claimed(name: str, system: Mapping, group: Sequence[Mapping]) -> dict:
-    """Claims of others beside what is measured here, at the threshold that dev chose."""
+    """Published claims beside measurements here, at the threshold chosen on dev."""
     condition = "all" if "all" in group[0]["eval"] else next(iter(group[0]["eval"]))
     means = _means([one["eval"][condition] for one in group], "{}")
     rows = [

@@ -1,4 +1,4 @@
-"""`make verify`: whether results here are those of a commit to the byte, and if not, where and how far they part."""
+"""`make verify`: whether results here equal those of a commit byte for byte, and if not, where they differ."""
 
 import json
 from collections import Counter
@@ -14,26 +14,26 @@ from aasist_lib.base.errors import UserError
 from aasist_lib.pipeline import compare, standings
 
 EVAL, BOARD, RECORDINGS = "metrics/eval.json", "metrics/leaderboard.json", "metrics/tables/recordings.csv"
-SYSTEM = "default"  # the system of the leaderboard that has the settings of params.yaml
+SYSTEM = "default"  # the leaderboard's system with the settings of params.yaml
 
 
 def verify(root: Path, rev: str = "HEAD") -> tuple[bool, str]:
-    """Compares the results in the working tree with those of a commit.
+    """Compare the results in the working tree with those of a commit.
 
     Parameters
     ----------
-    root : pathlib.Path
+    root
         Top folder of the project.
-    rev : str
-        A commit, branch, tag or experiment.
+    rev
+        Commit, branch, tag or experiment.
 
     Returns
     -------
-    same : bool
-        Whether all outputs are the same to the byte.
-    words : str
-        The same in a few lines. Where outputs differ: which do first, how many recordings, and whether equal error
-        rates lie where those of the same training with other seeds do.
+    same
+        Whether all outputs have the same bytes.
+    words
+        A few lines: the first outputs that differ, how many recordings, and whether EERs are within the range of other
+        seeds.
 
     Raises
     ------
@@ -89,12 +89,12 @@ def _inputs(stage: Mapping) -> dict:
 
 
 def _differing(there: Mapping, here: Mapping) -> list[str]:
-    """Names of what is not the same on both sides, or on one alone."""
+    """Names that are on one side only, or differ."""
     return [name for name in there | here if not (name in there and name in here and there[name] == here[name])]
 
 
 def _why(there: Mapping, here: Mapping) -> str:
-    """Whether code and settings explain the first difference; what earlier stages wrote is the same there."""
+    """Whether code, settings or inputs explain the first difference."""
     found = _differing(_inputs(there), _inputs(here))
     return (
         f"What it depends on differs: {', '.join(found)}." if found else "Its code, settings and inputs are the same."
@@ -102,13 +102,13 @@ def _why(there: Mapping, here: Mapping) -> str:
 
 
 def _digests(text: str) -> dict[tuple[str, str], Counter]:
-    """Digests of recordings by kind and split; what `corpora.digests` wrote."""
+    """Digests of recordings by kind and split, from the table of `corpora.digests`."""
     table = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
     return {(row.kind, row.split): Counter(row.digests.split()) for row in table.itertuples()}
 
 
 def _recordings(there: Mapping[tuple, Counter], here: Mapping[tuple, Counter]) -> str:
-    """How many recordings differ, by kind: as sets, so that one more or fewer does not shift all that follow."""
+    """How many recordings differ, by kind; compared as multisets, so that one insertion does not shift the rest."""
     counts = {}
     for group in there | here:
         before, now = (side.get(group, Counter()) for side in (there, here))
@@ -119,7 +119,7 @@ def _recordings(there: Mapping[tuple, Counter], here: Mapping[tuple, Counter]) -
 
 
 def _error_rates(there: Mapping, here: Mapping, board: Mapping, data: str) -> list[str]:
-    """Equal error rates, and between which ends that of the commit and those of other seeds lie."""
+    """Table of EERs here, of the commit, and the range over other seeds."""
     seeds = [row for row in board["results"] if row["system"] == SYSTEM]
     lines = ["EER (%)           here  commit  range"]
     for name, words in {"dev": "Dev", **evaluation.CONDITIONS}.items():

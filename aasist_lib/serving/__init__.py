@@ -1,13 +1,4 @@
-"""The HTTP service and handlers for cloud functions: thin adapters around `aasist_lib.Detector`.
+"""Ways to use a detector: HTTP service (`app`, `run`), cloud functions, ONNX export, bulk and streaming scoring.
 
-    bounds.py     what one request may ask for
-    problems.py   refusals, as RFC 9457 has them
-    guard.py      around every request: token, size, headers, log, metrics
-    scoring.py    recordings to scores, in threads
-    app.py        the routes
-    run.py        `aasist serve`
-    functions.py  AWS Lambda and Google Cloud Functions
-    page/         what a browser gets at /
-
-Nothing here scores: that is `Detector.examine` alone. Needs the extra `serve`.
+The service scores with `Detector.examine` alone. It needs the extra `serve`.
 """

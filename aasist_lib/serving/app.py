@@ -1,4 +1,4 @@
-"""The routes. Everything that scores is `Detector.examine`; everything that refuses is a problem (problems.py)."""
+"""Routes of the HTTP service. `Detector.examine` scores; every refusal is a problem (problems.py)."""
 
 import asyncio
 from http import HTTPStatus
@@ -41,14 +41,14 @@ ANSWER_EXAMPLE = {
 
 
 class Hashes(BaseModel):
-    """Which detector it was: SHA-256 of what it was loaded from."""
+    """Identity of the detector: SHA-256 of its files."""
 
     network_sha256: str
     calibration_sha256: str
 
 
 class Window(BaseModel):
-    """A stretch of a recording and its own score."""
+    """A window of a recording and its score."""
 
     start: float = Field(description="seconds from the recording's beginning")
     end: float
@@ -74,14 +74,14 @@ class Error(BaseModel):
 
 
 class NotScored(BaseModel):
-    """A recording without one."""
+    """A recording without a score."""
 
     name: str
     error: Error
 
 
 class Answer(BaseModel):
-    """What POST /v1/score gives; recordings in the order in which they were sent."""
+    """Answer of POST /v1/score; recordings in the order in which they were sent."""
 
     policy: str
     threshold: float
@@ -91,7 +91,7 @@ class Answer(BaseModel):
 
 
 class About(BaseModel):
-    """What GET /v1/model gives."""
+    """Answer of GET /v1/model."""
 
     model: Hashes
     version: str = Field(description="of aasist")
@@ -101,27 +101,25 @@ class About(BaseModel):
 
 
 class Health(BaseModel):
-    """What GET /healthz and GET /readyz give."""
+    """Answer of GET /healthz and GET /readyz."""
 
     status: Literal["ok"]
 
 
 def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, token: str | None = None) -> FastAPI:
-    """The service as an ASGI app.
+    """Create the service as an ASGI app.
 
     Parameters
     ----------
-    detector : aasist_lib.Detector
-    hashes : dict of str to str
-        network_sha256 and calibration_sha256 of that detector.
-    bounds : Bounds, optional
-    token : str, optional
-        What /v1/* then asks for, as `Authorization: Bearer TOKEN`.
+    hashes
+        network_sha256 and calibration_sha256 of the detector.
+    token
+        If given, /v1/* requires `Authorization: Bearer TOKEN`.
 
     Returns
     -------
-    FastAPI
-        `app.state.gate` counts what runs and can be closed.
+    app
+        `app.state.gate` counts running requests and can be closed.
     """
     bounds = bounds or Bounds()
     gate = Gate(bounds.max_requests)
@@ -130,7 +128,7 @@ def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, t
     version = metadata.version("aasist")
     app = FastAPI(
         title="aasist", version=version, docs_url=None, redoc_url=None, redirect_slashes=False,
-        # the log of this service is its own: FastAPI would send refused requests to whatever OpenTelemetry is set up
+        # the service has its own log: FastAPI would report refused requests to any OpenTelemetry that is set up
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         description="Tells bona fide human speech from deepfake speech: log-likelihood ratios and decisions.",
     )  # fmt: skip
@@ -189,7 +187,7 @@ def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, t
 
 
 async def _answer(request: Request, scorer: Scorer, meters: Meters, policy: str) -> list[Scored | NotScored]:
-    """Read the form, score file by file; refusals raise Problem."""
+    """Read the form and score its files one by one; refusals raise Problem."""
     limit, reading = scorer.bounds.timeout, True
     try:
         async with asyncio.timeout(limit), _form(request, scorer.bounds) as form:
@@ -228,7 +226,7 @@ async def _score(files: list[UploadFile], scorer: Scorer, meters: Meters, policy
 
 
 async def _unless_gone(request: Request, work):
-    """Await work, but stop it when the client goes away; either way it is over when this returns."""
+    """Await work, but cancel it when the client disconnects; the work has ended when this returns."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -242,16 +240,16 @@ async def _unless_gone(request: Request, work):
 
 
 async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":  # the body has been read: nothing else comes
+    while (await request.receive())["type"] != "http.disconnect":  # the body has been read: nothing else follows
         pass
 
 
 def _client_gone() -> Problem:
-    return Problem(400, "client-gone", "The client went away.")  # for metrics: nobody reads it
+    return Problem(400, "client-gone", "The client went away.")  # for the metrics: nobody reads it
 
 
 class _form:
-    """`Request.form` with its refusals as problems; closes the files, which lie in memory or have no name on disk."""
+    """`Request.form` with refusals as problems; closes the files, which are in memory or unnamed on disk."""
 
     def __init__(self, request: Request, bounds: Bounds):
         self.request, self.bounds = request, bounds
@@ -263,7 +261,7 @@ class _form:
         try:
             form = await self.request.form(max_files=self.bounds.max_files, max_fields=0)
             for _, file in form.multi_items():
-                file.filename.encode()  # by some charsets a name is no text, which no answer could hold
+                file.filename.encode()  # in some charsets a name is not valid text, which no answer can hold
             return form
         except UnicodeError:
             raise Problem(400, "malformed-form", "The names in the form cannot be read in its charset.") from None
@@ -295,7 +293,7 @@ def _constant(content: bytes, media_type: str):
 
 
 def _body(bounds: Bounds) -> dict:
-    """OpenAPI's words for the form; the app reads it itself, to count it and to ask for the token before."""
+    """OpenAPI schema of the form; the app reads it itself, to check token and bounds first."""
     file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "a recording"}
     form = {
         "type": "object",
@@ -319,7 +317,7 @@ REFUSALS = {
 
 
 def _refusals(*statuses: int) -> dict:
-    """OpenAPI's words for what a route may refuse."""
+    """OpenAPI responses for what a route may refuse."""
     found = {}
     for status in statuses:
         reason, detail = REFUSALS[status]
@@ -333,7 +331,7 @@ def _refusals(*statuses: int) -> dict:
 
 
 def _describe(app: FastAPI, token: str | None) -> None:
-    """What FastAPI's own description lacks: the schema of problems, and the token."""
+    """Add what FastAPI's OpenAPI schema lacks: the schema of problems, and the token."""
     generate = app.openapi
 
     def described() -> dict:

@@ -1,4 +1,4 @@
-"""What one request may ask for. Set as `aasist serve --max-files 5` or AASIST_MAX_FILES=5."""
+"""Bounds of one request, set as `aasist serve --max-files 5` or AASIST_MAX_FILES=5."""
 
 import dataclasses
 import math
@@ -17,11 +17,7 @@ def _bound(default, help: str):
 
 @dataclass(frozen=True)
 class Bounds:
-    """All that is bounded; a request beyond is refused with a reason and never answered in part.
-
-    >>> Bounds(max_files=2).max_files
-    2
-    """
+    """All bounds; a request beyond one is refused with a reason, never answered in part."""
 
     max_body_mb: float = _bound(256.0, "size of a request's body, in MiB")
     max_files: int = _bound(16, "files in a request")
@@ -38,32 +34,16 @@ class Bounds:
                 raise UserError(f"{bound.name}: {getattr(self, bound.name)} is not a number above 0")
 
     @property
-    def max_body(self) -> int:
-        """Bytes."""
+    def max_body(self) -> int:  # bytes
         return round(self.max_body_mb * MEBI)
 
     @property
-    def max_unpacked(self) -> int:
-        """Bytes."""
+    def max_unpacked(self) -> int:  # bytes
         return round(self.max_unpacked_mb * MEBI)
 
 
 def read(given: Mapping[str, object] | None = None, environment: Mapping[str, str] = os.environ) -> Bounds:
-    """Bounds as given, else as the environment says, else the defaults.
-
-    Parameters
-    ----------
-    given : values by name; None stands for "not given".
-    environment : AASIST_MAX_FILES and so on.
-
-    Raises
-    ------
-    UserError
-        A value is not a number above 0, or not a whole one where it must be.
-
-    >>> read({"max_files": 3}, {"AASIST_MAX_FILES": "4", "AASIST_MAX_SECONDS": "60"}).max_seconds
-    60.0
-    """
+    """Take each bound from `given` (None: not given), else from the environment, else the default."""
     given = {name: value for name, value in (given or {}).items() if value is not None}
     for bound in dataclasses.fields(Bounds):
         name = variable(bound.name)
@@ -77,9 +57,5 @@ def read(given: Mapping[str, object] | None = None, environment: Mapping[str, st
 
 
 def variable(name: str) -> str:
-    """The environment variable of a bound.
-
-    >>> variable("max_files")
-    'AASIST_MAX_FILES'
-    """
+    """Environment variable of a bound."""
     return f"AASIST_{name.upper()}"

@@ -1,7 +1,7 @@
-"""Scores of very many recordings: on all cores, kept as they come, gone on with after a stop.
+"""Scores many recordings on all cores; a stopped run is resumed.
 
-Beside the file that is asked for, `scores.csv`, lies a folder while the work goes on, `scores.csv.partial`. In it a
-table of the same name grows; `tail -f` shows it. Whoever starts again with the same detector goes on from there.
+Until all are scored, results grow in `<output>.partial/` (a CSV that `tail -f` can show). A new run with the same
+detector continues from there.
 """
 
 import hashlib
@@ -20,42 +20,42 @@ from aasist_lib.base.errors import UserError, full_disk_told
 from aasist_lib.base.progress import progress
 from aasist_lib.base.workers import in_processes
 
-PIECE = 32  # recordings that a process scores before it asks for more
+PIECE = 32  # recordings per job
 TEXT = {"path": str, "decision": str, "error": str}
-_loaded: dict[str, detector.Detector] = {}  # of this process
+_loaded: dict[str, detector.Detector] = {}  # per process
 
 
 @dataclass(frozen=True)
 class Job:
-    """Some of the recordings. Done when its file is there."""
+    """A piece of the recordings; done when its file exists."""
 
     paths: tuple[str, ...]
-    folder: str  # from which the paths start
+    folder: str  # base of relative paths
     detector: str
     file: Path
 
 
 def score(paths, detector_path, output, *, jobs: int = 0, cluster: str = "") -> pd.DataFrame:
-    """Score recordings and folders of them into a file, which appears when all are scored.
+    """Score recordings into a file, which appears when all are scored.
 
     Parameters
     ----------
-    paths : path or iterable of paths
-        As for `Detector.score`.
-    detector_path : path
-        Folder, or ONNX file.
-    output : path
-        `.csv` or `.parquet`. What a run that was stopped has done lies in `<output>.partial`, and is gone on from
-        where the detector is the same. A recording that was replaced meanwhile keeps its score.
-    jobs : int
-        Processes of one thread each; 0: one for each core.
-    cluster : str
-        Address of a Dask scheduler whose workers are to do it; they see the same files by the same names.
+    paths
+        Files and folders, as for `Detector.score`.
+    detector_path
+        Folder or ONNX file.
+    output
+        `.csv` or `.parquet`. A stopped run is resumed from `<output>.partial` if the detector is the same; a recording
+        that was replaced in between keeps its score.
+    jobs
+        Number of processes with one thread each; 0: one per core.
+    cluster
+        Address of a Dask scheduler to use instead; its workers must see the same files under the same names.
 
     Returns
     -------
-    DataFrame
-        Columns of `Detector.score`, in its order.
+    scores
+        As `Detector.score`.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def score(paths, detector_path, output, *, jobs: int = 0, cluster: str = "") -> 
     if pipes := [path for path in recordings if audio.is_pipe(path)]:
         raise UserError(f"{pipes[0]} is a pipe, which other processes cannot read: leave out --jobs")
     found = [detector.printable(path) for path in recordings]
-    detector.Detector.load(detector_path)  # what is wrong with it is said before any process starts
+    detector.Detector.load(detector_path)  # report a broken detector before any process starts
     with _partial(output) as partial, full_disk_told(output):
         partial = Path(partial)
         table = partial / f"{Path(output).stem}.csv"
@@ -95,13 +95,13 @@ def score(paths, detector_path, output, *, jobs: int = 0, cluster: str = "") -> 
 
 
 def _partial(output):
-    """The folder for what is done; for an output that is no file, one that goes with this run."""
+    """Folder for partial results; temporary if the output is not a regular file."""
     file = files.target(output)
     return nullcontext(file.with_name(f"{file.name}.partial")) if file else tempfile.TemporaryDirectory()
 
 
 def _work(job: Job) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch or onnxruntime is there: the processes are the threads
+    os.environ["OMP_NUM_THREADS"] = "1"  # set before torch or onnxruntime is loaded: one core per process
     if job.detector not in _loaded:
         _loaded[job.detector] = detector.Detector.load(job.detector)
     rows = _loaded[job.detector].score([os.path.join(job.folder, path) for path in job.paths])
@@ -112,7 +112,7 @@ def _work(job: Job) -> None:
 
 
 def _start_or_go_on(partial: Path, table: Path, key: str) -> None:
-    """An empty table, or what is whole of the one that this detector has begun."""
+    """Start an empty table, or keep the complete lines of the one that this detector began."""
     mark = partial / "detector"
     if mark.is_file() and mark.read_text() == key and table.is_file():
         text = table.read_bytes()
@@ -129,7 +129,7 @@ def _start_or_go_on(partial: Path, table: Path, key: str) -> None:
 
 
 def _key(path: Path) -> str:
-    """Which detector it is, whatever its name."""
+    """Identify the detector by content, whatever its name."""
     key = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(path.glob("*.*")):
         key.update(f"{'' if path.is_file() else file.name}\n".encode() + file.read_bytes())

@@ -1,12 +1,8 @@
-"""A trained detector as one ONNX file: waveform in, log-likelihood ratio out, front-end and calibration included.
+"""Exports a detector as one ONNX file: waveform in, log-likelihood ratio out, with front-end and calibration.
 
-The graph takes `waveform`, (batch, samples) float32 at the rate that its metadata names, and gives `llr`, (batch,), the
-calibrated natural-log likelihood ratio, and `score`, (batch,), the network's raw logit. Batch and samples are dynamic,
-from `detector.MIN_SECONDS` on. A waveform is one window: `Detector` cuts longer recordings, takes the mean of their
-scores and calibrates that. What else scoring needs stands in the file's metadata: see `metadata`.
-
-Spectra are products with matrices here, as a strided convolution, and no FFT: onnxruntime is quicker with them, and
-TensorRT has no operator for a discrete Fourier transform.
+Input `waveform`, (batch, samples) float32, at least `MIN_SECONDS`; outputs `llr`, the calibrated natural-log likelihood
+ratio, and `score`, the raw logit, each (batch,). A waveform is one window: `Detector` averages over longer recordings.
+Spectra are matrix products instead of FFTs: faster in onnxruntime, and TensorRT has no discrete Fourier transform.
 """
 
 from __future__ import annotations
@@ -37,14 +33,14 @@ from aasist_lib.features.windows import WINDOW_SECONDS
 from aasist_lib.models import aasist
 
 OPSET = 20  # the first with Gelu as one operator
-MOST_BYTES = 2**31 - 2**20  # a protocol buffer holds no more
-CLIPS = 100  # of dev, half of each class, from which int8 takes its ranges
+MOST_BYTES = 2**31 - 2**20  # limit of a protocol buffer
+CLIPS = 100  # of dev, half of each class, for the ranges of int8
 NAMES = ("llr", "score")
 IN_INT8 = ("Conv", "MaxPool", "Add", "Relu")
 
 
 class Products(nn.Module):
-    """Stands in for a `Spectrum`: the same decibels, by a convolution with its windowed sines and cosines."""
+    """Replaces a `Spectrum`: the same decibels, by a convolution with windowed sines and cosines."""
 
     def __init__(self, spectrum: Spectrum):
         super().__init__()
@@ -52,10 +48,10 @@ class Products(nn.Module):
         self.half, self.hop_length, self.finish = size // 2, spectrum.hop_length, spectrum.finish
         window = torch.hann_window(size, dtype=torch.float64)
         angles = 2 * math.pi / size * torch.outer(torch.arange(self.half + 1), torch.arange(size)).double()
-        sines = angles.sin()[1 : (size + 1) // 2]  # the first is 0, and of an even size the last
+        sines = angles.sin()[1 : (size + 1) // 2]  # the first is 0, and for even sizes the last
         self.missing = (1, self.half - len(sines))
         kernels = window * torch.cat([angles.cos(), sines])
-        self.register_buffer("kernels", kernels.float()[:, None])  # (bins' cosines then sines, 1, size)
+        self.register_buffer("kernels", kernels.float()[:, None])  # (cosines then sines of the bins, 1, size)
         filters = torch.zeros(self.half + 1, sum(getattr(spectrum, name).shape[1] for name, _ in spectrum._blocks))
         first = 0
         for name, bins in spectrum._blocks:
@@ -74,12 +70,7 @@ class Products(nn.Module):
 
 
 class Bend(nn.Module):
-    """An isotonic calibration: one step for every two knots that follow one another, of which the share passed counts.
-
-    >>> bend = Bend(calibration.Isotonic((0.0, 1.0, 3.0), (-2.0, 0.0, 2.0)))
-    >>> bend(torch.tensor([-9.0, 0.5, 2.0, 9.0]))
-    tensor([-2., -1.,  1.,  2.])
-    """
+    """Isotonic calibration as a sum of steps, one between each two knots, weighted by the share passed."""
 
     def __init__(self, fit: calibration.Isotonic):
         super().__init__()
@@ -94,7 +85,7 @@ class Bend(nn.Module):
 
 
 class Whole(nn.Module):
-    """Waveforms to LLRs and raw scores, in operations that can be traced: (batch, samples) to (batch,) and (batch,)."""
+    """Traceable detector: waveforms (batch, samples) to LLRs and raw scores, each (batch,)."""
 
     def __init__(self, detector: Detector):
         super().__init__()
@@ -114,34 +105,33 @@ class Whole(nn.Module):
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.network, aasist.AASIST):
-            # it repeats what is short, by a count that cannot be traced: here the shortest's, of which it is cut
+            # it repeats short input, by a number that cannot be traced: repeat as for the shortest, then cut
             waveform = waveform[:, : aasist.SAMPLES].repeat(1, self.repeats)[:, : aasist.SAMPLES]
         score = self.network(self.front_end.dense(waveform).transpose(1, 2))
         return (self.calibrated(score) if self.calibrated else self.line[0] * score + self.line[1]), score
 
 
 def export(detector: Detector, output: Path, *, about: dict[str, str] | None = None, clips=None) -> int:
-    """Write a detector as one ONNX file, whole or not at all.
+    """Write a detector as one ONNX file, completely or not at all.
 
     Parameters
     ----------
-    detector : Detector
-        Of a detector's folder.
-    output : path
-    about : dict of str to str, optional
-        More for the file's metadata: `provenance` of the project that it comes from.
-    clips : iterable of path, optional
-        Recordings of dev. With them the network's convolutions are of 8-bit numbers: see `in_int8`.
+    detector
+        Loaded from a folder, not from an ONNX file.
+    about
+        Additional metadata of the file, such as `provenance`.
+    clips
+        Paths of recordings of dev. If given, convolutions are quantised to 8 bits: see `in_int8`.
 
     Returns
     -------
-    int
-        Bytes that were written.
+    size
+        Bytes written.
 
     Raises
     ------
     UserError
-        The network or front-end cannot be exported, and which; or the file cannot be written.
+        The network or front-end cannot be exported, or the file cannot be written.
     """
     made = graph(detector)
     if clips is not None:
@@ -156,7 +146,7 @@ def export(detector: Detector, output: Path, *, about: dict[str, str] | None = N
 
 
 def graph(detector: Detector) -> onnx.ModelProto:
-    """The graph of a detector in float32, without metadata; UserError if it cannot be exported."""
+    """Export the float32 graph of a detector, without metadata; UserError if that is not possible."""
     if not isinstance(detector.backend, backends.Torch):
         raise UserError("an ONNX file is exported already: name the folder of a detector")
     kind, name = detector.about["features"].get("kind", "mfcc"), detector.about.get("model", {}).get("name", "")
@@ -168,7 +158,7 @@ def graph(detector: Detector) -> onnx.ModelProto:
     least = math.ceil(MIN_SECONDS * detector.sample_rate)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=least)}
     said = logging.getLogger("torch.onnx").level, logging.getLogger("torch.export").level
-    for logger in ("torch.onnx", "torch.export"):  # on libraries that are not there, and conversions between opsets
+    for logger in ("torch.onnx", "torch.export"):  # warnings of missing libraries and of opset conversions
         logging.getLogger(logger).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -183,7 +173,7 @@ def graph(detector: Detector) -> onnx.ModelProto:
                 dynamic_shapes=(sizes,),
                 verbose=False,
             ).model_proto
-    except Exception as error:  # whatever the exporter meets: which network it was says more than its stack
+    except Exception as error:  # any failure of the exporter: the network's name says more than the stack
         while error.__cause__:
             error = error.__cause__
         raise UserError(f"{refused} ({' '.join(str(error).split())[:150]})") from None
@@ -194,15 +184,7 @@ def graph(detector: Detector) -> onnx.ModelProto:
 
 
 def metadata(detector: Detector) -> dict[str, str]:
-    """What an ONNX file says of its detector, beside what `provenance` knows.
-
-    Returns
-    -------
-    dict of str to str
-        `format`, which `backends.Onnx` asks for; `version` of this package; `sample_rate` in Hz; `min_seconds` and
-        `window_seconds`; `policy`; and as JSON `features`, `model`, `calibration`, `thresholds` of all policies.
-        `settings` is a hash of all that network.json says and of the calibration, `weights` one of the network's.
-    """
+    """Metadata of the ONNX file: what `backends.Onnx` needs beside the graph, and hashes of settings and weights."""
     backend, fit = detector.backend, detector.calibrated.to_dict()
     weights = hashlib.sha256()
     for name, tensor in sorted(backend.network.state_dict().items()):
@@ -223,18 +205,7 @@ def metadata(detector: Detector) -> dict[str, str]:
 
 
 def provenance(folder: Path) -> dict[str, str]:
-    """Which data a detector's folder comes from, as the project around it says.
-
-    Parameters
-    ----------
-    folder : path
-        Of the detector.
-
-    Returns
-    -------
-    dict of str to str
-        `data`, DVC's hash of what the features were extracted from (dvc.lock, else data.dvc); {} where there is none.
-    """
+    """Hash of the data (`data`) that a detector was trained on, from dvc.lock or data.dvc above its folder; or {}."""
     for root in Path(folder).absolute().parents:
         if (root / "dvc.lock").is_file():
             stages = YAML(typ="safe").load(root / "dvc.lock").get("stages") or {}
@@ -258,21 +229,7 @@ def project_clips() -> list[Path]:
 
 
 def dev_clips(table, root: Path, count: int = CLIPS) -> list[Path]:
-    """Recordings of dev, evenly over it, as many of each class where there are so many.
-
-    Parameters
-    ----------
-    table : DataFrame
-        As `corpora.read` gives it.
-    root : path
-        Folder that its paths are relative to.
-    count : int
-
-    Raises
-    ------
-    UserError
-        There are none.
-    """
+    """Choose up to `count` recordings spread evenly over dev, half of each class."""
     dev = table[table["split"] == "dev"]
     found = []
     for _, rows in dev.groupby("label", sort=True):
@@ -284,24 +241,9 @@ def dev_clips(table, root: Path, count: int = CLIPS) -> list[Path]:
 
 
 def in_int8(made: onnx.ModelProto, clips, sample_rate: int) -> onnx.ModelProto:
-    """The network's convolutions, and what lies between them, in 8-bit numbers whose ranges are as `clips` have them.
-
-    Spectra, attention, pooling and calibration stay in float32: they lose more by it than they gain. Weights are
-    symmetric around 0, by output channel; activations, most of them after a rectifier, are not.
-
-    Parameters
-    ----------
-    made : ModelProto
-        Of `graph`.
-    clips : iterable of path
-    sample_rate : int
-        In Hz.
-
-    Raises
-    ------
-    UserError
-        No clip can be used, or nothing in the network can be in 8 bits.
-    """
+    """Quantise the convolutions, and what lies between them, to 8 bits, with ranges from `clips`."""
+    # Spectra, attention, pooling and calibration stay in float32: quantising them costs more than it gains. Weights are
+    # symmetric, per output channel; activations, mostly after a rectifier, are not.
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference
 
@@ -315,7 +257,7 @@ def in_int8(made: onnx.ModelProto, clips, sample_rate: int) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         first, ready, done = (str(Path(folder) / name) for name in ("a.onnx", "b.onnx", "c.onnx"))
         onnx.save(made, first)
-        # batch normalisation goes into the convolutions before it, so that one rounding is left of two
+        # folds batch normalisation into the convolutions, for one rounding instead of two
         shape_inference.quant_pre_process(first, ready, skip_symbolic_shape=True)
         chosen = {node.name: node.op_type for node in onnx.load(ready).graph.node if node.op_type in IN_INT8}
         chosen = {name: kind for name, kind in chosen.items() if name not in others}
@@ -337,7 +279,7 @@ def in_int8(made: onnx.ModelProto, clips, sample_rate: int) -> onnx.ModelProto:
 
 
 def _first_windows(clips, sample_rate: int) -> list[np.ndarray]:
-    """What a detector would score first of each clip, (samples,) each; those that cannot be used left out."""
+    """First window of each usable clip, (samples,) each."""
     found = []
     for path in clips:
         try:
@@ -351,7 +293,7 @@ def _first_windows(clips, sample_rate: int) -> list[np.ndarray]:
 
 
 def _origin(node) -> str:
-    """Which module a node was made of, as the exporter says."""
+    """Module that a node came from, according to the exporter."""
     return next((x.value for x in node.metadata_props if x.key == "namespace"), "")
 
 

@@ -1,4 +1,4 @@
-"""Scores of sound while it arrives: raw samples from a pipe, a line a second."""
+"""Scores audio while it arrives: raw samples from a pipe, one score per second."""
 
 import math
 import time
@@ -11,60 +11,47 @@ import numpy as np
 from aasist_lib import audio
 from aasist_lib.detector import MIN_SECONDS, Detector
 
-STEP = 1.0  # seconds from score to score
-WINDOW = 4.0  # seconds that each is of: the last ones
+STEP = 1.0  # seconds between scores
+WINDOW = 4.0  # seconds per score: the last ones
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What is said after a second of sound.
+    """Score of the last seconds of a stream."""
 
-    Attributes
-    ----------
-    start, end : float
-        Of the sound that was scored, in seconds from the beginning of the stream.
-    llr : float
-        Of that window; NaN where there is no sound in it, or the network gives no number for it.
-    decision : str
-        "bonafide", "spoof", or "" without a number.
-    delay : float
-        Seconds from the arrival of the window's last sample to the score.
-    """
-
-    start: float
+    start: float  # of the window, in seconds from the beginning of the stream
     end: float
-    llr: float
-    decision: str
-    delay: float
+    llr: float  # NaN for silence, or if the network gives no number
+    decision: str  # "bonafide", "spoof", or "" without an LLR
+    delay: float  # seconds from the arrival of the last sample to the score
 
 
 def follow(
     detector: Detector, stream: BinaryIO, *, window: float = WINDOW, policy: str | None = None
 ) -> Iterator[Heard]:
-    """Scores the last seconds of a stream, every second.
+    """Score the last seconds of a stream, every second.
 
     Parameters
     ----------
-    detector : Detector
-    stream : binary file
-        Samples at `detector.sample_rate`: one channel, 16 bits, signed, little-endian, without a header.
-    window : float
+    stream
+        Samples at `detector.sample_rate`: mono, 16 bits, signed, little-endian, without a header.
+    window
         Seconds that are scored; fewer at the beginning.
-    policy : str, optional
-        Of the detector's; its own by default.
+    policy
+        The detector's own by default.
 
     Yields
     ------
-    Heard
-        After every second, and at the end if a quarter of a second or more is left.
+    heard
+        Every second, and at the end if at least `MIN_SECONDS` are left.
 
     Raises
     ------
     UserError
-        There is no such policy.
+        The policy does not exist.
     """
     rate = detector.sample_rate
-    detector.decide(0.0, policy)  # a policy that does not exist is said at once
+    detector.decide(0.0, policy)  # report an unknown policy at once
     size, held, count = round(STEP * rate), np.zeros(0, np.float32), 0
     while True:
         data = stream.read(2 * size)

@@ -1,8 +1,7 @@
-"""Handlers for AWS Lambda and Google Cloud Functions: the same app, told by the environment.
+"""Handlers for AWS Lambda and Google Cloud Functions: the same app, configured by the environment.
 
-AASIST_DETECTOR (a folder or an ONNX file; models/detector by default), AASIST_TOKEN and the bounds of bounds.py
-(AASIST_MAX_SECONDS and so on). The detector is loaded by the first request of an instance and kept. Both platforms
-bound a request themselves: Lambda takes 6 MB, a third less of recordings since they come as base64.
+AASIST_DETECTOR (folder or ONNX file; models/detector by default), AASIST_TOKEN, and the bounds of bounds.py. The first
+request of an instance loads the detector. The platforms limit requests too: Lambda takes 6 MB, in base64.
 """
 
 import asyncio
@@ -12,13 +11,7 @@ import os
 
 @functools.cache
 def app():
-    """The service, as `aasist serve` has it; loaded once an instance.
-
-    Raises
-    ------
-    UserError
-        As `run.build`.
-    """
+    """The service, as `aasist serve` builds it; loaded once per instance."""
     from aasist_lib.serving import bounds, run
 
     detector = os.environ.get("AASIST_DETECTOR") or "models/detector"
@@ -26,7 +19,7 @@ def app():
 
 
 def aws_lambda(event: dict, context) -> dict:
-    """For AWS Lambda behind a function URL or an API gateway: handler `aasist_lib.serving.functions.aws_lambda`."""
+    """Handle a request of AWS Lambda behind a URL or API gateway: `aasist_lib.serving.functions.aws_lambda`."""
     return _mangum()(event, context)
 
 
@@ -34,22 +27,13 @@ def aws_lambda(event: dict, context) -> dict:
 def _mangum():
     from mangum import Mangum
 
-    # other types would travel as base64
+    # other types are sent as base64
     text = ["text/", "application/json", "application/problem+json"]
     return Mangum(app(), lifespan="off", text_mime_types=text)
 
 
 def google_cloud(request):
-    """For Google Cloud Functions: entry point `google_cloud`.
-
-    Parameters
-    ----------
-    request : flask.Request
-
-    Returns
-    -------
-    flask.Response
-    """
+    """Handle a request (`flask.Request`) of Google Cloud Functions: entry point `google_cloud`."""
     import flask
 
     status, headers, body = asyncio.run(_ask(request))
@@ -60,7 +44,7 @@ def google_cloud(request):
 
 
 async def _ask(request) -> tuple[int, list[tuple[str, str]], bytes]:
-    """One request of Flask, through the app."""
+    """Send one request of Flask through the app; return status, headers and body."""
     scope = {
         "type": "http", "http_version": "1.1", "method": request.method, "scheme": request.scheme, "root_path": "",
         "path": request.path, "raw_path": request.path.encode(), "query_string": request.query_string,
@@ -71,7 +55,7 @@ async def _ask(request) -> tuple[int, list[tuple[str, str]], bytes]:
     async def receive():
         nonlocal ended
         if ended:
-            await asyncio.Event().wait()  # Flask does not tell whether its client is still there
+            await asyncio.Event().wait()  # Flask does not tell whether the client is still there
         piece = request.stream.read(2**18)
         ended = not piece
         return {"type": "http.request", "body": piece, "more_body": not ended}

@@ -1,4 +1,4 @@
-"""Around every request: who may ask, how much may be sent, headers that browsers heed, one line in the log, metrics."""
+"""Middleware around every request: token, size of the body, security headers, log and metrics."""
 
 import asyncio
 import hmac
@@ -30,7 +30,7 @@ DISCARD, DISCARD_SECONDS = 16 * MEBI, 2.0
 
 
 class Guard:
-    """ASGI middleware. Pure ASGI: what is around `Request` in Starlette would hide that a client went away."""
+    """ASGI middleware; pure ASGI, because Starlette's wrapper around `Request` hides that a client went away."""
 
     def __init__(self, app, bounds: Bounds, meters: Meters, token: str | None = None):
         self.app, self.bounds, self.meters = app, bounds, meters
@@ -46,14 +46,14 @@ class Guard:
             if message["type"] == "http.response.start":
                 answer["status"] = message["status"]
                 message["headers"] = [*message["headers"], *RAW_HEADERS]
-                if not await body.discarded(Headers(scope=scope)):  # or uvicorn would go on reading it
+                if not await body.discarded(Headers(scope=scope)):  # else uvicorn keeps reading it
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
             await self._checked(scope, body, answering)
         except Exception as error:
-            # frames alone: a message may hold a name or a piece of the request
+            # frames only: a message may contain a name or a part of the request
             frames = [f"{f.filename.rpartition('/')[2]}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
             log.error("%s at %s", type(error).__name__, " > ".join(frames))
             if not answer["status"]:
@@ -61,7 +61,7 @@ class Guard:
                 await crashed().response()(scope, receive, answering)
         finally:
             seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "other")  # never the address asked for: it may say anything
+            route = getattr(scope.get("route"), "path", "other")  # never the path itself: clients choose it
             self.meters.answered(scope["method"], route, answer["status"], seconds)
             log.info("%s %s %s %.3f s", self.meters.method(scope["method"]), route, answer["status"] or "gone", seconds)
 
@@ -85,20 +85,20 @@ class Guard:
 
 
 class Body:
-    """A request's body, counted as it comes."""
+    """A request's body, counted as it arrives."""
 
     def __init__(self, receive, bounds: Bounds):
         self._receive, self.bounds = receive, bounds
         self.size, self.ended = 0, False
 
     def check_promise(self, headers: Headers) -> None:
-        """Refuse what says itself that it is too large."""
+        """Refuse a body whose Content-Length is too large."""
         promised = headers.get("content-length", "0")
         if promised.isdecimal() and int(promised[:20]) > self.bounds.max_body:
             raise self._too_large()
 
     async def receive(self):
-        """ASGI's receive; raises Problem where the body gets too large."""
+        """ASGI's receive; raises Problem when the body gets too large."""
         message = await self._receive()
         if message["type"] == "http.request":
             self.size += len(message.get("body", b""))
@@ -113,16 +113,10 @@ class Body:
         return Problem(413, "body-too-large", f"A request may have {self.bounds.max_body_mb:g} MiB.")
 
     async def discarded(self, headers: Headers) -> bool:
-        """Take a little of what a refused client still sends: many read no answer before they have sent all.
-
-        Returns
-        -------
-        bool
-            Whether that was all of it.
-        """
+        """Read a little more of a refused body, as many clients read no answer before; return whether it ended."""
         if self.ended or not {"content-length", "transfer-encoding"} & set(headers):
             return True
-        if headers.get("expect"):  # this one waits to be asked
+        if headers.get("expect"):  # this client waits to be asked
             return False
         size = 0
         try:

@@ -1,4 +1,4 @@
-"""What /metrics tells: how much was asked, how long it took, what was refused. Nothing of any request's content."""
+"""Prometheus metrics: requests, latency, refusals. Nothing of the content of a request."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -7,13 +7,7 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class Meters:
-    """The counters of one app.
-
-    Parameters
-    ----------
-    in_flight : callable
-        Gives the number of requests being scored.
-    """
+    """Counters of one app; `in_flight` returns the number of requests being scored."""
 
     def __init__(self, in_flight):
         self.registry = CollectorRegistry()
@@ -31,22 +25,22 @@ class Meters:
 
     @staticmethod
     def method(name: str) -> str:
-        """One of those that exist, so that clients cannot make up labels."""
+        """Map unknown methods to "other", so that clients cannot create labels."""
         return name if name in METHODS else "other"
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request is over; status 0: its client went away."""
+        """Count a finished request; status 0: the client went away."""
         self._requests.labels(self.method(method), route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def refused(self, reason: str) -> None:
-        """A request or a file was not scored."""
+        """Count a request or file that was refused."""
         self._refused.labels(reason).inc()
 
     def scored(self, seconds: float) -> None:
-        """A recording was."""
+        """Count a scored recording."""
         self._audio.inc(seconds)
 
     def text(self) -> bytes:
-        """All of it, in Prometheus's text format."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""Refusals, as RFC 9457 has them (application/problem+json): never a trace, never what the request held."""
+"""Refusals as in RFC 9457 (application/problem+json), without traces or content of the request."""
 
 from http import HTTPStatus
 
@@ -12,7 +12,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Details(BaseModel):
-    """What was refused and why, as RFC 9457 has it."""
+    """What was refused and why, as in RFC 9457."""
 
     type: str = Field("about:blank", description="always about:blank: `reason` says more")
     title: str = Field(description="what the status means")
@@ -22,44 +22,25 @@ class Details(BaseModel):
 
 
 class Problem(Exception):
-    """A request that is refused.
-
-    Attributes
-    ----------
-    status : int
-        Of HTTP, 400 to 599.
-    reason : str
-        A word for programs, and for the metric of refusals.
-    detail : str
-        A sentence for people.
-    headers : dict of str to str
-    """
+    """A refused request: HTTP status, `reason` for programs and metrics, `detail` for people."""
 
     def __init__(self, status: int, reason: str, detail: str, headers: dict[str, str] | None = None):
         super().__init__(reason)
         self.status, self.reason, self.detail, self.headers = status, reason, detail, headers or {}
 
     def response(self) -> JSONResponse:
-        """What the client gets."""
         title = HTTPStatus(self.status).phrase
         content = Details(title=title, status=self.status, reason=self.reason, detail=self.detail).model_dump()
         return JSONResponse(content, self.status, self.headers, MEDIA_TYPE)
 
 
 def crashed() -> Problem:
-    """For what should not happen: the log has it, the client hears no more than this."""
+    """Problem for an unexpected error: the client gets no more than this, the log has the rest."""
     return Problem(500, "internal", "The service failed at this request. Its log says where.")
 
 
 def handle(app: FastAPI, refused) -> None:
-    """Make all refusals of an app problems.
-
-    Parameters
-    ----------
-    app : FastAPI
-    refused : callable
-        Told the reason of every one.
-    """
+    """Answer all refusals of an app with problems; `refused` is called with the reason of each."""
 
     def of_problem(request: Request, problem: Problem) -> JSONResponse:
         refused(problem.reason)
@@ -72,7 +53,7 @@ def handle(app: FastAPI, refused) -> None:
         return of_problem(request, Problem(error.status_code, reason, detail, dict(error.headers or {})))
 
     def of_validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        # where and what was expected; not what was sent
+        # where, and what was expected; not what was sent
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         return of_problem(request, Problem(422, "invalid", wrong))
 

@@ -20,23 +20,7 @@ TOKEN = "AASIST_TOKEN"
 
 
 def build(detector: str | Path, bounds: Bounds, token: str | None):
-    """Load a detector, try it, and make the app around it.
-
-    Parameters
-    ----------
-    detector : folder, or ONNX file.
-    bounds : Bounds
-    token : str or None
-
-    Returns
-    -------
-    FastAPI
-
-    Raises
-    ------
-    UserError
-        It cannot be loaded or does not score, or the extra `serve` is not installed.
-    """
+    """Load a detector (folder or ONNX file), try it, and create the app; UserError if it cannot be loaded."""
     try:
         from aasist_lib.serving.app import create_app
     except ModuleNotFoundError as error:
@@ -46,7 +30,7 @@ def build(detector: str | Path, bounds: Bounds, token: str | None):
     from aasist_lib.detector import Detector
 
     quiet()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # recordings run side by side, a thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # recordings are scored in parallel, one thread each
     loaded = Detector.load(detector)
     app = create_app(loaded, hashes(detector), bounds, token)
     _try_out(app)
@@ -54,21 +38,14 @@ def build(detector: str | Path, bounds: Bounds, token: str | None):
 
 
 def _try_out(app) -> None:
-    """Score two seconds of faint noise in a thread of the pool: what is broken shows now, and the first request waits
-    for no library."""
+    """Score 2 s of faint noise in the thread pool: finds failures now, and the first request waits for no import."""
     file = io.BytesIO()
     soundfile.write(file, np.random.default_rng(0).normal(0, 0.01, 32000), 16000, format="WAV")
     app.state.scorer.pool.submit(app.state.scorer.examine, file).result()
 
 
 def hashes(detector: str | Path) -> dict[str, str]:
-    """SHA-256 of a detector's weights and of its calibration; of an ONNX file, which holds both, twice the same.
-
-    Returns
-    -------
-    dict of str to str
-        `network_sha256` and `calibration_sha256`.
-    """
+    """SHA-256 of network and calibration; both the same for an ONNX file, which contains both."""
     detector = Path(detector)
     network, calibration = detector, detector
     if detector.is_dir():
@@ -81,13 +58,7 @@ def hashes(detector: str | Path) -> dict[str, str]:
 
 
 def token(file: str | None = None) -> str | None:
-    """The token from a file, else from the environment, else None.
-
-    Raises
-    ------
-    UserError
-        The file cannot be read or holds nothing.
-    """
+    """Read the token from a file, else from the environment; None if there is none."""
     if file is None:
         return os.environ.get(TOKEN, "").strip() or None
     try:
@@ -100,33 +71,19 @@ def token(file: str | None = None) -> str | None:
 
 
 def quiet() -> None:
-    """Leave libraries' logs out where they repeat pieces of a request."""
+    """Silence logs of libraries that repeat parts of a request."""
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     logging.getLogger("mangum.http").setLevel(logging.CRITICAL)
 
 
 def serve(detector: str | Path, host: str, port: int, bounds: Bounds, token: str | None) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is running.
-
-    Parameters
-    ----------
-    detector : folder, or ONNX file.
-    host : address to listen on.
-    port : 0 for any that is free; what was taken is printed.
-    bounds : Bounds
-    token : str or None
-
-    Raises
-    ------
-    UserError
-        As `build`; or the address cannot be had.
-    """
+    """Serve until SIGTERM or SIGINT, then finish what is running; port 0 takes a free one and prints it."""
     listener = _bind(host, port)
     app = build(detector, bounds, token)
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Keeps listening until what runs is finished, so that /readyz can say that this is the end."""
+        """Keeps listening until running requests end, so that /readyz can report the shutdown."""
 
         deadline = None
 
@@ -135,7 +92,7 @@ def serve(detector: str | Path, host: str, port: int, bounds: Bounds, token: str
             _say_where(listener, token)
 
         def handle_exit(self, sig, frame):
-            if self.deadline is not None and sig == signal.SIGINT:  # Ctrl-C once more
+            if self.deadline is not None and sig == signal.SIGINT:  # a second Ctrl-C
                 self.force_exit = True
             self.deadline = self.deadline or time.monotonic() + bounds.grace
             app.state.gate.closing = True
@@ -155,7 +112,7 @@ def serve(detector: str | Path, host: str, port: int, bounds: Bounds, token: str
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Take the address, so that one already taken is told before anything is loaded; uvicorn listens later."""
+    """Bind the address first, so that one in use is reported before anything is loaded."""
     taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

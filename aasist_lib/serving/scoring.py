@@ -1,4 +1,4 @@
-"""Recordings to scores, in threads beside the event loop: `Detector.examine`, and what must be asked before it."""
+"""Scores recordings in threads beside the event loop, after checks of their headers."""
 
 import asyncio
 import sys
@@ -14,28 +14,22 @@ from aasist_lib.base.errors import UserError
 from aasist_lib.serving.bounds import Bounds
 from aasist_lib.serving.problems import Problem
 
-# A block of a recording is decoded at once, and resampled at once: many channels or a tiny rate would make it huge.
+# A block is decoded and resampled at once: many channels or a tiny rate would make it huge.
 CHANNELS = 32
 RATES = (1000, 1_000_000)  # Hz
-SAMPLE = 4  # bytes of a decoded one
-TOO_LARGE = {"too-long", "too-large"}  # reasons, answered with 413
+SAMPLE = 4  # bytes per decoded sample
+TOO_LARGE = {"too-long", "too-large"}  # reasons that give 413
 
 
 class Unscorable(Exception):
-    """A recording that gets no score.
-
-    Attributes
-    ----------
-    reason : a word for programs.
-    detail : a sentence for people; without the recording's name.
-    """
+    """A recording that gets no score: `reason` for programs, `detail` for people, without its name."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(reason)
         self.reason, self.detail = reason.replace(" ", "-"), detail
 
     def problem(self) -> Problem:
-        """For a request of this recording alone."""
+        """Problem for a request with this recording alone."""
         status = 413 if self.reason in TOO_LARGE else 422
         return Problem(status, self.reason, self.detail)
 
@@ -45,33 +39,14 @@ class Stopped(Exception):
 
 
 class Scorer:
-    """A detector and the threads that it runs in.
-
-    Parameters
-    ----------
-    detector : aasist_lib.Detector
-    bounds : Bounds
-    """
+    """A detector and its threads."""
 
     def __init__(self, detector, bounds: Bounds):
         self.detector, self.bounds = detector, bounds
         self.pool = ThreadPoolExecutor(bounds.workers, "score", _one_thread)
 
     async def score(self, file: BinaryIO):
-        """Score a recording in a thread; cancelled, it stops at the next window, and then nobody reads `file` any more.
-
-        Parameters
-        ----------
-        file : binary file object that can seek.
-
-        Returns
-        -------
-        detector.Examined
-
-        Raises
-        ------
-        Unscorable
-        """
+        """Score a seekable file in a thread; if cancelled, stop at the next window and read `file` no more."""
         stop = threading.Event()
         job = self.pool.submit(self.examine, file, stop)
         done = asyncio.wrap_future(job)
@@ -81,11 +56,11 @@ class Scorer:
             stop.set()
             if not job.cancel():
                 await asyncio.wait([done])
-                done.exception()  # or asyncio would tell that nobody asked for it
+                done.exception()  # else asyncio logs that the exception was never retrieved
             raise
 
     def examine(self, file: BinaryIO, stop: threading.Event | None = None):
-        """Score a recording here and now; as `score`."""
+        """Score a recording in this thread."""
 
         def on_window(*_):
             if stop and stop.is_set():
@@ -101,7 +76,7 @@ class Scorer:
             raise Unscorable("unscorable", str(error)) from None
 
     def _most_seconds(self, header: soundfile.SoundFile) -> float:
-        """How long this recording may be, by its header; raises Unscorable where that says enough."""
+        """Maximum length of this recording by its header; raises Unscorable if the header rules it out."""
         channels, rate, frames = header.channels, header.samplerate, header.frames
         if channels > CHANNELS:
             raise Unscorable("too large", f"{channels} channels, and {CHANNELS} are allowed")
@@ -114,17 +89,14 @@ class Scorer:
 
 
 class Steady:
-    """A file object that libsndfile can ask for places that are not there, as it does with broken headers.
-
-    A plain one raises, which cffi prints with a trace and libsndfile never hears of.
-    """
+    """A file object for broken headers: libsndfile seeks to impossible places, and cffi would print a trace."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
         self.read, self.readinto, self.tell = file.read, file.readinto, file.tell
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As of a file; a place that cannot be leaves it where it is."""
+        """Seek as a file does; an impossible place leaves the position unchanged."""
         try:
             return self._file.seek(offset, whence)
         except (OSError, ValueError, OverflowError):
@@ -132,14 +104,7 @@ class Steady:
 
 
 class Gate:
-    """Counts requests that are being read or scored, and turns away what is too many.
-
-    Attributes
-    ----------
-    count : int
-    closing : bool
-        Set when the service is to end: nothing new comes in.
-    """
+    """Counts requests being read or scored and refuses too many; `closing` refuses all."""
 
     def __init__(self, most: int):
         self.most, self.count, self.closing = most, 0, False
@@ -162,6 +127,6 @@ class Gate:
 
 
 def _one_thread() -> None:
-    """Recordings run side by side, each in its own thread: more of them within one would only wait for each other."""
-    if torch := sys.modules.get("torch"):  # not there where the detector is an ONNX file
+    """One thread per recording: more within one would only wait for each other."""
+    if torch := sys.modules.get("torch"):  # not loaded if the detector is an ONNX file
         torch.set_num_threads(1)

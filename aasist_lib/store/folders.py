@@ -1,4 +1,4 @@
-"""A folder of this machine, or of any file system that fsspec serves, by the few things that a store does with one."""
+"""A local folder, or one on any file system that fsspec serves, with the few operations that a store needs."""
 
 from __future__ import annotations
 
@@ -12,31 +12,11 @@ from typing import BinaryIO
 
 from fsspec.core import url_to_fs
 
-PIECE = 2**20  # bytes read at a time where a file is only passed over
+PIECE = 2**20  # bytes read at a time for checksums
 
 
 class Folder:
-    """Where it lies is said by a path or a URL: `features`, `file:///mnt/features`, `s3://bucket/features`.
-
-    A file gets its name when it is complete, so that one that has its name is whole.
-
-    Parameters
-    ----------
-    url : path or str
-        Of a URL, fsspec needs the package that serves it (s3fs for s3://), which finds keys in its own way.
-
-    Attributes
-    ----------
-    path : Path or None
-        Where it is on this machine; None elsewhere.
-
-    Examples
-    --------
-    >>> folder = Folder("memory://example")
-    >>> folder.write("a.txt", b"some text")
-    >>> folder.read("a.txt", 5), folder.has("b.txt"), folder.path
-    (b'text', False, None)
-    """
+    """A folder at a path or URL, `path` where local; files appear complete or not at all."""
 
     def __init__(self, url):
         self.url = os.fspath(url)
@@ -48,15 +28,15 @@ class Folder:
         return str(self.path or self.url)
 
     def beside(self, suffix: str) -> Folder:
-        """The folder next to this one whose name has this end more."""
+        """The folder whose name is this one's with `suffix` appended."""
         return Folder(f"{self}{suffix}")
 
     def has(self, name: str = "") -> bool:
-        """Whether there is a file of this name; without one, whether the folder is there."""
+        """Whether a file of this name exists; without a name, whether the folder does."""
         return self._files.exists(self._at(name))
 
     def read(self, name: str, start: int | None = None, stop: int | None = None) -> bytes:
-        """A file, or a part of it; FileNotFoundError if there is none."""
+        """A file or a byte range of it; FileNotFoundError if it is missing."""
         return self._files.cat_file(self._at(name), start, stop)
 
     def write(self, name: str, content: bytes | str) -> None:
@@ -65,7 +45,7 @@ class Folder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A file to write to and to go back in. Elsewhere than here, it is kept here until it is complete."""
+        """A seekable file to write to; for a remote folder, a local one that is uploaded when complete."""
         if self.path:
             target = self.path / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +61,7 @@ class Folder:
             self._files.put_file(file.name, self._at(name))
 
     def checksum(self, name: str) -> str:
-        """CRC-32 of a file, in hexadecimal: finds any change of up to 32 bits in a row, and others all but surely."""
+        """CRC-32 of a file, in hexadecimal."""
         found = 0
         with self._files.open(self._at(name), "rb") as file:
             while piece := file.read(PIECE):
@@ -89,12 +69,12 @@ class Folder:
         return f"{found:08x}"
 
     def remove(self, name: str = "") -> None:
-        """A folder in this one, or this one, with what is in it; nothing happens where it is not there."""
+        """Remove a subfolder, or this folder, with its content, if it exists."""
         if self.has(name):
             self._files.rm(self._at(name), recursive=True)
 
     def replace(self, other: Folder) -> None:
-        """Take the other's place; whoever is killed in between finds the old one beside it, as `<other>.old`."""
+        """Take the place of `other`; a kill in between leaves the old one as `<other>.old`."""
         old = other.beside(".old")
         old.remove()
         if other.has():
@@ -103,7 +83,7 @@ class Folder:
         old.remove()
 
     def move(self, name: str, other: Folder) -> None:
-        """Give a file to another folder of the same file system, in the place of one of that name."""
+        """Move a file to a folder on the same file system, replacing one of its name."""
         self._files.mv(self._at(name), other._at(name))
 
     def _at(self, name: str) -> str:

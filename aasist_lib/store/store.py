@@ -1,20 +1,15 @@
-"""Features on disk, or the waveforms to make them from: written by several processes, memory-mapped when read.
+"""Features or waveforms on disk: written by several processes, memory-mapped when read.
 
-A store is a folder, here or at a URL that fsspec serves, of
+A store is a folder, local or at a URL that fsspec serves, of
 
-- `shard-00000.npy` and so on, utterances one after another: float32, or float16 where the front-end says
-  so, (frames, coefficients), of features; int16, (samples, 1), of waveforms, each with full scale at 32,768;
-- `index.arrow`: a row for each utterance, with the columns of the table of utterances, then `shard`, `start` and
-  `frames` (where its frames lie) and `seconds`; see `aasist_lib.indexes`;
-- `rejected.csv`: `utt_id, path, reason, detail` of the recordings that could not be used;
-- `meta.json`: what it `holds`, the settings of the features, `coefficients`, `channels`, the `checksums` of the index
-  and of every shard, and the version of this layout.
+- `shard-00000.npy`, ...: utterances one after another. Features are (frames, coefficients), float32 or float16 as the
+  front-end says; waveforms (samples, 1), int16, full scale at 32,768
+- `index.arrow`: the table of utterances with `shard`, `start`, `frames` and `seconds` of each; see `indexes`
+- `rejected.csv`: recordings that could not be used (`utt_id, path, reason, detail`)
+- `meta.json`: what it `holds`, feature settings, `coefficients`, `channels`, `frame_rate`, `checksums`, layout version
 
-Features are quick to train from, again and again. Waveforms take half the room of the default features or less, and can
-be changed at random in training before features are made of them.
-
-A shard holds a fixed run of the table's rows, and its bytes depend on nothing else: any number of processes, killed
-and started again any number of times, writes the same store.
+A shard holds a fixed range of the table's rows and depends on nothing else, so that any number of processes, killed and
+restarted, writes the same bytes.
 """
 
 from __future__ import annotations
@@ -46,31 +41,19 @@ from aasist_lib.store import indexes
 from aasist_lib.store.folders import Folder
 from aasist_lib.store.indexes import PLACE
 
-VERSION = 2  # of the layout on disk; 1 had its index as text, and no checksums
+VERSION = 2  # of the layout on disk; version 1 had a CSV index and no checksums
 NEEDED = ["utt_id", "path", "label", "split"]
 HOLDS = ("features", "waveforms")
 FULL_SCALE = 2**15  # of waveforms
 NUMBERS = {"float32": "<f4", "float16": "<f2"}
-HEADER = 256  # bytes in which the header of a shard surely ends
+HEADER = 256  # bytes, at least the length of a shard's header
 REJECTED = ["utt_id", "path", "reason", "detail"]
-BATCH_SECONDS = 80  # of audio that go through the front-end together; a longer recording goes alone
+BATCH_SECONDS = 80  # of audio per pass through the front-end; a longer recording goes alone
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an extraction came to.
-
-    Attributes
-    ----------
-    utterances, rejected : int
-        Recordings in the store, and set aside.
-    seconds : float
-        Of audio in the store.
-    splits : dict
-        split -> label -> {"utterances", "seconds"}.
-    copies : int
-        Made of the recordings; they are in none of the other numbers.
-    """
+    """Utterances, rejected recordings, vocoder copies, seconds; `splits` by split and label, without the copies."""
 
     utterances: int
     rejected: int
@@ -100,48 +83,39 @@ def extract(
     max_bad_fraction: float = 0.01,
     compute: dict | None = None,
 ) -> Summary:
-    """Compute the features of a corpus into the store `folder`, or put its waveforms there.
+    """Write the features or waveforms of a corpus into the store `folder`.
 
-    The work goes on in `<folder>.partial`, which replaces `folder` when it is complete. Killed and called again, it
-    goes on from the last complete shard, unless the table, the settings, a recording (size or time of change) or
-    this code are others than before: then it starts afresh. A shard whose checksum is not that of what was written is
-    written again. Of the corpus, memory holds the table alone; a process holds a few minutes of audio, or the longest
-    recording.
+    Work goes on in `<folder>.partial`. A killed run resumes from the last complete shard, unless the table, the
+    settings, a recording (size or modification time) or this code changed. Memory holds the table, and per process a
+    few minutes of audio or the longest recording.
 
     Parameters
     ----------
-    table : DataFrame
+    table
         The table of utterances; `path` is relative to `audio_root`.
-    audio_root : path
-        Where the recordings are.
-    folder : path or str
-        Where the store shall be; with a URL that fsspec serves, elsewhere than on this machine.
-    features : dict
+    folder
+        Path, or URL that fsspec serves.
+    features
         The section `features` of params.yaml, see `aasist_lib.features.build`.
-    holds : {"features", "waveforms"}
-        What it shall hold; of the kind `waveform`, which makes nothing of a waveform, always the second.
-    copies : int
-        How many copies of every real recording in train are added as fakes of the attack `resynthesis`, each by a
-        vocoder drawn at random (`vocoders.copied`); what is drawn depends on the copy's utt_id alone.
-    workers : int
-        Processes, one thread each; 1 works in this one.
-    min_seconds : float
-        Shorter recordings are set aside.
-    max_bad_fraction : float
-        Share of the recordings that may be unusable.
-    compute : dict, optional
-        The section `compute` of params.yaml: where the processes are, by default here.
-
-    Returns
-    -------
-    Summary
+    holds
+        "features" or "waveforms"; always the latter for the kind `waveform`.
+    copies
+        Vocoder copies per bona fide recording of train, added as spoofs of the attack `resynthesis`
+        (`vocoders.copied`); each depends on its utt_id alone.
+    workers
+        Processes with one thread each; 1 works in this process.
+    min_seconds
+        Shorter recordings are rejected.
+    max_bad_fraction
+        Largest accepted share of unusable recordings.
+    compute
+        The section `compute` of params.yaml: where the processes run, by default here.
 
     Raises
     ------
     UserError
-        If more recordings are unusable than allowed (how many, the first five with their reasons, and where the
-        list of all is; at the start, where so many are missing), if the table lacks a column, repeats an utt_id or
-        has a path that leaves `audio_root`, or if the settings are wrong.
+        If too many recordings are unusable (with the first five reasons and the file that lists all), the table lacks a
+        column, repeats an utt_id or has a path outside `audio_root`, or a setting is invalid.
     """
     from aasist_lib.base.progress import progress
 
@@ -176,7 +150,7 @@ def extract(
     places = pd.concat(records, ignore_index=True)
     del records
     bad, table = (places["reason"] != "").to_numpy(), table.reset_index(drop=True)
-    of_corpus = ~made_here(table)  # what is wrong with a recording is not said again of its copies
+    of_corpus = ~made_here(table)  # a copy is not rejected again for its recording
     asked = bad & of_corpus
     rejected = pd.concat([table.loc[asked, ["utt_id", "path"]], places.loc[asked, ["reason", "detail"]]], axis=1)
     partial.write("rejected.csv", rejected[REJECTED].to_csv(index=False))
@@ -202,35 +176,31 @@ def extract(
 
 
 class Store:
-    """Features or waveforms on disk, read as memory-mapped arrays.
+    """Features or waveforms on disk, read through memory maps.
 
     Parameters
     ----------
-    folder : path or str
-        What `extract` wrote, here or at a URL that fsspec serves; from there, what is read is fetched when it is read.
-    features : dict, optional
-        Of a store of waveforms, other features to make of them than it was written for.
+    folder
+        Path or URL of what `extract` wrote; from a URL, utterances are fetched as they are read.
+    features
+        For a store of waveforms: other features to compute from them than it was written for.
 
     Attributes
     ----------
-    folder : Path, or str of a URL
-    table : DataFrame
-        The index; row numbers are positions in it. It is mapped from its file: to change it, copy it.
-    holds : {"features", "waveforms"}
-    features : dict
-        The settings that the features were made with, or are to be made with.
-    coefficients, channels : int
-        Rows of a feature map, and how many groups of equal size they form.
-    frame_rate : float
-        Frames of a feature map a second.
-    rate : float
-        Of what it holds: frames, or samples, a second.
+    table
+        The index; row numbers are positions in it. It is mapped from its file: copy it to change it.
+    holds
+        "features" or "waveforms".
+    coefficients, channels
+        Rows of a feature map, and the groups of equal size that they form.
+    frame_rate, rate
+        Per second: frames of a feature map; frames or samples of what it holds.
 
     Raises
     ------
     UserError
-        If there is no store, or one of another version, or of features where others are asked for; when a shard is
-        read for the first time, if its bytes are not those that were written.
+        If there is no store, it has another version, or holds other features than asked for; on the first read of a
+        shard, if its checksum is wrong.
     """
 
     def __init__(self, folder, features: dict | None = None):
@@ -256,7 +226,7 @@ class Store:
                 )
             self.front_end, self.coefficients, self.channels = None, meta["coefficients"], meta["channels"]
             hops = self.features["sample_rate"] / self.features["hop_length"]
-            self.frame_rate = self.rate = meta.get("frame_rate", hops)  # some front-ends have a hop of their own
+            self.frame_rate = self.rate = meta.get("frame_rate", hops)  # some front-ends have their own hop
         else:
             if self.features["sample_rate"] != meta["features"]["sample_rate"]:
                 raise UserError(
@@ -273,48 +243,31 @@ class Store:
     def __len__(self) -> int:
         return len(self.table)
 
-    def __reduce__(self):  # a process of its own maps the files itself: a pickled map is a copy of it
+    def __reduce__(self):  # another process maps the files itself: pickling a map would copy it
         return Store, self._given
 
     @property
     def recordings(self) -> pd.DataFrame:
-        """The rows of `table` that the corpus has: without the copies that were made of its recordings."""
+        """The rows of `table` without the vocoder copies."""
         return self.table[~made_here(self.table)]
 
     def select(self, split: str) -> np.ndarray:
-        """Row numbers of a split, ascending; empty if there are none."""
+        """Row numbers of a split, ascending."""
         return np.flatnonzero((self.table["split"] == split).to_numpy())
 
     def read(self, row: int, start: int = 0, frames: int | None = None) -> np.ndarray:
-        """What is held of an utterance, or `frames` frames of it from `start` on; of waveforms, so many samples.
-
-        Returns
-        -------
-        np.ndarray
-            (coefficients, frames) or (1, samples), float32, a copy; fewer where the utterance ends earlier.
-        """
+        """An utterance, or `frames` of it from `start`: a copy, (coefficients, frames) or (1, samples), float32."""
         shard, first, count = (int(column[row]) for column in self._places)
         start = min(max(start, 0), count)
         stop = count if frames is None else min(start + frames, count)
         mapped = self._shard(shard)
         held = np.array(mapped[first + start : first + stop].T, np.float32, order="C")
-        if isinstance(mapped, np.memmap):  # else all that was ever read would count as this process's memory
+        if isinstance(mapped, np.memmap):  # else all pages ever read count as this process's memory
             mapped._mmap.madvise(mmap.MADV_DONTNEED)
         return held if self.holds == "features" else held / FULL_SCALE
 
     def maps(self, held: torch.Tensor) -> torch.Tensor:
-        """Feature maps of a batch of what `read` gives: itself, or the front-end's.
-
-        Parameters
-        ----------
-        held : Tensor
-            (batch, coefficients, frames) or (batch, 1, samples).
-
-        Returns
-        -------
-        Tensor
-            (batch, coefficients, frames).
-        """
+        """Feature maps, (batch, coefficients, frames), of a batch of what `read` gives."""
         return held if self.front_end is None else self.front_end(held[:, 0])
 
     def map(self, row: int) -> np.ndarray:
@@ -322,18 +275,12 @@ class Store:
         return self.maps(torch.from_numpy(self.read(row))[None])[0].numpy()
 
     def verify(self) -> None:
-        """Compare the index and every shard with their checksums; on this machine, a shard's first reading does, too.
-
-        Raises
-        ------
-        UserError
-            For the first file whose bytes are not those that were written.
-        """
+        """Compare all files with their checksums; UserError for the first that differs."""
         for name in self.checksums:
             self._verify(name)
 
     def wrong_with(self, name: str) -> str:
-        """What is the matter with a file of the store, in words; empty where nothing is."""
+        """What is wrong with a file of the store, in words; empty if nothing."""
         wanted = self.checksums.get(name)  # older stores have none
         try:
             same = wanted is None or self._files.checksum(name) == wanted
@@ -363,25 +310,10 @@ class Store:
 
 
 def mend(folder, audio_root) -> list[str]:
-    """Write those shards of a store again, from the recordings, whose bytes are not those that were written.
+    """Rewrite the shards with wrong checksums from the recordings in `audio_root`; return their names.
 
-    Parameters
-    ----------
-    folder : path or str
-        What `extract` wrote.
-    audio_root : path
-        The recordings that it was written from.
-
-    Returns
-    -------
-    list of str
-        Their names.
-
-    Raises
-    ------
-    UserError
-        If a shard comes out with other bytes than it had, because recordings, the code or the processor are others
-        than then, or if it is the index that is damaged: then only extracting again helps.
+    UserError if the index is damaged or a shard comes out with other bytes (recordings, code or processor changed):
+    then only extracting again helps.
     """
     from aasist_lib.base.progress import progress
 
@@ -407,7 +339,7 @@ def mend(folder, audio_root) -> list[str]:
 
 
 class _Fetched:
-    """A shard of another machine: the frames of a slice are fetched when it is asked for."""
+    """A remote shard; slices of frames are fetched on access."""
 
     def __init__(self, files: Folder, name: str):
         self.files, self.name = files, name
@@ -422,22 +354,16 @@ class _Fetched:
 
 
 def shard_name(number: int) -> str:
-    """
-    >>> shard_name(7)
-    'shard-00007.npy'
-    """
     return f"shard-{number:05d}.npy"
 
 
 def record_name(number: int) -> str:
-    """Of what tells, while a store is written, that a shard is done."""
+    """The file that marks a shard as done while the store is written."""
     return f"done/{shard_name(number)}.csv"
 
 
 def rows_per_shard(utterances: int) -> int:
-    """How many rows of a table of so many a shard holds.
-
-    Enough shards to keep every process busy and to lose little to a kill, few enough for a large corpus.
+    """Rows per shard: enough shards to keep all processes busy and to lose little to a kill.
 
     >>> rows_per_shard(150), rows_per_shard(7000), rows_per_shard(2_000_000)
     (16, 110, 1024)
@@ -445,11 +371,11 @@ def rows_per_shard(utterances: int) -> int:
     return min(max(math.ceil(utterances / 64), 16), 1024)
 
 
-# What an extraction does before and after the work itself.
+# Checks, keys and summaries of an extraction.
 
 
 def build(settings: dict):
-    """The front-end of these settings, for use without gradients."""
+    """The front-end of these settings, without gradients."""
     return features.build(settings).eval().requires_grad_(False)
 
 
@@ -469,7 +395,7 @@ def _check(table: pd.DataFrame, audio_root: Path) -> None:
 
 
 def _repeated(names: pd.Series) -> pd.Series:
-    """Names that stand there before; by their hashes first, since a set of millions of names takes much memory."""
+    """Names that occur before; found by their hashes first, since a set of millions of names takes much memory."""
     parts = (names.iloc[start : start + indexes.ROWS] for start in range(0, len(names), indexes.ROWS))
     hashes = np.concatenate([pd.util.hash_pandas_object(part, index=False).to_numpy() for part in parts])
     order = np.sort(hashes)
@@ -478,7 +404,7 @@ def _repeated(names: pd.Series) -> pd.Series:
 
 
 def _states(table: pd.DataFrame, audio_root: Path) -> np.ndarray:
-    """Size and time of change of each recording, (len(table), 2); -1 where it is missing."""
+    """Size and modification time of each recording, (len(table), 2); -1 where it is missing."""
     states = np.full((len(table), 2), -1)
     for row, path in enumerate(table["path"]):
         try:
@@ -490,7 +416,7 @@ def _states(table: pd.DataFrame, audio_root: Path) -> np.ndarray:
 
 
 def _check_missing(table: pd.DataFrame, states: np.ndarray, allowed: float) -> None:
-    """Refuse at the start what would be refused after hours."""
+    """Fail at the start rather than after hours if too many recordings are missing."""
     missing = table["path"][states[:, 0] < 0].tolist()
     if len(missing) > allowed * len(table) or len(missing) == len(table):
         raise UserError(
@@ -500,7 +426,7 @@ def _check_missing(table: pd.DataFrame, states: np.ndarray, allowed: float) -> N
 
 
 def _key(table: pd.DataFrame, states: np.ndarray, settings: list, min_seconds: float) -> str:
-    """What a partial store belongs to: another key means another content."""
+    """Hash of everything that the content of a partial store depends on."""
     key = hashlib.sha256(json.dumps([VERSION, settings, min_seconds], sort_keys=True).encode())
     key.update(provenance.code_key(__name__))
     for piece in indexes.text(table):
@@ -510,7 +436,7 @@ def _key(table: pd.DataFrame, states: np.ndarray, settings: list, min_seconds: f
 
 
 def _start_or_go_on(partial: Folder, key: str) -> None:
-    """Keep a partial store that belongs to `key`, remove any other."""
+    """Keep a partial store of this key, remove any other."""
     if partial.has("done/key") and partial.read("done/key").decode() == key:
         return
     partial.remove()
@@ -518,12 +444,12 @@ def _start_or_go_on(partial: Folder, key: str) -> None:
 
 
 def _record(partial: Folder, number: int) -> pd.DataFrame:
-    """Where a shard has its utterances, why it has not some of them, and its checksum, the same in every row."""
+    """Per utterance of a shard: its place or why it was rejected, and the shard's checksum (the same in every row)."""
     return indexes.from_csv(partial.read(record_name(number)))
 
 
 def _is_done(partial: Folder, number: int) -> bool:
-    """Whether a shard is there, with the bytes that were written."""
+    """Whether a shard exists with the right checksum."""
     name = shard_name(number)
     if not (partial.has(record_name(number)) and partial.has(name)):
         return False
@@ -552,17 +478,17 @@ def _summary(index: pd.DataFrame, rejected: int) -> Summary:
     return Summary(len(index), rejected, round(float(index["seconds"].sum()), 6), splits, int(copies.sum()))
 
 
-# The work itself.
+# The work of an extraction, shard by shard.
 
 
 @dataclass(frozen=True)
 class Job:
-    """One shard: a run of the table's rows. It counts as done when its record exists."""
+    """One shard, a range of the table's rows; it is done when its record exists."""
 
     number: int
     utt_ids: list[str]
     paths: list[str]
-    made: list[bool]  # whether a copy is to be made of what is there
+    made: list[bool]  # whether to make a vocoder copy
     audio_root: Path
     partial: Folder
     features: dict
@@ -571,7 +497,7 @@ class Job:
 
 
 def _in_processes(jobs: Iterable[Job], workers: int, compute: dict | None):
-    """Do the jobs in so many processes, yield each when it is done."""
+    """Run the jobs in `workers` processes; yield each when it is done."""
     if workers <= 1 and not on_a_cluster(compute):
         yield from _here(jobs)
         return
@@ -580,7 +506,7 @@ def _in_processes(jobs: Iterable[Job], workers: int, compute: dict | None):
 
 def _here(jobs: Iterable[Job]):
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a process of its own: more threads, other bytes
+    torch.set_num_threads(1)  # as in a worker process: other thread counts give other bytes
     try:
         for job in jobs:
             _work(job)
@@ -595,7 +521,7 @@ def _work_with_one_thread(job: Job) -> None:
 
 
 def _work(job: Job) -> None:
-    """Write a shard, then its record: of each utterance, where it lies or why it does not."""
+    """Write a shard, then its record."""
     keep_memory()
     front_end = build(job.features)
     name, records = shard_name(job.number), []
@@ -626,13 +552,13 @@ def _work(job: Job) -> None:
 
 
 def _write_header(file, frames: int, kind: str, width: int) -> None:
-    """The header of an .npy file; numpy leaves room in it, so that more frames do not make it longer."""
+    """The header of an .npy file; numpy pads it, so that more frames do not lengthen it."""
     about = {"descr": kind, "fortran_order": False, "shape": (frames, width)}
     np.lib.format.write_array_header_1_0(file, about)
 
 
 def groups(waveforms, front_end):
-    """Waveforms (or what is wrong with them) in turn, in lists that may go through the front-end together."""
+    """Group waveforms (or errors), in order, into lists of up to `BATCH_SECONDS`."""
     group, samples = [], 0
     for item in waveforms:
         size = len(item) if isinstance(item, np.ndarray) else 0
@@ -646,7 +572,7 @@ def groups(waveforms, front_end):
 
 
 def _waveform(path: Path, front_end, min_seconds: float, copy: str) -> np.ndarray | audio.BadAudio:
-    """The recording, or where `copy` is an utt_id the copy of that name."""
+    """The recording, or its vocoder copy if `copy` is the utt_id of one; BadAudio if it cannot be used."""
     try:
         waveform = audio.read(path, front_end.sample_rate)
     except audio.BadAudio as error:
@@ -662,7 +588,7 @@ def _waveform(path: Path, front_end, min_seconds: float, copy: str) -> np.ndarra
 
 
 def _maps(group: list, front_end) -> list[np.ndarray | audio.BadAudio]:
-    """Feature maps, (frames, coefficients), in the order given; what is no waveform passes through."""
+    """Feature maps (frames, coefficients) in order; errors pass through."""
     maps = iter(feature_maps([item for item in group if isinstance(item, np.ndarray)], front_end))
     found = [next(maps) if isinstance(item, np.ndarray) else item for item in group]
     overflow = audio.BadAudio("", "not finite", "samples so far beyond full scale that their power overflows")
@@ -674,14 +600,14 @@ def _maps(group: list, front_end) -> list[np.ndarray | audio.BadAudio]:
 
 
 def _whole_numbers(item: np.ndarray | audio.BadAudio) -> np.ndarray | audio.BadAudio:
-    """A waveform in 16 bits, (samples, 1); what is beyond full scale is clipped, as in a usual file."""
+    """A waveform as int16, (samples, 1), clipped at full scale; errors pass through."""
     if isinstance(item, audio.BadAudio):
         return item
     return np.clip(np.round(item * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype("<i2")[:, None]
 
 
 def feature_maps(waveforms: list[np.ndarray], front_end) -> list[np.ndarray]:
-    """Feature maps, (frames, coefficients), of waveforms that go through the front-end together."""
+    """Feature maps (frames, coefficients) of waveforms, computed together."""
     if not waveforms:
         return []
     maps, counts = front_end.packed([torch.from_numpy(waveform) for waveform in waveforms])

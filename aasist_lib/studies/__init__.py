@@ -1,1 +1,1 @@
-"""Many trainings compared: leaderboard, selection of the default recipe, search for settings."""
+"""Comparison of many trainings: leaderboard, selection of the default recipe, and hyperparameter search."""

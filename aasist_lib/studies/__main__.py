@@ -9,7 +9,7 @@ from aasist_lib.base.errors import exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; the exit status is that of `errors.exit_status`."""
+    """Run one command; returns the exit status of `errors.exit_status`."""
     parser = argparse.ArgumentParser(prog="python -m aasist_lib.studies", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("select", help="train candidates with attacks and sources left out in turn")

@@ -1,7 +1,6 @@
-"""Two plain detectors to set networks beside: mixtures of Gaussians, and a logistic regression.
+"""Two classical baselines: Gaussian mixtures and logistic regression.
 
-Both learn from the split train of a store and give a score a row, higher for bona fide speech. Neither is saved: they
-are for comparison alone.
+Both learn from the train split of a store and give one score per row, higher for bona fide. Neither is saved.
 """
 
 from __future__ import annotations
@@ -19,30 +18,19 @@ from aasist_lib.base.errors import UserError
 from aasist_lib.base.progress import progress
 from aasist_lib.store import Store
 
-FRAMES = 100_000  # of each class, at random, that the mixtures learn from
-LARGEST = 20_000  # frames of an utterance that are scored at a time
+FRAMES = 100_000  # drawn per class to train the mixtures
+LARGEST = 20_000  # frames scored at a time
 
 
-@threadpool_limits.wrap(limits=1)  # another number of threads, other bytes
+@threadpool_limits.wrap(limits=1)  # the bytes depend on the number of threads
 def gmm(store: Store, rows: Sequence[int], *, seed: int = 0, components: int = 64) -> np.ndarray:
-    """A mixture of Gaussians for each class, as the baselines of the ASVspoof challenges have it.
-
-    Every frame stands alone; an utterance's score is the mean log-likelihood ratio of its frames (nats).
+    """Gaussian mixture per class, as in the ASVspoof baselines: mean log-likelihood ratio over frames (nats).
 
     Parameters
     ----------
-    store : Store
-    rows : sequence of int
-        To score.
-    seed : int
-        Of the frames that are drawn and of where the mixtures start.
-    components : int
-        Gaussians of each class, with diagonal covariances.
-
-    Returns
-    -------
-    np.ndarray
-        (len(rows),).
+    rows : to score.
+    seed : of the frames drawn for training and of the initialisation.
+    components : Gaussians per class, with diagonal covariances.
 
     Raises
     ------
@@ -69,26 +57,7 @@ def gmm(store: Store, rows: Sequence[int], *, seed: int = 0, components: int = 6
 
 
 def logistic(store: Store, rows: Sequence[int], *, seed: int = 0) -> np.ndarray:
-    """Logistic regression on means and standard deviations of the features over an utterance.
-
-    Parameters
-    ----------
-    store : Store
-    rows : sequence of int
-        To score.
-    seed : int
-        Nothing is drawn; there for the same call as `gmm`.
-
-    Returns
-    -------
-    np.ndarray
-        (len(rows),), log odds.
-
-    Raises
-    ------
-    UserError
-        Train lacks a class.
-    """
+    """Log odds of a logistic regression on means and standard deviations of the features; `seed` is unused."""
     real, fake = _train(store)
     train = _each(lambda row: _pooled(store.map(row)), [*real, *fake], "logistic: read")
     labels = np.repeat([1, 0], [len(real), len(fake)])
@@ -101,8 +70,8 @@ BASELINES: dict[str, Callable[..., np.ndarray]] = {"gmm": gmm, "logistic": logis
 
 
 def _train(store: Store) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of train: bona fide, spoofed."""
-    recordings = store.recordings  # and no copies that extract made: plain baselines know the corpus alone
+    """Rows of train: bona fide, spoof."""
+    recordings = store.recordings  # without the vocoder copies of extract: these baselines learn from the corpus alone
     rows = recordings.index[recordings["split"] == "train"].to_numpy()
     real = (store.table["label"].to_numpy() == "bonafide")[rows]
     if real.all() or not real.any():

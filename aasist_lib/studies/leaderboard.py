@@ -1,10 +1,9 @@
-"""Many systems on one corpus: each trained with several seeds, calibrated on dev, read on eval.
+"""Leaderboard: systems trained with several seeds on one corpus, calibrated on dev and evaluated on eval.
 
-A system is a change of params.yaml (`experiments/leaderboard.yaml`). All share one store of waveforms, from which each
-makes its own features. What is done is kept: a result counts as long as the system's settings, what the store holds and
-the code that scores go through are what they were, wherever it was made. Files' times and places decide nothing, nor
-do comments. Where the code that measures is another, scores are measured anew if they are here, which takes seconds;
-if they are not, the result stands.
+A system is a change of params.yaml (`experiments/leaderboard.yaml`); all compute their features from one store of
+waveforms. A result is valid, on any machine, while the system's settings, the content of the store and the scoring code
+stay the same. After a change of the measuring code, scores that are present are measured again; without them the result
+stands.
 """
 
 import hashlib
@@ -27,28 +26,19 @@ from aasist_lib.base.workers import in_processes
 from aasist_lib.store import Store, indexes
 from aasist_lib.studies.systems import SPLITS, System, scored, share
 
-# of what `evaluation.headline` gives; the second only of eval
+# of `evaluation.headline`; the second of eval only
 MEASURES = ("eer", "min_dcf", "act_dcf", "cllr", "accuracy")
 DECISIONS = ("precision", "recall", "f1", "bonafide_rejected", "spoof_accepted")
 COUNTS = ("n_bonafide", "n_spoof")
-UTTERANCES = 600  # of dev and of eval each, that published weights are scored on and all systems compared on
+UTTERANCES = 600  # of dev and of eval each, to score published weights on and to compare all systems on
 
 
 @dataclass(frozen=True)
 class Job:
     """One system with one seed.
 
-    Attributes
-    ----------
-    corpus : str
-        What the store holds (`of_store`).
-    utterances : int
-        Of dev and of eval each, that every system is measured on besides all of them.
-    scores, key : str
-        What the scores depend on, and what the result depends on besides the code that measures. Empty where
-        published weights are not there.
-    measured_by : str
-        What measures depend on besides the scores: that code.
+    `scores`, `key` and `measured_by` hash what the scores, the result and the measures depend on; the first two are ""
+    where published weights are missing.
     """
 
     system: System
@@ -71,7 +61,7 @@ class Job:
 
     @property
     def record(self) -> Path:
-        """Says, beside the scores, what they depend on and what scoring cost."""
+        """File beside the scores with their key and the cost of scoring."""
         return self.folder / f"{self.name}.scores.json"
 
     def scores_file(self, split: str) -> Path:
@@ -82,8 +72,8 @@ class Job:
         return there and _read(self.record).get("scores") == self.scores
 
     def done(self, row: dict) -> bool:
-        """Whether a result is what this job would find."""
-        if not self.key:  # nobody can make it here, so that the one from elsewhere stands
+        """Whether a result is valid for this job."""
+        if not self.key:  # cannot be made here, so the result from elsewhere stands
             return (row.get("corpus"), row.get("utterances")) == (self.corpus, self.utterances)
         return row.get("key") == self.key and (row["measured_by"] == self.measured_by or not self.has_scores())
 
@@ -99,37 +89,24 @@ def run(
     save: Callable[[list[dict]], None] | None = None, utterances: int = UTTERANCES, workers: int = 1,
     again: bool = False,
 ) -> list[dict]:  # fmt: skip
-    """Results of all systems, one for each seed.
+    """Results of all systems, one per seed, in the order of `systems`; see `measured`.
+
+    Published weights that are missing and have no earlier result are left out, with a line on standard error.
 
     Parameters
     ----------
-    systems : sequence of System
-    store : path
-        Of waveforms.
-    folder : path
-        Keeps the networks, their scores and the results.
-    kept : iterable of dict
-        Results from elsewhere. Those that count as done are not made again.
-    save : function of the results so far, optional
-        Called at the start and after every result, so that one that took hours is not lost.
-    utterances : int
-        Of dev and of eval each, that every system is measured on besides all of them; published weights on these
-        alone.
-    workers : int
-        Processes, of one thread each. Results do not depend on it; the times do, a little.
-    again : bool
-        Nothing counts as done, but what cannot be made here.
-
-    Returns
-    -------
-    list of dict
-        See `measured`, in the order of `systems`. Without published weights that are not there and of which there is
-        no result: one line on the error output says where to get them.
+    store : of waveforms.
+    folder : keeps networks, scores and results.
+    kept : results from elsewhere; valid ones are not made again.
+    save : called with the results so far, at the start and after each one.
+    utterances : of dev and of eval each, that every system is also measured on; published weights on these alone.
+    workers : processes of one thread each; only the times depend on it.
+    again : discard all results that can be made here.
 
     Raises
     ------
     UserError
-        There is no store, it holds features, two systems have one name, or a training goes wrong.
+        There is no store, it holds features, two systems share a name, or a training fails.
     """
     names = [system.name for system in systems]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -141,7 +118,7 @@ def run(
     corpus = of_store(store)
     every = Path(store), folder, corpus, utterances, provenance.code_key(__name__).hex()[:16]
     jobs = [_job(system, seed, *every) for system in systems for seed in system.seeds]
-    first = sorted(jobs, key=lambda job: job.system.seeds.index(job.seed))  # once each, before any a second time
+    first = sorted(jobs, key=lambda job: job.system.seeds.index(job.seed))  # the first seed of every system first
     there = {(row["system"], row["seed"]): row for row in kept}
     results = {}
     for job in jobs:
@@ -177,12 +154,7 @@ def run(
 
 
 def of_store(store: Path) -> str:
-    """What a store holds, whenever and wherever it was written: a short hash of its table and of its samples.
-
-    Parameters
-    ----------
-    store : path
-    """
+    """Hash of a store's table and samples, independent of time and place."""
     key = hashlib.sha256()
     for piece in indexes.content(Path(store)):
         key.update(piece)
@@ -193,17 +165,10 @@ def of_store(store: Path) -> str:
 
 
 def measured(job: Job) -> dict:
-    """Trains and scores where that is not done, calibrates and measures.
+    """Train and score if needed, calibrate and measure, with intervals.
 
-    Returns
-    -------
-    dict
-        key, measured_by, corpus, utterances, made_with, commit; system, about, kind, seed; parameters, minutes,
-        milliseconds and best_epoch as `systems.scored` gives them; threshold, of dev; dev: measures with intervals;
-        eval: condition -> measures and decisions with intervals; by_attack: attack -> condition, n_spoof and equal
-        error rate with its interval, against all real voices of eval; share: condition -> equal error rate with its
-        interval on the utterances of eval that published weights are scored on. Calibration and threshold are set on
-        dev, so that its Cllr and accuracy flatter a little.
+    Dev sets calibration and threshold, so its Cllr and accuracy are optimistic. `by_attack` is the EER against all bona
+    fide of eval, `share` that on the utterances that published weights are scored on.
     """
     system, settings = job.system, job.system.settings
     if not job.has_scores():
@@ -217,7 +182,7 @@ def measured(job: Job) -> dict:
             "commit": provenance.commit(),
         }
         evaluation.save_json(job.record, about | made | {"scores": job.scores})
-    # from the files, so that scores measured again are the same to the last digit
+    # from the files, so that a repeated measurement is identical
     dev, test = (_read_scores(job.scores_file(split)) for split in SPLITS)
     fit = _calibrated(dev, settings["calibrate"]["method"])
     for split, table in (("dev", dev), ("eval", test)):
@@ -242,7 +207,7 @@ def _measures(dev: pd.DataFrame, test: pd.DataFrame, compared: pd.DataFrame, set
     real, attacks = test[test["label"] == "bonafide"], test[test["label"] == "spoof"].groupby("attack", sort=True)
     by_attack = {
         name: {"condition": fakes["condition"].iloc[0], "n_spoof": len(fakes)}
-        | _eer(pd.concat([real, fakes]), ("speaker",), drawn)  # of one attack there is nothing to draw among attacks
+        | _eer(pd.concat([real, fakes]), ("speaker",), drawn)  # a single attack cannot be resampled
         for name, fakes in attacks
     }
     shares = {condition: evaluation.select(compared, condition) for condition in of_eval}
@@ -261,7 +226,7 @@ def _wanted(row: dict, names: Sequence[str]) -> dict:
 
 
 def _eer(trials: pd.DataFrame, factors: Sequence[str], drawn: dict) -> dict:
-    """Equal error rate with its interval, other speakers (and attacks) drawn; without one where there are too few."""
+    """Equal error rate with its interval over the given factors; without one where there are too few groups."""
     classes = evaluation.split_classes(trials)
     row = {name: len(scores) for name, scores in zip(COUNTS, classes, strict=True)}
     row["eer"] = float(metrics.eer(*classes).value)
@@ -288,14 +253,14 @@ def _job(system: System, seed: int, store: Path, folder: Path, corpus: str, utte
 
 
 def _work(job: Job) -> None:
-    os.environ["AASIST_TERMINAL"] = ""  # the bar that counts runs is enough
+    os.environ["AASIST_TERMINAL"] = ""  # the bar over runs is enough
     with one_thread():
         result = measured(job)
     evaluation.save_json(job.path, result)
 
 
 def _read(path: Path) -> dict:
-    """What a file says; nothing where it is missing or half."""
+    """Content of a JSON file; {} where it is missing or broken."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

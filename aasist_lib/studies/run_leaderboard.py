@@ -1,4 +1,4 @@
-"""`make leaderboard`: the systems of experiments/leaderboard.yaml, trained and measured on the corpus in data/."""
+"""`make leaderboard`: train and measure the systems of experiments/leaderboard.yaml on the corpus in data/."""
 
 import hashlib
 import json
@@ -18,37 +18,26 @@ from aasist_lib.studies.systems import System
 
 SYSTEMS = Path("experiments/leaderboard.yaml")
 WORK = Path("build/leaderboard")
-COPIES = 2  # of each recording in the store, for whoever asks for them
-FILE_KEYS = {"seeds", "utterances", "systems", "all", "folds", "draws"}  # the last three: of `make select`
+COPIES = 2  # of each recording in the store
+FILE_KEYS = {"seeds", "utterances", "systems", "all", "folds", "draws"}  # the last three are for `make select`
 SYSTEM_KEYS = {"about", "baseline", "change", "claimed", "file", "published", "seeds"}
 
 
 def run(root: Path, workers: int = 2, systems_file: Path | None = None, again: bool = False) -> Path:
-    """Trains what is not trained yet, and writes `metrics/leaderboard.json` and `metrics/leaderboard.csv`.
+    """Train what is missing; write `metrics/leaderboard.json` and `.csv` after every result, and return the csv path.
 
-    Both are written after every result, and what the first holds counts as done where its keys fit: with it in git,
-    another machine goes on from there.
+    Valid results in the json file are not made again, so another machine can continue from git.
 
     Parameters
     ----------
-    root : pathlib.Path
-        Top folder of the project; its `data/` is what the systems are trained and measured on.
-    workers : int
-        Processes, of one thread each.
-    systems_file : pathlib.Path, optional
-        In place of `experiments/leaderboard.yaml`; the results are then named after it.
-    again : bool
-        Trains all anew.
-
-    Returns
-    -------
-    pathlib.Path
-        The table, as csv: a row a system.
+    root : project folder.
+    systems_file : instead of `experiments/leaderboard.yaml`; results are named after it.
+    again : train everything again.
 
     Raises
     ------
     UserError
-        The file of systems or one of its settings is wrong, or as `leaderboard.run`.
+        The file or a setting in it is invalid, or as `leaderboard.run`.
     """
     path = systems_file or root / SYSTEMS
     content = content_of(path)
@@ -70,23 +59,11 @@ def run(root: Path, workers: int = 2, systems_file: Path | None = None, again: b
 
 
 def read(path: Path, base: Path | None = None) -> list[System]:
-    """Systems from a file.
+    """Systems of a YAML file; `UserError` for an unreadable file or an unknown key, baseline or setting.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        YAML: `seeds`, a list; `utterances`, a number, of dev and of eval each, that published weights are scored on;
-        `all`, laid over params.yaml for every system; and `systems`, by name: `about`; `change`, laid over that, or
-        `file`, beside this one, that holds it; `baseline`, if it is one; `published`, if it is that, its weights from
-        the project's folder; `seeds`, if others than everybody's; `claimed`, by measure, in percent, what others say
-        of it, `of` which data, a `note`.
-    base : pathlib.Path, optional
-        params.yaml, in the project's folder.
-
-    Raises
-    ------
-    UserError
-        A file cannot be read, or a key, baseline or setting in it is unknown.
+    The file has `seeds`, `utterances`, `all` (laid over params.yaml for every system) and `systems` by name: `about`,
+    `change` (laid over that) or `file` with it, `baseline`, `published` (weights), `seeds`, and `claimed` results from
+    papers.
     """
     content, found = content_of(path), []
     for name, entry in content["systems"].items():
@@ -106,7 +83,7 @@ def read(path: Path, base: Path | None = None) -> list[System]:
         settings = params.overlaid(params.merged(content.get("all") or {}, change), base, of)
         sections = ("features", "model", "augment", "train", "calibrate", "evaluate")
         weights = (base.parent if base else paths.root()) / entry["published"] if "published" in entry else None
-        # nothing in published weights or their scores is drawn
+        # published weights and their scores involve no randomness
         seeds = content["seeds"][:1] if weights else entry.get("seeds", content["seeds"])
         chosen = {section: settings[section] for section in sections}
         chosen["extract"] = {"copies": settings["extract"]["copies"]}
@@ -115,10 +92,9 @@ def read(path: Path, base: Path | None = None) -> list[System]:
 
 
 def waveforms(root: Path, workers: int, systems: Sequence[System] = ()) -> Path:
-    """A store of the corpus's waveforms; written again only where the corpus or its settings are others than before.
+    """Store of the corpus's waveforms, extracted again only if the corpus or its settings changed.
 
-    It has `COPIES` copies of each recording, or as many as one of the systems asks for. Whoever trains from it leaves
-    out what is not to be there (`copies.beyond`): so one store serves them all.
+    It has enough vocoder copies for all systems; each training leaves out the surplus (`copies.beyond`).
     """
     settings = params.load(root / "params.yaml")
     corpus, folder = settings["corpus"], root / WORK / "waveforms"
@@ -142,7 +118,7 @@ def waveforms(root: Path, workers: int, systems: Sequence[System] = ()) -> Path:
 
 
 def content_of(path: Path) -> dict:
-    """What a file of systems holds; UserError where a key is unknown or missing."""
+    """Content of a file of systems; `UserError` where a key is unknown or missing."""
     content = _yaml(path)
     unknown, missing = set(content) - FILE_KEYS, {"seeds", "systems"} - set(content)
     if unknown:
@@ -164,13 +140,7 @@ def _about(entry: dict) -> dict:
 
 
 def data(root: Path) -> str:
-    """The hash by which DVC knows data/; "" where it does not.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        Top folder of the project.
-    """
+    """Hash of data/ in data.dvc; "" without that file."""
     path = root / "data.dvc"
     return _yaml(path)["outs"][0].get("md5", "") if path.is_file() else ""
 
@@ -180,7 +150,7 @@ def _counts(table: pd.DataFrame) -> dict:
 
 
 def kept(board: Path) -> list[dict]:
-    """Results of an earlier run, maybe on another machine."""
+    """Results of an earlier run, perhaps on another machine."""
     try:
         return json.loads(board.read_text("utf-8"))["results"]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""`make select`: candidates of experiments/selection.yaml, each trained with attacks and sources left out in turn."""
+"""`make select`: cross-validate the candidates of experiments/selection.yaml, with attacks and sources left out."""
 
 from pathlib import Path
 
@@ -11,28 +11,15 @@ RUNS = Path("build/selection")
 
 
 def run(root: Path, workers: int = 2, candidates: Path | None = None) -> Path:
-    """Trains what is not trained yet, and writes `metrics/selection.json` and `metrics/selection.csv`.
+    """Train what is missing; write `metrics/selection.json` and `.csv`, and return the csv path.
 
-    Results that the first holds count as done where their keys fit, on whichever machine they were made.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        Top folder of the project; its `data/` is what the candidates are trained on.
-    workers : int
-        Processes, of one thread each.
-    candidates : pathlib.Path, optional
-        In place of `experiments/selection.yaml`; the results are then named after it.
-
-    Returns
-    -------
-    pathlib.Path
-        The table, as csv: a row a candidate.
+    Valid results in the json file are not made again, whichever machine they are from. `candidates` replaces
+    `experiments/selection.yaml`, and results are named after it.
 
     Raises
     ------
     UserError
-        The file of candidates or one of its settings is wrong, or a training goes wrong.
+        The file or a setting in it is invalid, or a training fails.
     """
     path = candidates or root / CANDIDATES
     content = leaderboard.content_of(path)

@@ -1,7 +1,7 @@
-"""`make tune`: the settings that experiments/tune.yaml asks for, searched on the corpus in data/.
+"""`make tune`: search for the settings of experiments/tune.yaml on the corpus in data/.
 
-What is found best becomes experiments/tuned.yaml and a line for the shell, `dvc exp run -S ...`, that runs the pipeline
-with it. Trials are short, and the best of many by dev flatters itself: what a setting is worth, that run tells.
+The best settings become experiments/tuned.yaml and a `dvc exp run -S ...` command. Trials are short, and the best of
+many on dev is optimistic: only that run shows what a setting is worth.
 """
 
 import hashlib
@@ -27,35 +27,25 @@ from aasist_lib.studies.run_leaderboard import COPIES, waveforms
 SPACE = Path("experiments/tune.yaml")
 BEST = Path("experiments/tuned.yaml")
 WORK = Path("build/tune")
-LEAST = {"trials": 1, "seed": 0, "epochs": 1, "draws": 2}  # whole numbers of the file, and how small they may be
+LEAST = {"trials": 1, "seed": 0, "epochs": 1, "draws": 2}  # integers of the file, and their minima
 PRUNE_LEAST = {"trials": 1, "epochs": 1}
-SECTIONS = ("features", "model", "augment", "train")  # that a trial's result depends on
-EXTRACT = ("extract.holds", "extract.copies")  # and of extract these
+SECTIONS = ("features", "model", "augment", "train")  # settings that a trial's result depends on
+EXTRACT = ("extract.holds", "extract.copies")  # and these of extract
 
 
 def run(root: Path, workers: int = 2, space_file: Path | None = None, trials: int | None = None) -> str:
-    """Goes on with the search, or begins it; writes `experiments/tuned.yaml` and `build/tune/trials.csv`.
+    """Continue or start the search; write `experiments/tuned.yaml` and `build/tune/trials.csv`; return a summary.
 
     Parameters
     ----------
-    root : pathlib.Path
-        Top folder of the project; its `data/` is what is trained on.
-    workers : int
-        Processes, of one thread each.
-    space_file : pathlib.Path, optional
-        In place of `experiments/tune.yaml`.
-    trials : int, optional
-        In place of what the file says.
-
-    Returns
-    -------
-    str
-        What was found, in words, and the command that runs it.
+    root : project folder.
+    space_file : instead of `experiments/tune.yaml`.
+    trials : instead of the number in the file.
 
     Raises
     ------
     UserError
-        The file or a setting in it is wrong, no trial went to its end, or as `tuning.run`.
+        The file or a setting in it is invalid, no trial completed, or as `tuning.run`.
     """
     for name, number in (("--workers", workers), ("--trials", trials)):
         if number is not None and number < 1:
@@ -64,13 +54,13 @@ def run(root: Path, workers: int = 2, space_file: Path | None = None, trials: in
     work.mkdir(parents=True, exist_ok=True)
     plan = Plan(path, root / "params.yaml")
     held = waveforms(root, workers)
-    # every trial starts from the same settings, even if somebody edits params.yaml meanwhile
+    # a copy, so that edits of params.yaml do not affect later trials
     now = (root / "params.yaml").read_bytes()
     kept = work / f"params-{hashlib.sha256(now).hexdigest()[:12]}.yaml"
     kept.write_bytes(now)
     search = plan.search(held, work, kept)
     study = tuning.run(search, trials or plan.trials, workers)
-    # digits, not decimals: rates are small
+    # significant digits: rates are small
     trials_csv = tuning.table(study, search).to_csv(index=False, float_format="%.6g")
     (work / "trials.csv").write_text(trials_csv, encoding="utf-8")
     best = tuning.best(study)
@@ -80,28 +70,11 @@ def run(root: Path, workers: int = 2, space_file: Path | None = None, trials: in
 
 
 class Plan:
-    """A file such as `experiments/tune.yaml`, checked.
+    """Validated content of a file such as `experiments/tune.yaml`; `UserError` where it is invalid.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        YAML: `trials`, `seed`, `epochs`, `draws`; `prune`: `trials`, `epochs`; `change`, laid over params.yaml;
-        `space`: by setting, `low`, `high` and perhaps `log`, or `choices`.
-    base : pathlib.Path
-        params.yaml.
-
-    Attributes
-    ----------
-    trials : int
-    fixed : dict
-        What `change` says: setting, such as `extract.holds`, to value.
-    space : dict
-        Setting to `tuning.Range` or `tuning.Choices`.
-
-    Raises
-    ------
-    UserError
-        A file cannot be read; a key is unknown or missing; a value that the space has cannot be.
+    The file has `trials`, `seed`, `epochs`, `draws`, `prune` (`trials`, `epochs`), `change` (laid over params.yaml) and
+    `space`: by setting, `low`, `high` and `log`, or `choices`. `fixed` maps the settings of `change` to values, and
+    `space` those of `space` to `tuning.Range` or `tuning.Choices`.
     """
 
     def __init__(self, path: Path, base: Path):
@@ -127,20 +100,20 @@ class Plan:
         found = {key: _at(raw, key) for key in self.space}
         inside = all(part.drawn(found[key]) is not None for key, part in self.space.items())
         self.first = found if inside else {}
-        # all else that a trial's result depends on
+        # everything else that a trial's result depends on
         rest = _flat({name: raw[name] for name in SECTIONS}) | self.fixed
         rest = {key: value for key, value in rest.items() if key not in self.space}
         self.about = json.dumps([rest, raw["seed"], self.epochs], sort_keys=True)
 
     def search(self, store: Path, work: Path, base: Path) -> tuning.Search:
-        """The search in a store of waveforms, its studies in the folder `work`."""
+        """Search in a store of waveforms, with its studies in the folder `work`."""
         return tuning.Search(
             self.space, partial(_laid, base, self.path.name, self.fixed, self.epochs), self.first, self.seed,
             self.draws, self.prune["trials"], self.prune["epochs"], store, work, self.about,
         )  # fmt: skip
 
     def settings(self, base: Path, tried: Mapping[str, Any]) -> dict:
-        """All settings of a trial, checked."""
+        """All settings of a trial, validated."""
         return _laid(base, self.path.name, self.fixed, self.epochs, tried)
 
     def _part(self, key: str, entry: Any, now: Any) -> tuning.Range | tuning.Choices:
@@ -175,7 +148,7 @@ class Plan:
             raise UserError(f"{self.path.name}: {key}: a trial has as many as `epochs` says: take this away")
 
     def _check_values(self) -> None:
-        """Every value of a setting, and all pairs within a section, since some go together only so."""
+        """Check every value of a setting, and all pairs within a section, since some are valid only together."""
         cases = [{key: value} for key, part in self.space.items() for value in part.examples()]
         for one, other in itertools.combinations(self.space, 2):
             if one.rpartition(".")[0] == other.rpartition(".")[0]:
@@ -196,10 +169,8 @@ class Plan:
 
 
 def runs(settings: Mapping[str, Any]) -> str:
-    """The command that runs the pipeline with these settings, for a shell.
+    """Shell command that runs the pipeline with these settings.
 
-    Examples
-    --------
     >>> print(runs({"train.lr": 3.0e-4, "features.kind": "mfcc+wavelet", "augment.codecs": ["mp3"]}))
     dvc exp run -S train.lr=0.0003 -S 'features.kind='"'"'mfcc+wavelet'"'"'' -S 'augment.codecs=[mp3]'
     """
@@ -207,18 +178,18 @@ def runs(settings: Mapping[str, Any]) -> str:
 
 
 def _hydra(value: Any) -> str:
-    """A value as Hydra reads it, which takes -S apart."""
+    """Value in the syntax of Hydra, which parses -S."""
     if isinstance(value, list):
         return f"[{','.join(map(_hydra, value))}]"
     if not isinstance(value, str):
-        return json.dumps(value)  # true, null and numbers are spelt alike
+        return json.dumps(value)  # true, null and numbers are as in JSON
     if re.fullmatch(r"[A-Za-z]\w*", value) and value.lower() not in ("true", "false", "null", "nan", "inf"):
         return value
     return "'" + value.replace("'", r"\'") + "'"
 
 
 def _told(root: Path, plan: Plan, search: tuning.Search, study, best) -> str:
-    """Writes the best trial's settings as a file, and says what there is to say."""
+    """Write the best trial's settings to a file, and return a summary."""
     settings = plan.fixed | search.tried(best)
     done = len(study.get_trials(deepcopy=False, states=tuning.DONE))
     made = f"found best of {done} short trials by `make tune` ({plan.path.name}): EER on dev {best.value:.2%}"
@@ -247,8 +218,6 @@ def _laid(base: Path, name: str, fixed: Mapping, epochs: int, tried: Mapping[str
 def nested(settings: Mapping[str, Any]) -> dict:
     """Settings by section, as in params.yaml.
 
-    Examples
-    --------
     >>> nested({"train.lr": 1.0, "train.mixup": 0.0})
     {'train': {'lr': 1.0, 'mixup': 0.0}}
     """
@@ -264,7 +233,7 @@ def nested(settings: Mapping[str, Any]) -> dict:
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> dict:
-    """The other way round."""
+    """Inverse of `nested`."""
     found = {}
     for key, value in settings.items():
         found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}

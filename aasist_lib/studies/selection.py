@@ -1,9 +1,8 @@
-"""Which recipe copes best with what it has never met: cross-validation that leaves attacks and sources out.
+"""Selection of a training recipe by cross-validation that leaves attacks and sources out.
 
-Every fold leaves a part of train's kinds of attack out, and a part of its sources of real voices with all copies of
-them. Each candidate is trained on the rest, its epoch chosen on dev without the attacks left out, and is asked about
-what it has not heard: fakes of kinds it does not know, against real voices of sources it does not know together with
-those of dev. Over the folds every kind and every source has its turn. Eval is never read.
+Each fold leaves out some attacks of train and some sources of bona fide with all copies of them. Candidates train on
+the rest, choose their epoch on dev without these attacks, and score left-out spoofs against bona fide of left-out
+sources and of dev. Every attack and source is left out once. Eval is never read.
 """
 
 import hashlib
@@ -28,15 +27,15 @@ from aasist_lib.store import Store
 from aasist_lib.studies.leaderboard import of_store
 from aasist_lib.studies.systems import System
 
-MANY = 1000  # attacks and sources: all of them
-TRIALS = 100  # scored of each attack and each source that was left out, at most
-DEV_TRIALS = 400  # real voices of dev, and as many fakes, to choose the epoch by and to score
-ASKED = 1  # another number where `measured` asks something else: results of before count no longer
+MANY = 1000  # no limit on attacks and sources
+TRIALS = 100  # scored of each left-out attack and source, at most
+DEV_TRIALS = 400  # bona fide and spoof of dev each, to choose the epoch on and to score
+ASKED = 1  # version of `measured`: a change invalidates earlier results
 
 
 @dataclass(frozen=True)
 class Job:
-    """One candidate trained for one fold. It counts as done when its file exists and bears its key."""
+    """One candidate trained for one fold; done when its file exists with its key."""
 
     system: System
     seed: int
@@ -59,19 +58,7 @@ class Job:
 
 
 def folds(table: pd.DataFrame, count: int) -> list[list[Item]]:
-    """What each fold leaves out: attacks and sources dealt out in turn, from the largest to the smallest.
-
-    Parameters
-    ----------
-    table : DataFrame
-        A row an utterance, with label, speaker, attack, split, source.
-    count : int
-
-    Returns
-    -------
-    list of list of Item
-        Copies that extract made of the recordings (`resynthesis`) belong to no fold.
-    """
+    """Attacks and sources that each of `count` folds leaves out, dealt out in turn from the largest to the smallest."""
     found = items(table, MANY, MANY)
     dealt: list[list[Item]] = [[] for _ in range(count)]
     for kind in ("attack", "source"):
@@ -82,10 +69,7 @@ def folds(table: pd.DataFrame, count: int) -> list[list[Item]]:
 
 
 def read(path: Path) -> dict:
-    """What `make select` wrote: `about`, a few words on each candidate, `results`, and `data`, the corpus they are of.
-
-    UserError where there are none.
-    """
+    """Output of `make select`: about (candidate -> description), results and data (corpus hash), or `UserError`."""
     try:
         found = json.loads(Path(path).read_text("utf-8"))
         return {name: found[name] for name in ("about", "results", "data")}
@@ -97,34 +81,20 @@ def run(
     systems: Sequence[System], store: Path, folder: Path, *, folds: int = 3, draws: int | None = None,
     kept: Sequence[Mapping] = (), save: Callable[[list[dict]], None] | None = None, workers: int = 1,
 ) -> list[dict]:  # fmt: skip
-    """Trains every candidate for every fold; what is done is kept, here or in `kept`.
+    """Train every candidate for every fold; valid results in `folder` or `kept` are not made again. See `measured`.
 
     Parameters
     ----------
-    systems : sequence of System
-    store : path
-        Of waveforms.
-    folder : path
-        For the results.
-    folds : int
-    draws : int, optional
-        Utterances drawn in an epoch, as for `training.fit`.
-    kept : sequence of mapping
-        Results of an earlier run, maybe on another machine; those whose key fits are taken.
-    save : function of the results so far, optional
-        Called after every result.
-    workers : int
-        Processes, of one thread each.
-
-    Returns
-    -------
-    list of dict
-        See `measured`.
+    store : of waveforms.
+    draws : utterances drawn per epoch, as `training.fit`.
+    kept : results of an earlier run, perhaps on another machine.
+    save : called with the results so far after each one.
+    workers : processes of one thread each.
 
     Raises
     ------
     UserError
-        There is no store, it holds features, or a training goes wrong.
+        There is no store, it holds features, or a training fails.
     """
     if Store(store).holds != "waveforms":
         raise UserError(f"{store} holds features, and candidates differ in theirs: extract.holds must be waveforms")
@@ -159,15 +129,11 @@ def _results(jobs: Sequence[tuple[Job, int | None]], there: Mapping[str, dict]) 
 
 
 def measured(job: Job, draws: int | None) -> dict:
-    """Trains for one fold, and asks.
+    """Train for one fold and score what it left out.
 
-    Returns
-    -------
-    dict
-        key, system, seed, fold; minutes; best_epoch; dev_eer; known: dev's, of kinds that were learnt; left_out: attack
-        -> equal error rate of its fakes against real voices of sources left out and of dev; pairs: attack -> equal
-        error rate of copies of recordings left out, by vocoders learnt or not, against those recordings; sources:
-        source -> share of its real voices called fake at the threshold of `known`.
+    EER on dev of learnt attacks (known); EER of left-out attacks against bona fide of left-out sources and of dev
+    (left_out); EER of copies of left-out recordings against these (pairs); false positive rate of left-out sources at
+    the threshold of known (sources).
     """
     system, settings = job.system, job.system.settings
     store = Store(job.store, settings["features"])
@@ -229,25 +195,11 @@ def _asked(scored: pd.DataFrame, attacks: set[str], sources: set[str]) -> dict:
 
 
 def table(results: Sequence[Mapping], *, against: str = "", replicates: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """One row a candidate, the best first.
+    """One row per candidate, the best first, with intervals over `replicates` bootstrap samples of the attacks.
 
-    Parameters
-    ----------
-    results : sequence of mapping
-        What `run` gave.
-    against : str
-        A candidate that the others are compared with, kind by kind.
-    replicates, seed : int
-        Of the bootstrap over kinds of attack.
-
-    Returns
-    -------
-    DataFrame
-        system; kinds: how many were left out; eer: mean over them, each against real voices left out, with eer_low and
-        eer_high; worse, worse_low and worse_high: by how much it is above `against`'s, paired by kind; inverted: kinds
-        above 50 %; known, dev_eer: of dev's fakes of kinds that were learnt, and of all; alarms: mean share of the real
-        voices of a source left out that are called fake; pairs: mean of copies of recordings left out against those;
-        minutes: of a training.
+    eer is the mean over left-out attacks, worse its delta to the candidate `against`, inverted the number of attacks
+    above 50 %, alarms the mean false positive rate on left-out sources, and pairs the mean EER of copies against their
+    recordings.
     """
     rng = np.random.default_rng(seed)
     kinds = {
@@ -277,34 +229,14 @@ def table(results: Sequence[Mapping], *, against: str = "", replicates: int = 10
 
 
 def matrix(results: Sequence[Mapping], what: str) -> pd.DataFrame:
-    """What became of each kind or source, by candidate: means over seeds.
-
-    Parameters
-    ----------
-    results : sequence of mapping
-        What `run` gave.
-    what : {"left_out", "pairs", "sources"}
-
-    Returns
-    -------
-    DataFrame
-        A row a kind of attack or a source, a column a candidate; fractions, the hardest first.
-    """
+    """Fractions of `what` (left_out, pairs or sources), mean over seeds: a column per candidate, hardest row first."""
     columns = {name: pd.DataFrame([row[what] for row in group]).mean() for name, group in _by_system(results).items()}
     found = pd.DataFrame(columns)
     return found.loc[found.mean(axis=1).sort_values(ascending=False).index]
 
 
 def readable(found: pd.DataFrame, about: Mapping[str, str]) -> pd.DataFrame:
-    """The table for people: text, in percent, with intervals.
-
-    Parameters
-    ----------
-    found : DataFrame
-        What `table` gave.
-    about : mapping
-        Candidate -> a few words on it.
-    """
+    """`table` as text, in percent, with intervals."""
     columns = {
         "Left out (EER, %)": ("eer", "eer_low", "eer_high"),
         "More than the default": ("worse", "worse_low", "worse_high"),
@@ -321,7 +253,7 @@ def readable(found: pd.DataFrame, about: Mapping[str, str]) -> pd.DataFrame:
 
 
 def sentence(results: Sequence[Mapping], default: str = "default") -> str:
-    """How the default stands among the candidates, in words for the report."""
+    """Standing of the default among the candidates in words, for the report."""
     found = table(results, against=default).set_index("system")
     if default not in found.index:
         return ""

@@ -1,7 +1,6 @@
-"""What a leaderboard sets side by side: a network to train, a baseline, or one with published weights; and its scores.
+"""Systems of a leaderboard (networks, baselines and published weights), and their scores.
 
-What comes out depends on what `System.key` hashes, and on nothing else: whoever has the same store and the same code
-has the same scores.
+Scores depend only on what `System.key` hashes, so the same store and code give the same scores.
 """
 
 import hashlib
@@ -27,30 +26,20 @@ from aasist_lib.models import aasist
 from aasist_lib.store import Store
 from aasist_lib.studies import baselines
 
-PIECE = 25  # utterances that are scored, and kept on disk, together
-SPLITS = ("dev", "eval")  # that are scored: the first to choose and to calibrate by, the second to report
-SECONDS = 4.0  # of the utterance whose scoring is timed
-REPEATS = 15  # of the timing: their median counts
-SHARE_SEED = 1  # of the utterances that a slow system is scored on: the same ones for ever
-WAVEFORM = {"kind": "waveform", "sample_rate": aasist.SAMPLE_RATE}  # what published weights were trained on
+PIECE = 25  # utterances per job
+SPLITS = ("dev", "eval")  # scored: the first for selection and calibration, the second to report
+SECONDS = 4.0  # of the utterance whose scoring time is measured
+REPEATS = 15  # timings, of which the median is taken
+SHARE_SEED = 1  # of the utterances that a slow system is scored on; never changed
+WAVEFORM = {"kind": "waveform", "sample_rate": aasist.SAMPLE_RATE}  # input of the published weights
 
 
 @dataclass(frozen=True)
 class System:
-    """What is to be compared.
+    """System to compare: network, classical baseline (key of `baselines.BASELINES`) or published weights.
 
-    Attributes
-    ----------
-    name, about : str
-        The second in a few words, for the table.
-    settings : dict
-        Sections features, model, augment, train, calibrate and evaluate, as `pipeline.params` gives them; of extract,
-        `copies`.
-    seeds : tuple of int
-    baseline : str
-        One of `baselines.BASELINES`, or "".
-    published : Path, optional
-        Weights as published with clovaai/aasist, which nothing is trained for.
+    `settings` are sections of params.yaml: features, model, augment, train, calibrate, evaluate, and `copies` of
+    extract.
     """
 
     name: str
@@ -66,16 +55,7 @@ class System:
         return "published" if self.published else "baseline" if self.baseline else "network"
 
     def key(self, seed: int, corpus: str, utterances: int) -> str:
-        """What its scores depend on; "" where the published weights are not there.
-
-        Parameters
-        ----------
-        seed : int
-        corpus : str
-            What the store holds (`leaderboard.of_store`).
-        utterances : int
-            Of dev and of eval each, that published weights are scored on.
-        """
+        """Hash of what the scores depend on; "" where the published weights are missing."""
         if self.kind == "published":
             if not self.published.is_file():
                 return ""
@@ -93,34 +73,25 @@ class System:
 def scored(
     system: System, seed: int, store: Path, stem: Path, *, utterances: int, key: str
 ) -> tuple[dict, pd.DataFrame]:
-    """Trains where there is something to train, and scores dev and eval.
+    """Train if needed, and score dev and eval.
 
     Parameters
     ----------
-    system : System
-    seed : int
-    store : path
-        Of waveforms.
-    stem : path
-        Without its ending: where the network, checkpoints and pieces of what is scored are kept.
-    utterances : int
-        Of dev and of eval each, that published weights are scored on.
-    key : str
-        `System.key`: what was begun under another is begun anew.
+    store : of waveforms.
+    stem : path without suffix of the network, its checkpoints and scored pieces.
+    utterances : of dev and of eval each, that published weights are scored on.
+    key : `System.key`; work begun under another key is discarded.
 
     Returns
     -------
-    about : dict
-        parameters (None of a baseline); minutes of training, those of runs that were stopped included (None of
-        published weights); milliseconds on one core for an utterance of 4 s, from the waveform (None of a baseline,
-        which is not kept); best_epoch (of a network that is trained here).
-    scores : DataFrame
-        The table's columns and score, higher for bona fide speech; dev first.
+    about : parameters, minutes of training, milliseconds to score 4 s of audio on one core, and best_epoch; None where
+        not applicable.
+    scores : the table's columns and score, higher for bona fide; dev first.
 
     Raises
     ------
     UserError
-        A training goes wrong, or published weights meet another sample rate than theirs.
+        A training fails, or the store's sample rate is not that of the published weights.
     """
     if system.kind == "published":
         return _published(system, store, stem, utterances, key)
@@ -144,7 +115,7 @@ def _trained(system: System, seed: int, store: Path, stem: Path, key: str) -> tu
 
 
 def _spent(clock: Path, checkpoints: Path, key: str) -> float:
-    """Seconds that runs which were stopped took up to the checkpoint that is gone on from."""
+    """Training seconds of interrupted runs, up to the checkpoint to resume from."""
     last = max((path.stat().st_mtime for path in checkpoints.glob("*.ckpt")), default=0.0)
     earlier = json.loads(clock.read_text("utf-8")) if clock.is_file() else {}
     if not last or earlier.get("key") != key:
@@ -162,7 +133,7 @@ def _fitted(system: System, seed: int, store: Path) -> tuple[dict, pd.DataFrame]
 
 @dataclass(frozen=True)
 class Piece:
-    """A few utterances that published weights score. It counts as done when its file exists."""
+    """Some utterances to score with published weights; done when its file exists."""
 
     path: Path
     store: Path
@@ -205,20 +176,9 @@ def _columns(store: Store, rows: np.ndarray) -> pd.DataFrame:
 
 
 def share(table: pd.DataFrame, split: str, count: int) -> np.ndarray:
-    """A fixed part of a split: half real voices, every speaker of them and every attack in proportion.
+    """Row numbers of about `count` utterances of a split, half bona fide, in proportion to speakers and attacks.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Of utterances; with utt_id, label, speaker, attack, split.
-    split : str
-    count : int
-        About so many; fewer where a class has not half of that. Names alone decide which.
-
-    Returns
-    -------
-    np.ndarray
-        Row numbers, ascending.
+    The selection depends on names alone; a class with fewer than half of `count` is not filled up by the other.
     """
     where = np.arange(len(table))
     of = table.assign(row=where)[(table["split"] == split).to_numpy()]
@@ -230,20 +190,12 @@ def share(table: pd.DataFrame, split: str, count: int) -> np.ndarray:
 
 
 def milliseconds(network: torch.nn.Module, of: Mapping) -> float:
-    """How long one core takes to score 4 s of speech, from the waveform: the median of several.
-
-    Parameters
-    ----------
-    network : nn.Module
-        In evaluation mode.
-    of : mapping
-        The section `features`.
-    """
+    """Median time for one core to score 4 s of audio, from the waveform; `of` is the section `features`."""
     front_end = features.build(dict(of)).eval()
     waveform = 0.1 * torch.randn(1, round(SECONDS * front_end.sample_rate), generator=torch.Generator().manual_seed(0))
     times = []
     with one_thread(), torch.inference_mode():
-        for _ in range(REPEATS + 2):  # the first ones warm up
+        for _ in range(REPEATS + 2):  # the first two are for warm-up
             start = time.perf_counter()
             network(front_end(waveform))
             times.append(time.perf_counter() - start)

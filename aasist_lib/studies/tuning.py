@@ -1,12 +1,8 @@
-"""A search for better settings: many short trainings, each judged by its equal error rate on dev.
+"""Hyperparameter search: many short trainings, each judged by its equal error rate on dev. Eval is never read.
 
-What a trial tries is drawn by Optuna's tree-structured Parzen estimator (Bergstra and others 2011), from the trials
-before it: at random at first, then the more often where good ones lie. A trial that does worse after an epoch than half
-of those that went to their end did at that time is stopped there. `eval` is never read.
-
-The study is a SQLite file, which holds as it is at any moment: a search that was killed goes on. Trials that ran then
-are tried again, each from its latest epoch. Chance depends on the seed and on a trial's place in the sequence alone, so
-that with one process the sequence is the same however often the search was stopped.
+Optuna's tree-structured Parzen estimator proposes the settings (Bergstra et al. 2011); the median rule stops trials
+early. The study is a SQLite file, so a killed search continues, and interrupted trials resume from their last epoch.
+With one process, the sequence of trials does not depend on interruptions.
 """
 
 import fcntl
@@ -38,17 +34,15 @@ from aasist_lib.base.workers import in_processes
 from aasist_lib.corpora.copies import beyond
 from aasist_lib.store import Store, indexes
 
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)  # what counts as tried; trials that were killed do not
-DIGITS = 3  # of numbers that are drawn: a setting is to be read and typed
-FEWEST_FOR_IMPORTANCE = 8  # complete trials: the importance of settings means little even then
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)  # states that count as tried; killed trials do not
+DIGITS = 3  # significant digits of sampled numbers, so that settings stay readable
+FEWEST_FOR_IMPORTANCE = 8  # complete trials; importance is unreliable even then
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, whole ones if `low` is one; `log`: their logarithms are drawn evenly.
+    """Numbers from `low` to `high`, integers if `low` is one; `log` samples their logarithms uniformly.
 
-    Examples
-    --------
     >>> Range(1.0e-4, 1.0e-2, log=True).value(0.00123456)
     0.00123
     """
@@ -62,26 +56,26 @@ class Range:
         return kind(self.low, self.high, log=self.log)
 
     def value(self, drawn: float) -> float:
-        """The setting: what was drawn, to three digits."""
+        """Setting: the sampled value to three significant digits."""
         if isinstance(self.low, int):
             return int(drawn)
         return min(max(float(f"{drawn:.{DIGITS}g}"), self.low), self.high)
 
     def drawn(self, value: Any) -> Any:
-        """What would have to be drawn for this setting, or None."""
+        """Sample that gives this setting, or None."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return value if number and self.low <= value <= self.high else None
 
     def examples(self) -> tuple:
-        """Settings to check before anything is trained."""
-        # of whole numbers the second, too: a multiple that another setting asks for shows there
+        """Settings to validate before any training."""
+        # the second integer, too, to catch settings that must be a multiple of another one
         between = (min(self.low + 1, self.high),) if isinstance(self.low, int) else ()
         return (self.low, *between, self.high)
 
 
 @dataclass(frozen=True)
 class Choices:
-    """One of these, which may be anything that YAML has. In the study they are JSON: Optuna takes no lists."""
+    """One of these YAML values, which are JSON in the study because Optuna takes no lists."""
 
     values: tuple
 
@@ -100,29 +94,11 @@ class Choices:
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, and by what trials.
+    """Space and settings of a search.
 
-    Attributes
-    ----------
-    space : mapping
-        By setting, such as `train.lr`.
-    settings : callable
-        Given what a trial tries, setting to value, returns sections features, model, augment and train, and seed, as
-        `pipeline.params` gives them. Pickled: a function of a module, or a `functools.partial` of one.
-    first : mapping
-        What the first trial tries, such as the settings that there are; {} for chance.
-    seed : int
-        Of what is drawn; trainings have the seed of their settings.
-    draws : int
-        Utterances that an epoch draws.
-    prune_trials, prune_epochs : int
-        Trials that are complete before another is stopped early, and epochs that each may have.
-    store : Path
-        Of waveforms.
-    folder : Path
-        Keeps the studies, `study.db`, and the trials that run.
-    about : str
-        All else that results depend on; another text is another study.
+    `settings` maps tried settings to those of a training, as in params.yaml, and must be picklable. `first` are those
+    of the first trial ({} samples them). `seed` is that of the sampler; trainings use their own. `about` is everything
+    else that results depend on: another text is another study.
     """
 
     space: Mapping[str, Range | Choices]
@@ -137,7 +113,7 @@ class Search:
     about: str = ""
 
     def name(self) -> str:
-        """Of the study: a hash of everything that a trial's result depends on, where trials could not be compared."""
+        """Name of the study: hash of everything that results depend on, so that its trials are comparable."""
         space = {key: str(part) for key, part in self.space.items()}
         about = [space, self.seed, self.draws, self.prune_trials, self.prune_epochs, self.about]
         key = hashlib.sha256(json.dumps([*about, torch.__version__, pl.__version__], sort_keys=True).encode())
@@ -148,13 +124,13 @@ class Search:
         return key.hexdigest()[:12]
 
     def tried(self, trial: FrozenTrial) -> dict[str, Any]:
-        """The settings of a trial."""
+        """Settings of a trial."""
         return {key: part.value(trial.params[key]) for key, part in self.space.items() if key in trial.params}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One trial; `place`: how many came before it."""
+    """One trial; `place` is the number of trials before it."""
 
     search: Search
     name: str
@@ -162,25 +138,14 @@ class Job:
 
 
 def run(search: Search, trials: int, workers: int = 1) -> optuna.Study:
-    """Goes on with a study, or begins it, until so many trials are complete or were stopped early.
+    """Continue or start a study until `trials` trials, with earlier ones, are complete or pruned.
 
-    Parameters
-    ----------
-    search : Search
-    trials : int
-        With those of earlier calls.
-    workers : int
-        Processes, of one thread each. With one, the same search always tries the same; several tell one another of
-        their results in whatever order they come.
-
-    Returns
-    -------
-    optuna.Study
+    With one worker the sequence of trials is reproducible; several share results in the order in which they finish.
 
     Raises
     ------
     UserError
-        Another search goes on in the folder, `study.db` is broken, or a training cannot be done.
+        Another search uses the folder, `study.db` is broken, or a training fails.
     """
     if Store(search.store).holds != "waveforms":
         raise UserError(f"{search.store} holds features, and trials differ in theirs: extract waveforms")
@@ -190,7 +155,7 @@ def run(search: Search, trials: int, workers: int = 1) -> optuna.Study:
         study = _study(search, name)
         if not study.get_trials(deepcopy=False) and search.first:
             study.enqueue_trial({key: part.drawn(search.first[key]) for key, part in search.space.items()})
-        for trial in study.get_trials(states=(TrialState.RUNNING,)):  # nobody else is here: they were killed
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):  # this process holds the lock, so they were killed
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params, user_attrs={"again": _began_as(trial)})
         done = len(study.get_trials(deepcopy=False, states=DONE))
@@ -206,20 +171,13 @@ def run(search: Search, trials: int, workers: int = 1) -> optuna.Study:
 
 
 def best(study: optuna.Study) -> FrozenTrial | None:
-    """The complete trial with the lowest equal error rate on dev, of these the first; None without any."""
+    """Complete trial with the lowest equal error rate on dev, the first of equals; None without any."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return min(complete, key=lambda trial: (trial.value, trial.number), default=None)
 
 
 def table(study: optuna.Study, search: Search) -> pd.DataFrame:
-    """One row a trial, in their order.
-
-    Returns
-    -------
-    DataFrame
-        trial (number), state (complete; pruned, when stopped early; fail, when killed; running, waiting), dev_eer
-        (fraction, of the best epoch), best_epoch (from 1), epochs (how many it had), minutes, and a column a setting.
-    """
+    """One row per trial: number, state, dev_eer (fraction) and best_epoch, epochs, minutes, and its settings."""
     rows = []
     for trial in study.get_trials(deepcopy=False):
         seen = trial.intermediate_values
@@ -233,9 +191,9 @@ def table(study: optuna.Study, search: Search) -> pd.DataFrame:
 
 
 def importance(study: optuna.Study) -> dict[str, float]:
-    """How much each setting has to do with whether a trial is among the best: shares of 1, the largest first.
+    """Importance of each setting by PED-ANOVA (Watanabe et al. 2023): fractions of 1, the largest first.
 
-    By PED-ANOVA (Watanabe and others 2023), over complete trials; {} where there are few, or all came out alike.
+    {} with too few complete trials or equal results.
     """
     values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
     if len(values) < FEWEST_FOR_IMPORTANCE or len(set(values)) < 2:
@@ -246,7 +204,7 @@ def importance(study: optuna.Study) -> dict[str, float]:
 
 
 def _work(job: Job) -> None:
-    os.environ["AASIST_TERMINAL"] = ""  # the bar that counts trials is enough
+    os.environ["AASIST_TERMINAL"] = ""  # the bar over trials is enough
     search = job.search
     study = _study(search, job.name, job.place)
     trial = study.ask({key: part.distribution() for key, part in search.space.items()})
@@ -267,7 +225,7 @@ def _work(job: Job) -> None:
                 augment=settings["augment"], seed=settings["seed"], threads=1, checkpoints=folder / "checkpoints",
                 leave_out=out, draws=search.draws, on_epoch=judge,
             )  # fmt: skip
-    except (optuna.TrialPruned, training.Diverged):  # a loss that is no number is as bad as can be, and no mistake
+    except (optuna.TrialPruned, training.Diverged):  # divergence is a bad result, not an error
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, float(history["dev_eer"].min()))
@@ -275,15 +233,15 @@ def _work(job: Job) -> None:
 
 
 def _began_as(trial) -> int:
-    """The number of the trial whose settings this one tries again, or its own."""
+    """Number of the trial whose settings this one repeats, or its own."""
     return trial.user_attrs.get("again", trial.number)
 
 
 def _study(search: Search, name: str, place: int = 0) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = search.folder / "study.db"
-    # A sampler's own state would be lost with a killed process, and one that starts again with its seed would draw
-    # again what it drew: every trial has a seed of its own.
+    # The sampler's state is lost with a killed process, and restarting it with the same seed would repeat its samples,
+    # so every trial has its own seed.
     seed = int(np.random.SeedSequence((search.seed, place)).generate_state(1)[0])
     pruner = optuna.pruners.MedianPruner(n_startup_trials=search.prune_trials, n_warmup_steps=search.prune_epochs)
     try:
@@ -292,14 +250,14 @@ def _study(search: Search, name: str, place: int = 0) -> optuna.Study:
         return optuna.create_study(
             study_name=name, storage=storage, sampler=sampler, pruner=pruner, load_if_exists=True
         )
-    except Exception as error:  # of SQLite, SQLAlchemy, Alembic or Optuna, by what is wrong with the file
+    except Exception as error:  # of SQLite, SQLAlchemy, Alembic or Optuna
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} is no study that can be gone on with ({reason}): move it away") from None
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Two searches would take one another's trials for killed ones."""
+    """Lock the folder: a second search would take running trials for killed ones."""
     with open(folder / "lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""The training of the stage `train` in several processes: `torchrun --nproc-per-node 2 -m aasist_lib.training`.
+"""Training in several processes: `torchrun --nproc-per-node 2 -m aasist_lib.training`.
 
-Every process reads params.yaml and `features/`, and they train together. The result is the checkpoint of the last epoch
-in `build/checkpoints/`, from which `dvc repro train` writes the network and the notebook, without training again.
+Every process reads params.yaml and `features/`. The result is the checkpoint of the last epoch in `build/checkpoints/`,
+from which `dvc repro train` writes network and notebook without training again.
 """
 
 import json
@@ -14,18 +14,7 @@ from aasist_lib.base.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Trains.
-
-    Parameters
-    ----------
-    arguments : list of str, optional
-        None, or a JSON file of what `training.fit` is to be given in place of what params.yaml says.
-
-    Returns
-    -------
-    int
-        Exit status: 2 where the person has to mend something.
-    """
+    """Train; `arguments` may name a JSON file of arguments of `training.fit`, in place of params.yaml."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         call = json.loads(Path(arguments[0]).read_text(encoding="utf-8")) if arguments else _stage()
@@ -40,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stage() -> dict:
-    """What notebooks/20_train.ipynb gives."""
+    """The arguments that notebooks/20_train.ipynb gives."""
     from aasist_lib import params
 
     root, names = paths.root(), ("model", "train", "augment", "seed", "threads", "compute")

@@ -1,8 +1,7 @@
-"""One training in several processes, on one host or several.
+"""One training run in several processes, started by `torchrun`, on one host or several.
 
-`torchrun` starts the processes and its environment says how many there are; here is what makes them train as one does:
-every batch is dealt out, batch normalisation takes the mean of all shares, and the split dev is scored by all together.
-Gradients are averaged by torch's DistributedDataParallel. What dropout drops is each process's own.
+Each batch is divided among the processes, batch normalisation uses the statistics of the whole batch, the split dev is
+scored in parallel, and DistributedDataParallel averages the gradients. Only dropout is drawn per process.
 """
 
 import json
@@ -26,20 +25,14 @@ ACCELERATORS = ("cpu", "gpu", "auto")
 
 
 def world() -> tuple[int, int]:
-    """Which of the processes this is, from 0, and how many there are: (0, 1) unless torchrun started it."""
+    """Rank of this process and number of processes; (0, 1) unless started by torchrun."""
     if not TorchElasticEnvironment.detect():
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def chosen(accelerator: str) -> str:
-    """What computes: "cpu" or "gpu"; "auto" takes a GPU where there is one.
-
-    Raises
-    ------
-    UserError
-        There is no such accelerator, or no GPU for every process on this host.
-    """
+    """The accelerator, "cpu" or "gpu", that "auto" stands for; UserError if it is unknown or lacks GPUs."""
     if accelerator not in ACCELERATORS:
         raise UserError(f"compute.accelerator: '{accelerator}' is none of {', '.join(ACCELERATORS)}")
     there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if world()[1] > 1 else 1
@@ -51,22 +44,15 @@ def chosen(accelerator: str) -> str:
 
 
 def trainer(accelerator: str, some_frozen: bool = False) -> dict:
-    """Arguments of Lightning's Trainer: what computes, and with which other processes.
-
-    Parameters
-    ----------
-    accelerator : {"cpu", "gpu"}
-    some_frozen : bool
-        Whether weights that are trained at some time stay as they are at others.
-    """
+    """Arguments for Lightning's Trainer; `some_frozen`: whether some weights have no gradient in some epochs."""
     size = world()[1]
     if size == 1:
-        # else Lightning looks for a cluster to join
+        # else Lightning looks for a cluster
         return {"accelerator": accelerator, "devices": 1, "plugins": [LightningEnvironment()]}
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     strategy = DDPStrategy(
         process_group_backend="nccl" if accelerator == "gpu" else "gloo",
-        broadcast_buffers=False,  # they are the same everywhere
+        broadcast_buffers=False,  # identical in all processes already
         find_unused_parameters=some_frozen,
     )
     return {
@@ -76,13 +62,7 @@ def trainer(accelerator: str, some_frozen: bool = False) -> dict:
 
 
 def share(batch_size: int) -> int:
-    """How much of a batch each process gets: whole couples of a bona fide and a spoofed utterance.
-
-    Raises
-    ------
-    UserError
-        They cannot all get as many.
-    """
+    """Share of a batch per process, in pairs of a bona fide and a spoofed utterance; UserError if uneven."""
     size = world()[1]
     if size > 1 and batch_size % (2 * size):
         raise UserError(f"train.batch_size: {batch_size} is not so many couples for each of {size} processes alike")
@@ -90,7 +70,7 @@ def share(batch_size: int) -> int:
 
 
 class Share(Sampler):
-    """Of each batch of `draws`, the part of this process, `count` draws."""
+    """This process's part, `count` draws, of each batch of `draws`."""
 
     def __init__(self, draws, count: int):
         self.draws, self.count = draws, count
@@ -107,7 +87,7 @@ class Share(Sampler):
 
 
 def of_all(values: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
-    """The sum over all processes, the same bytes in each."""
+    """The sum over all processes, bit-identical in each."""
     if world()[1] == 1:
         return values
     total = torch.from_numpy(np.array(values, dtype=np.float64)).to(device)
@@ -116,7 +96,7 @@ def of_all(values: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray
 
 
 class _Summed(torch.autograd.Function):
-    """The sum over all processes; of what it decides in each, the gradients add up too."""
+    """The sum over all processes; its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -128,13 +108,9 @@ class _Summed(torch.autograd.Function):
 
 
 class SharedBatchNorm(BatchNorm):
-    """Batch normalisation over the batch that all processes hold together, equal shares of it.
-
-    torch's own, SyncBatchNorm, is for GPUs alone.
-    """
+    """Batch normalisation over equal shares of a batch in all processes; torch's SyncBatchNorm needs GPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, ...) -> the same shape."""
         if not self.training:
             return super().forward(x)
         size, over, shape = world()[1], [0, *range(2, x.ndim)], (-1, *[1] * (x.ndim - 2))
@@ -151,7 +127,7 @@ class SharedBatchNorm(BatchNorm):
 
 
 def share_batch_norm(network: nn.Module) -> None:
-    """Let the batch normalisations of a network see the whole batch, where several processes share it."""
+    """Let batch normalisation see the whole batch where several processes share it."""
     if world()[1] > 1:
         for part in network.modules():
             if isinstance(part, BatchNorm):
@@ -159,7 +135,7 @@ def share_batch_norm(network: nn.Module) -> None:
 
 
 def agree(epochs: int, device: torch.device | str) -> None:
-    """Refuse to train where processes would go on from different epochs."""
+    """Refuse to train where processes resume from different epochs."""
     if of_all(np.array(epochs), device) != world()[1] * epochs:
         raise UserError(
             "the processes find different checkpoints: run all from one folder that their hosts share, or start afresh"
@@ -167,21 +143,7 @@ def agree(epochs: int, device: torch.device | str) -> None:
 
 
 def launch(call: dict, processes: int, folder: Path) -> None:
-    """Train in so many processes on this host, up to a checkpoint that only has to be written out.
-
-    Parameters
-    ----------
-    call : dict
-        What `training.fit` is to be given; JSON can hold it.
-    processes : int
-    folder : path
-        Where the call is put down for them to read.
-
-    Raises
-    ------
-    UserError
-        One of them failed; what it had to say it has said.
-    """
+    """Train in several processes on this host, up to the last checkpoint; `call` holds the arguments of `fit`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "call.json"
     path.write_text(json.dumps(call), encoding="utf-8")

@@ -1,20 +1,15 @@
-"""The training run: from a store to a network's weights, the same bytes every time.
+"""The training run: from a store to the weights of a network, reproducible bit for bit.
 
-Balance: an epoch makes as many draws as there are training utterances, in couples of a bona fide and a spoofed one.
-`pair_fraction` of the couples are a recording and a copy of it, cut at the same moment: they share voice, words and
-recording chain, so that nothing but the vocoder tells them apart. In the others, an utterance's chance is
-proportional to one over the root of its group's size (group: speaker for bona fide, attack for spoof), so that
-groups come up by the root of their size, between as they are and all alike.
+Sampling: draws come in pairs of a bona fide and a spoofed utterance. `pair_fraction` of the pairs are a recording and
+its vocoder copy, cropped at the same time, which differ in nothing but the vocoder. In the others an utterance's
+probability is proportional to 1/sqrt(size of its group); groups are speakers (bona fide) and attacks (spoof).
 
-Chance: from a store of waveforms, every crop is changed at random as `augment` says (noise, rooms, codecs), both of a
-couple in the same way, and features are made of it then; spans of the features are masked; utterances may be mixed, and
-moved against the network along its own gradient.
+Augmentation: waveform crops are changed as `augment` says, both of a pair alike, and optionally made adversarial;
+their features get SpecAugment masks and optional mixup. Scored on dev and kept is an exponential moving average of the
+weights (`averaging`).
 
-Averaging: what is scored on dev and kept is a moving average of the weights over the last hundred steps or so
-(`averaging`), which is steadier than the weights after any one of them.
-
-Reproducibility: whatever is random is drawn from (seed, epoch, position) or (seed, step), never from a state that
-a killed run would lose. A run keeps a checkpoint after every epoch and goes on from it.
+All random numbers come from (seed, epoch, position) or (seed, step), so that a killed run resumes from the checkpoint
+after each epoch with the same result.
 """
 
 import dataclasses
@@ -45,12 +40,12 @@ from aasist_lib.base.progress import progress
 from aasist_lib.store import Store, indexes
 from aasist_lib.training import distributed, losses
 
-CEPSTRA = ("mfcc", "lfcc")  # kinds of features to which a microphone adds a constant, smooth over their order
-GRADIENT_NORM = 1.0  # longer gradients are cut to this: one odd batch early on can undo a warm-up
+CEPSTRA = ("mfcc", "lfcc")  # features to which a microphone adds a constant
+GRADIENT_NORM = 1.0  # gradient clipping: one outlier batch early on can undo the warm-up
 
 
 class Diverged(UserError):
-    """The training loss is no longer a number."""
+    """The training loss is not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,50 +83,46 @@ def fit(
     threads: int, checkpoints, leave_out: np.ndarray | None = None, draws: int | None = None,
     on_epoch: Callable[[dict], None] | None = None, compute: dict | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Train a network on the split `train`, choose its best epoch on `dev`; `eval` is never read.
+    """Train a network on the split `train` and choose its best epoch on `dev`; `eval` is never read.
+
+    Under `torchrun` its processes train together (`distributed`); the last of their checkpoints stays.
 
     Parameters
     ----------
-    store : Store or path
-        What `store.extract` made.
-    output : path or None
-        Gets `network.safetensors` and `network.json`. None: nothing is written, and the checkpoint of the last epoch
-        stays, from which a call with a path writes them at once.
-    model, train : dict
-        The params sections of these names.
-    augment : dict, optional
-        The params section of that name; without it, or where all its probabilities are 0, crops stay as they are.
-    seed, threads : int
+    store
+        A `Store` or its folder.
+    output
+        Folder for network.safetensors and network.json. None: write nothing and keep the last checkpoint, from which a
+        later call with a folder writes them without training.
+    model, train, augment
+        The params sections of these names; without `augment`, crops stay unchanged.
+    seed, threads
         The same seed, threads, store and versions give the same bytes.
-    checkpoints : path
-        Folder for the state after each epoch. A run with the same settings that was killed goes on from there;
-        a run with others starts afresh. Emptied on success.
-    leave_out : (len(store),) bool, optional
-        True for the utterances that this run must not see, neither to train on nor to choose by.
-    draws : int, optional
-        Utterances drawn in an epoch, rounded to whole batches; by default as many as the split train has.
-    on_epoch : callable, optional
-        Is given each epoch's row when the epoch is over; where the run goes on from a checkpoint, the rows before it
-        first. What it raises ends the run for good: no checkpoint stays.
-    compute : dict, optional
-        The params section of that name, of which `accelerator` (cpu, where nothing is said) and `devices` (1) count.
-        On a GPU, and in several processes, the bytes are not those of one process on the processor.
-
-    Under `torchrun` the processes that it started, on one host or several, train together (`distributed`): the curve
-    is that of one process, to rounding, and but for what dropout drops. They need one folder of checkpoints, in which
-    that of the last epoch stays.
+    checkpoints
+        Folder for the state after each epoch. A run with the same settings resumes from it, others start afresh.
+        Emptied on success.
+    leave_out : (len(store),) bool
+        True for utterances excluded from training and from the choice of the epoch.
+    draws
+        Utterances drawn per epoch, rounded to whole batches; by default the size of the split train.
+    on_epoch
+        Called with the row of each epoch, also of those before a resumed one. An exception from it ends the run and
+        removes the checkpoint.
+    compute
+        The params section `compute`, of which `accelerator` and `devices` count. Results on GPUs or in several
+        processes are not bit-identical to those of one CPU process.
 
     Returns
     -------
     DataFrame
-        One row an epoch: epoch (from 1), lr (of its last step), train_loss, dev_loss (nats, both classes with
-        weight one half), dev_eer (fraction).
+        One row per epoch: epoch (from 1), lr (of the last step), train_loss, dev_loss (nats, mean of both classes),
+        dev_eer (fraction).
 
     Raises
     ------
     UserError
-        A setting that cannot be, a split that lacks a class, a store of features where waveforms are to be changed,
-        an `init_from` that does not fit, a loss that is no longer a number (`Diverged`).
+        If a setting is invalid, a split lacks a class, the store holds features and augmentation needs waveforms,
+        `init_from` does not fit, or the loss is not finite (`Diverged`).
     """
     settings, store = _settings(train), store if isinstance(store, Store) else Store(store)
     accelerator = distributed.chosen((compute or {}).get("accelerator", "cpu"))
@@ -148,7 +139,7 @@ def fit(
                     f"train.init_from: {settings.init_from} is what this run replaces: copy it first, and name the copy"
                 )
             _start_from(network, start)
-        # where a convolution's channels lie side by side, a step takes a sixth less time
+        # channels-last convolutions save a sixth of a step
         network.to(memory_format=torch.channels_last)
         distributed.share_batch_norm(network)
         changes = Augment(augment or {}, store.features["sample_rate"])
@@ -206,7 +197,7 @@ def fit(
             "parameters": models.parameters(network)["total"],
         }
         models.save(network, output, about)
-        if processes == 1:  # of several, one may yet have to read it
+        if processes == 1:  # another process may yet have to read it
             checkpoint.remove()
     return pd.DataFrame(module.history)
 
@@ -214,18 +205,18 @@ def fit(
 def scores(
     network_folder, store: Store | Path | str, split: str, *, threads: int = 2, rows: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """Raw logits of all utterances of a split, or of these rows of the store, each as if it were alone.
+    """Raw logits of a split, or of these `rows` of the store.
 
     Returns
     -------
     DataFrame
-        The table's columns, `seconds`, and `score`: the network's logit, higher for bona fide. Utterances longer
-        than a window get the mean of their windows' logits, weighted by length, as `Detector` does it.
+        The table's columns, `seconds`, and `score`, the logit, higher for bona fide. Long utterances get the mean of
+        their windows' logits weighted by length, as in `Detector`.
 
     Raises
     ------
     UserError
-        The split is empty, or the features are not what the network was trained on.
+        If the split is empty, or the network was trained on other features.
     """
     network, about = models.load(network_folder)
     store = store if isinstance(store, Store) else Store(store)
@@ -244,7 +235,7 @@ def scores(
 
 
 def _logit(network: nn.Module, store: Store, row: int) -> float:
-    """The logit of one utterance: one by one, since padding would change the values of the shorter ones."""
+    """The logit of one utterance, alone, since padding would change it."""
     spans = models.windows(int(store.table["frames"].iloc[row]), store.rate)
     parts = (torch.from_numpy(store.read(row, start, end - start))[None] for start, end in spans)
     device = next(network.parameters()).device
@@ -253,31 +244,14 @@ def _logit(network: nn.Module, store: Store, row: int) -> float:
 
 
 class Draws(Sampler):
-    """Which utterances an epoch trains on: (epoch, position, row, moment) for each draw.
-
-    Draws come in couples, a bona fide and a spoofed utterance after each other, so that both are in one batch.
-    `moment`, from 0 to below 1, says where in an utterance the crop lies.
-
-    Rows are drawn at equal steps along their added-up weights (low-variance resampling): each utterance and each
-    group come up as often as their weights say, to within one, and a class with fewer draws than utterances
-    repeats hardly any.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Columns utt_id, label, speaker, attack, pair_id; its index holds the row numbers of the store, ascending.
-    count : int
-        Draws in an epoch, rounded down to whole couples.
-    seed : int
-    pair_fraction : float
-        Share of the couples that are a recording and a copy of it; 0 where the table has no copies.
-    """
+    """Sampler of (epoch, position, row, moment), bona fide and spoof in turn; `moment` in [0, 1) places the crop."""
 
     def __init__(self, table: pd.DataFrame, count: int, seed: int, pair_fraction: float = 0.0):
         self.couples, self.seed, self.epoch = count // 2, seed, 0
         bonafide, spoof = (table[table["label"] == label] for label in ("bonafide", "spoof"))
         recordings = pd.Series(bonafide.index, index=bonafide["utt_id"])
         copies = spoof[spoof["pair_id"].isin(recordings.index)]
+        # ascending, as the row numbers that index `table`
         self.copied, self.recorded = copies.index.to_numpy(), recordings[copies["pair_id"]].to_numpy(dtype=int)
         self.pairs = round(pair_fraction * self.couples) if len(copies) else 0
         self.bonafide, self.spoof = self._weighted(bonafide["speaker"]), self._weighted(spoof["attack"])
@@ -285,12 +259,12 @@ class Draws(Sampler):
 
     @staticmethod
     def _weighted(groups: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, the number of each one's group, weights that sum to 1."""
+        """Rows, group number of each, and weights that sum to 1."""
         weights = groups.map(groups.value_counts()).to_numpy(dtype=float) ** -0.5
         return groups.index.to_numpy(), groups.factorize(sort=True)[0], weights / weights.sum()
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
+        """Called by Lightning before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -310,10 +284,11 @@ class Draws(Sampler):
 
     @staticmethod
     def _drawn(rng: np.random.Generator, weighted: tuple, count: int) -> np.ndarray:
-        """Rows, in no order."""
+        """Rows, in random order."""
         candidates, groups, weights = weighted
         if not count:
             return candidates[:0].astype(int)
+        # systematic (low-variance) resampling: utterances and groups come up as their weights say, to within one draw
         order = rng.permutation(len(candidates))
         order = order[np.argsort(groups[order], kind="stable")]
         edges = np.cumsum(weights[order])
@@ -322,12 +297,7 @@ class Draws(Sampler):
 
 
 class Crops(Dataset):
-    """Crops of the store: (epoch, position, row, moment) -> (held, target, draw).
-
-    What is held is (coefficients, frames), or (1, samples) changed at random; float32. Target is 1.0 for bona fide and
-    0.0 for spoof, draw is (epoch, position). Only the crop is read from disk. An utterance shorter than the crop
-    repeats, starting anywhere.
-    """
+    """(epoch, position, row, moment) to the map or augmented waveform of a crop, the target, and (epoch, position)."""
 
     def __init__(self, store: Store, settings: Settings, changes: Augment, seed: int):
         self.store, self.changes, self.seed = store, changes, seed
@@ -340,27 +310,27 @@ class Crops(Dataset):
         length = int(self.lengths[row])
         if length < self.length:
             start = int(moment * length)
-            held = self.store.read(row)[:, (start + np.arange(self.length)) % length]
+            held = self.store.read(row)[:, (start + np.arange(self.length)) % length]  # the utterance repeats
         else:
             start = int(moment * (length - self.length + 1))
             held = self.store.read(row, start, self.length)
         if self.changes:
-            # a couple has one seed: the same room and codec for both, so that they tell the classes of nothing
+            # a pair shares its seed, so that room and codec carry no information on the class
             held = self.changes(held[0], np.random.default_rng((self.seed, epoch, position // 2, 1)))[None]
         return held, self.targets[row], np.array([epoch, position])
 
 
 class Masks:
-    """Random changes of feature maps in training."""
+    """Random changes of feature maps: channel jitter and SpecAugment masks."""
 
     def __init__(self, store: Store, settings: Settings, seed: int):
         self.store, self.settings, self.seed = store, settings, seed
-        # what a normalisation over time has taken off is not to come back
+        # normalisation over time has removed the channel already
         as_they_are = store.features["kind"] in CEPSTRA and store.features.get("normalise", "none") == "none"
         self.jitter = settings.channel_jitter if as_they_are else 0.0
 
     def __call__(self, maps: Tensor, draws: Tensor) -> Tensor:
-        """(batch, coefficients, frames) and (batch, 2), the draws' epochs and positions, to maps of the same shape."""
+        """(batch, coefficients, frames) and (batch, 2), epoch and position of each, to maps of the same shape."""
         return torch.from_numpy(
             np.stack([
                 self.one(one, np.random.default_rng((self.seed, *draw)))
@@ -376,19 +346,12 @@ class Masks:
         return self._masked(features, rng)
 
     def _recording_channel(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """What a random microphone adds to cepstra, (count,): a filter multiplies spectra, so it adds a constant.
-
-        Its colour is smooth over frequency: the spread falls with the order of the coefficient. Slopes do not
-        notice a constant.
-        """
+        """Cepstral offset of a random microphone, (count,), smooth over frequency; deltas are unaffected."""
         spread = self.jitter / (1 + np.arange(count) / 3)
         return (rng.normal(size=count) * spread).astype(np.float32)
 
     def _masked(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """SpecAugment (Park and others 2019): spans of time and of coefficients take the crop's mean.
-
-        A coefficient is masked together with its slopes: they would give it away.
-        """
+        """SpecAugment (Park et al., 2019): spans of time, and of coefficients with their deltas, take the mean."""
         settings, mean = self.settings, features.mean(axis=1, keepdims=True)
         by_channel = features.reshape(self.store.channels, -1, features.shape[1])
         means = np.broadcast_to(mean, features.shape).reshape(by_channel.shape)
@@ -407,15 +370,7 @@ def _span(rng: np.random.Generator, length: int, widest: int) -> slice:
 
 
 class Training(pl.LightningModule):
-    """What Lightning repeats: steps on crops, then a look at the whole dev split, epoch after epoch.
-
-    Attributes
-    ----------
-    history : list of dict
-        One row an epoch; with it alone it is known which epoch was best and whether the run is over.
-    best : dict of Tensor
-        The network's weights after the best epoch.
-    """
+    """Lightning module: training steps on crops, and per epoch the scores of dev, a row of `history`, and `best`."""
 
     def __init__(
         self, network: nn.Module, store: Store, settings: Settings, changes: Augment, seed: int,
@@ -430,7 +385,7 @@ class Training(pl.LightningModule):
                 "augment and train.adversarial change waveforms, and the store holds features: set "
                 "extract.holds: waveforms, or every probability to 0"
             )
-        # buffers too: the running means of batch normalisation belong to the weights that they were seen with
+        # buffers too: the running statistics of batch normalisation belong to their weights
         decay = get_ema_multi_avg_fn(settings.averaging)
         self.average = AveragedModel(network, multi_avg_fn=decay, use_buffers=True).requires_grad_(False)
         leave_out = np.zeros(len(store), bool) if leave_out is None else np.asarray(leave_out, bool)
@@ -439,9 +394,9 @@ class Training(pl.LightningModule):
         for split, rows in self.rows.items():
             if len(set(self.targets[rows])) < 2:
                 raise UserError(f"split '{split}' needs bona fide and spoofed utterances, and lacks one or both")
-        # whole batches only: batch normalisation of a last batch of one or two would be noise
+        # whole batches only: batch statistics of one or two utterances would be noise
         draws = len(self.rows["train"]) if draws is None else draws
-        # a batch larger than the split would train on it several times an epoch
+        # a batch larger than the split would repeat it within an epoch
         self.batch_size = min(settings.batch_size, len(self.rows["train"]) // 2 * 2)
         self.steps = max(1, round(draws / self.batch_size))
         self.share, (self.rank, self.processes) = distributed.share(self.batch_size), distributed.world()
@@ -457,12 +412,10 @@ class Training(pl.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         draws = distributed.Share(self.draws(), self.share)
-        # a process in the background asks for draws as soon as it is there, and Lightning, going on from a checkpoint,
-        # tells the epoch only afterwards
+        # a background worker asks for draws at once; Lightning, resuming from a checkpoint, sets the epoch only later
         draws.set_epoch(len(self.history))
         crops = Crops(self.store, self.settings, self.changes, self.seed)
-        # A crop takes a tenth of a millisecond from the memory map, so that another process is worth it for changes
-        # of waveforms alone.
+        # reading a crop takes 0.1 ms: a worker pays off only for waveform augmentation
         return DataLoader(
             crops, sampler=draws, batch_size=self.share, generator=torch.Generator(),
             num_workers=1 if self.changes and self.background else 0,
@@ -473,12 +426,12 @@ class Training(pl.LightningModule):
         return DataLoader(rows, batch_size=None, generator=torch.Generator())
 
     def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int):
-        return batch  # features are made and masked on the processor
+        return batch  # features are computed and masked on the CPU
 
     # one epoch
 
     def prior_spoof(self) -> float:
-        """Share of spoofs among the draws of an epoch, as weighted: what the network's log odds have built in."""
+        """Weighted share of spoofs among the draws of an epoch: the prior in the network's log odds."""
         rows = [row for _, _, row, _ in self.draws()]
         return float(np.average(~self.targets[rows], weights=self._weights(self.targets[rows])))
 
@@ -493,10 +446,12 @@ class Training(pl.LightningModule):
         frozen = self.current_epoch < self.settings.freeze_cnn_epochs
         self.network.train()
         if hasattr(self.network, "cnn"):
-            self.network.cnn.requires_grad_(not frozen).train(not frozen)  # running means stay too
+            self.network.cnn.requires_grad_(not frozen).train(not frozen)  # running statistics stay too
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        torch.manual_seed(_number(self.seed, self.global_step, self.rank))  # dropout; rank 0 is as if there were none
+        torch.manual_seed(
+            _number(self.seed, self.global_step, self.rank)
+        )  # for dropout; rank 0 draws as a single process does
         held, targets, draws = batch
         rng = np.random.default_rng((self.seed, self.global_step, 2))
         if rng.random() < self.settings.adversarial:
@@ -519,8 +474,8 @@ class Training(pl.LightningModule):
         return loss
 
     def _against(self, held: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
-        """Waveforms moved so that the loss grows: one step is FGSM, several are PGD (as in `adversarial`)."""
-        self.network.eval()  # the running means are not to learn from what is on the way
+        """Adversarial waveforms within an L-infinity bound: FGSM for one step, PGD for several."""
+        self.network.eval()  # keeps adversarial iterates out of the running statistics
         steps, size = self.settings.adversarial_steps, (self.processes, len(held), 1, 1)
         db = rng.uniform(*self.settings.adversarial_db, size=size)[self.rank]
         bound = held.norm(dim=2, keepdim=True) / held.shape[2] ** 0.5 * torch.from_numpy(10 ** (-db / 20)).float()
@@ -568,11 +523,11 @@ class Training(pl.LightningModule):
     # when to stop, what to keep
 
     def best_epoch(self) -> int:
-        """Place in the history of the lowest dev EER, of these the one with the lowest dev loss."""
+        """Index of the lowest dev EER, among equals of the lowest dev loss."""
         return min(range(len(self.history)), key=lambda i: (self.history[i]["dev_eer"], self.history[i]["dev_loss"]))
 
     def finished(self) -> bool:
-        """All epochs done, or `patience` epochs since the best one."""
+        """Whether all epochs are done, or `patience` epochs have passed since the best."""
         done = len(self.history)
         return done > 0 and (done >= self.settings.max_epochs or done - 1 - self.best_epoch() >= self.settings.patience)
 
@@ -584,7 +539,7 @@ class Training(pl.LightningModule):
 
     def configure_optimizers(self):
         parameters = list(self.network.parameters())
-        groups = [  # weights decay; biases and the scales of normalisations do not
+        groups = [  # weight decay for weights, not for biases and normalisation scales
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.settings.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
@@ -597,11 +552,7 @@ class Training(pl.LightningModule):
 
 
 def _schedule(step: int, total: int, warmup_fraction: float) -> float:
-    """Share of the full learning rate: a straight line up, then half a cosine down to nothing.
-
-    >>> [round(_schedule(step, 10, 0.2), 2) for step in (0, 1, 2, 6, 9)]
-    [0.5, 1.0, 1.0, 0.5, 0.04]
-    """
+    """Learning rate over its maximum: linear warm-up, then half a cosine to 0."""
     warmup = round(total * warmup_fraction)
     if step < warmup:
         return (step + 1) / warmup
@@ -609,7 +560,7 @@ def _schedule(step: int, total: int, warmup_fraction: float) -> float:
 
 
 def _mixed(features: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Mixup (Zhang and others, 2018): every utterance mixed with another of the batch, its target likewise."""
+    """Mixup (Zhang et al., 2018) of features and targets within the batch."""
     share = torch.from_numpy(rng.beta(alpha, alpha, size=len(features))).float()
     others = torch.from_numpy(rng.permutation(len(features)))
     both = share[:, None, None]
@@ -618,19 +569,19 @@ def _mixed(features: Tensor, targets: Tensor, alpha: float, rng: np.random.Gener
 
 
 class Checkpoint(pl.Callback):
-    """The state of a run after its latest epoch, in one file named after what the run was asked to do."""
+    """The state after the latest epoch, in a file named after a hash of the run's settings."""
 
     def __init__(self, folder, key: str):
         self.folder = Path(folder)
         self.file = self.folder / f"{key}.ckpt"
 
     def load(self) -> dict | None:
-        """The state, or None if there is none that can be read. Nothing is unpickled but tensors and numbers."""
+        """The state, or None if there is none that can be read; only tensors and numbers are unpickled."""
         try:
             return torch.load(self.file, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except Exception:  # torch has no one error for a broken file, and starting afresh mends all of them
+        except Exception:  # torch raises many errors for a broken file; starting afresh mends all
             self.file.unlink(missing_ok=True)
             return None
 
@@ -652,15 +603,15 @@ class Checkpoint(pl.Callback):
         beside = self.file.with_suffix(".part")
         trainer.save_checkpoint(beside)
         if trainer.is_global_zero:
-            os.replace(beside, self.file)  # a kill leaves the former state or this one, never half
+            os.replace(beside, self.file)  # atomic: a kill leaves the former state or this one
             for other in self.folder.glob("*.ckpt"):
                 if other != self.file:
-                    other.unlink()  # of a run with other settings
+                    other.unlink()  # from a run with other settings
         trainer.should_stop = module.finished()
 
 
 class Tell(pl.Callback):
-    """Tells somebody of each epoch, who may raise to end the run; it is not to be gone on with then."""
+    """Calls `on_epoch` after each epoch; if it raises, the checkpoint is removed so that the run is not resumed."""
 
     def __init__(self, on_epoch: Callable[[dict], None] | None, checkpoint: Checkpoint):
         self.on_epoch, self.checkpoint = on_epoch, checkpoint
@@ -678,7 +629,7 @@ class Tell(pl.Callback):
 
 
 class Progress(pl.Callback):
-    """One bar for the whole run; the latest dev EER beside it."""
+    """One bar for the whole run, with the latest dev EER."""
 
     def __init__(self, settings: Settings, module: Training):
         self.total, self.done = settings.max_epochs * module.steps, len(module.history) * module.steps
@@ -709,7 +660,7 @@ def _settings(train: dict) -> Settings:
 
 
 def _described(name: str, network: nn.Module) -> dict:
-    """The section `model` with every option spelt out, so that a changed default spoils no trained network."""
+    """The section `model` with every option spelt out, so that changed defaults spoil no trained network."""
     options = dataclasses.asdict(network.options)
     return {"name": name, **{k: v for k, v in options.items() if k not in ("coefficients", "channels")}}
 
@@ -729,21 +680,20 @@ def _start_from(network: nn.Module, folder: Path) -> None:
 def _key(
     store: Store, network: nn.Module, settings: Settings, augment, seed: int, threads: int, leave_out, draws
 ) -> str:
-    """A hash of everything that the outcome depends on; the same key means that a checkpoint may be gone on from."""
+    """Hash of everything that the result depends on; a checkpoint with the same key may be resumed."""
     options = [dataclasses.asdict(network.options), dataclasses.asdict(settings), augment]
     about = [*options, store.features, store.holds, seed, threads, draws]
     key = hashlib.sha256(json.dumps([*about, torch.__version__, pl.__version__], sort_keys=True).encode())
     for piece in indexes.text(store.table):
         key.update(piece)
     key.update(b"" if leave_out is None else np.asarray(leave_out, bool).tobytes())
-    key.update(provenance.code_key(__name__))  # a run is not finished by other code than began it
-    for name, tensor in network.state_dict().items():  # tells one init_from from another
+    key.update(provenance.code_key(__name__))  # other code must not finish the run
+    for name, tensor in network.state_dict().items():  # distinguishes init_from networks
         key.update(name.encode() + tensor.numpy().tobytes())
     return key.hexdigest()[:16]
 
 
 def _number(*parts: int) -> int:
-    """A seed from several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -751,21 +701,21 @@ def _run(trainer: pl.Trainer, module: Training, latest: str | None) -> None:
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, ckpt_path=latest, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C; in JupyterLab an interrupted cell is to stay one
+    except SystemExit:  # Lightning turns Ctrl-C into it; JupyterLab expects KeyboardInterrupt
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
 
 
 @contextmanager
 def _reproducible(threads: int, seed: int | None = None, strictly: bool = True):
-    """Fixed threads, order and random numbers inside; the caller's own again after it."""
+    """Fixed threads, deterministic algorithms and seed; the caller's settings are restored."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[]):
         try:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(strictly)  # some of a GPU's are not
-            # nothing is read before it is written, and filling it first takes a tenth of a step
+            torch.use_deterministic_algorithms(strictly)  # some GPU operations have no deterministic version
+            # nothing is read before it is written, and filling takes a tenth of a step
             torch.utils.deterministic.fill_uninitialized_memory = False
             if seed is not None:
                 torch.manual_seed(seed)
@@ -778,7 +728,7 @@ def _reproducible(threads: int, seed: int | None = None, strictly: bool = True):
 
 @contextmanager
 def _quiet():
-    """Lightning greets, advises and advertises; an executed notebook is to hold none of it."""
+    """Silence Lightning's messages, which executed notebooks would record."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     try:
