@@ -41,15 +41,8 @@ MEASURES = {
     "n_spoof": ("Fakes", False),
 }
 COUNTS = ("n_bonafide", "n_spoof")
-COMPARED = (
-    "eer",
-    "accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "min_dcf",
-    "cllr",
-)  # with the EER on dev, all that DVC compares
+# with the EER on dev, all that DVC compares
+COMPARED = ("eer", "accuracy", "precision", "recall", "f1", "min_dcf", "cllr")
 
 
 def select(scores: pd.DataFrame, condition: str = "all") -> pd.DataFrame:

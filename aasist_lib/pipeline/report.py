@@ -25,6 +25,7 @@ from aasist_lib.store.folders import Folder
 TEMPLATES = Path(__file__).with_name("templates")
 MEASURED = ("alarms", "extract", "train", "operating_points", "calibration")  # of metrics/tables/, for the model card
 TABLES = "metrics/tables"
+README = ("eer", "accuracy", "precision", "recall", "f1", "min_dcf")  # rows of its table
 BOARD = "Leaderboard: which detector errs least?"
 
 # explanations of the measures for readers new to them
@@ -117,6 +118,7 @@ def update_readme(root: Path, *, only_check: bool = False) -> None:
     path = root / "README.md"
     old = path.read_text(encoding="utf-8")
     table = evaluation.headline_table(_measured(root)[0])
+    table = table[table["Measure"].isin([evaluation.MEASURES[key][0] for key in README])]
     lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.itertuples(index=False)]
     block = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
     new, found = re.subn(
