@@ -280,9 +280,8 @@ def _open(source) -> soundfile.SoundFile:
             raise BadAudio(name(source), "empty", "0 bytes")
         raw.seek(0)
     try:
-        return soundfile.SoundFile(
-            source if hasattr(source, "read") else os.fsencode(source)
-        )  # a name need not be text
+        # a name need not be text
+        return soundfile.SoundFile(source if hasattr(source, "read") else os.fsencode(source))
     except soundfile.LibsndfileError as error:
         raise BadAudio(name(source), "not audio", error.error_string.strip().rstrip(".")) from None
     except TypeError:  # soundfile takes *.raw for headerless samples and asks for their rate

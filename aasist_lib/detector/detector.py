@@ -110,9 +110,8 @@ class Detector:
         rate = self.sample_rate
         logits, samples, found = [], [], []
         for window in windows(source, rate, self.backend.window_seconds, max_seconds, refuse_silence=True):
-            if (
-                len(window) < MIN_SECONDS * rate
-            ):  # only the first window can be: later ones have at least half the length
+            # only the first window can be: later ones have at least half the length
+            if len(window) < MIN_SECONDS * rate:
                 raise UserError(
                     f"too short: {len(window)} samples at {rate} Hz, and {math.ceil(MIN_SECONDS * rate)} "
                     f"({MIN_SECONDS} s) are needed"

@@ -449,9 +449,8 @@ class Training(pl.LightningModule):
             self.network.cnn.requires_grad_(not frozen).train(not frozen)  # running statistics stay too
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        torch.manual_seed(
-            _number(self.seed, self.global_step, self.rank)
-        )  # for dropout; rank 0 draws as a single process does
+        # for dropout; rank 0 draws as a single process does
+        torch.manual_seed(_number(self.seed, self.global_step, self.rank))
         held, targets, draws = batch
         rng = np.random.default_rng((self.seed, self.global_step, 2))
         if rng.random() < self.settings.adversarial:
