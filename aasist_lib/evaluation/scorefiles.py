@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from aasist_lib import evaluation, metrics
+from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 from aasist_lib.corpora import protocols
 
@@ -466,7 +467,7 @@ def write_official(folder: Path | str, scores: pd.DataFrame) -> list[str]:
     speaker = scores["speaker"].replace("", "-")
     attack = scores["attack"].replace("", "unnamed").mask(label == "bonafide", "-")
     same = ["-"] * len(scores)
-    files = {
+    formats = {
         "asvspoof2019.txt": (" ", None, (utt_id, attack, label, score)),
         "asvspoof2019_keys.txt": (" ", None, (speaker, utt_id, same, attack, label)),
         "asvspoof2021.txt": (" ", None, (utt_id, score)),
@@ -479,7 +480,7 @@ def write_official(folder: Path | str, scores: pd.DataFrame) -> list[str]:
         "asvspoof5_keys.tsv": ("\t", ("filename", "cm-label"), (utt_id, label)),
     }  # fmt: skip
     left_out = []
-    for name, (separator, header, columns) in files.items():
+    for name, (separator, header, columns) in formats.items():
         parts = re.compile(r"\s" if separator == " " else r"[\t\r\n]")
         unfit = next((text for column in columns for text in column if parts.search(text) or not text), None)
         if unfit is not None:
