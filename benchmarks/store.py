@@ -2,9 +2,8 @@
 
     python benchmarks/store.py [--rows 5000000] [--store features] [--utterances 100]
 
-- Opening: an index of so many made-up rows is written to a temporary folder; a process of its own opens it, another
-  reads the same rows as index.csv, which older stores have. Memory is the peak of the whole process, its libraries
-  included, which alone come first.
+- Opening: an index of so many made-up rows is written to a temporary folder; a process of its own opens it. Memory is
+  the peak of the whole process, its libraries included, which alone come first.
 - Reading: 64 crops of 2 s from random utterances of a store, the first batches, which compare every shard with its
   checksum, and the later ones; beside it a training step of the network of params.yaml on as many crops.
 - Extracting features as params.yaml says: so many utterances of 4 s and ten times as many with two processes, these
@@ -27,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 BATCH, SECONDS, BATCHES = 64, 2.0, 50
 RATE, LENGTH, FILES = 16000, 4, 2000  # Hz, seconds of an utterance that is extracted, recordings
-OPENINGS = ("libraries", "index.arrow", "index.csv")
+OPENINGS = ("libraries", "index.arrow")
 
 
 def main() -> int:
@@ -62,23 +61,21 @@ def in_a_process(*side) -> subprocess.Popen:
 def opening(rows: int, folder: Path) -> None:
     start = time.perf_counter()
     make(rows, folder)
-    print(f"{rows:,} utterances; written in {time.perf_counter() - start:.1f} s, index.csv included")
+    print(f"{rows:,} utterances; written in {time.perf_counter() - start:.1f} s")
     print(f"{'':14}{'open, s':>9}{'peak, MB':>10}{'and select a split, s':>23}{'peak, MB':>10}{'size, MB':>10}")
     for what in OPENINGS:
         found = json.loads(in_a_process(what, folder).communicate()[0])
-        path = folder / ("csv" if what == "index.csv" else "arrow") / what
-        size = f"{path.stat().st_size / 1e6:10.0f}" if path.exists() else ""
+        size = f"{(folder / what).stat().st_size / 1e6:10.0f}" if what != "libraries" else ""
         print(f"{what:14}" + "".join(f"{value:{width}.{digits}f}" for value, width, digits in found) + size)
 
 
 def make(rows: int, folder: Path) -> None:
-    """A store without shards, in two layouts."""
+    """A store without shards."""
     import numpy as np
     import pandas as pd
 
     from aasist_lib import corpora
     from aasist_lib.store import indexes
-    from aasist_lib.store.folders import Folder
 
     number = np.arange(rows)
     speaker = "s" + pd.Series(number % 4000).astype("str").str.zfill(5)
@@ -92,12 +89,9 @@ def make(rows: int, folder: Path) -> None:
     places = {"shard": number // 1024, "start": np.cumsum(frames) - frames, "frames": frames, "seconds": frames / 250}
     table = table.assign(**places)
     settings = dict(kind="waveform", sample_rate=16000)
-    meta = {"features": settings, "holds": "waveforms", "version": 2, "coefficients": 1, "channels": 1}
-    for kind in ("arrow", "csv"):
-        Folder(folder / kind).write("meta.json", json.dumps(meta))
-    indexes.write(Folder(folder / "arrow"), table)
-    with open(folder / "csv/index.csv", "wb") as file:
-        file.writelines(indexes.text(table))
+    meta = {"features": settings, "holds": "waveforms", "version": 2, "coefficients": 1, "channels": 1, "checksums": {}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    indexes.write(folder, table)
 
 
 def opened(what: str, folder: str) -> list:
@@ -107,7 +101,7 @@ def opened(what: str, folder: str) -> list:
     start, found = time.perf_counter(), []
     if what == "libraries":
         return [(0, 9, 3), (peak(), 10, 0)]
-    store = Store(f"{folder}/{what.removeprefix('index.')}")
+    store = Store(folder)
     found += [(time.perf_counter() - start, 9, 3), (peak(), 10, 0)]
     assert len(store.select("train")) == 4 * len(store) // 5
     return found + [(time.perf_counter() - start, 23, 3), (peak(), 10, 0)]

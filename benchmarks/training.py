@@ -36,7 +36,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_a
 from aasist_lib import augment, models, params
 from aasist_lib.models import layers
 from aasist_lib.store import Store, indexes
-from aasist_lib.store.folders import Folder
 from aasist_lib.training import loop as training
 from aasist_lib.training import losses
 
@@ -251,7 +250,7 @@ def memory(options: argparse.Namespace) -> None:
 def _repeated(store: Path, folder: Path, utterances: int, times: int) -> Path:
     """A store of so many times so many utterances from all over the other's, its shards links to them."""
     folder.mkdir()
-    index = indexes.read(Folder(store))
+    index = indexes.read(store)
     index = index.iloc[np.linspace(0, len(index) - 1, min(utterances, len(index))).astype(int)].reset_index(drop=True)
     shards = index["shard"].max() + 1
     parts = []
@@ -264,9 +263,10 @@ def _repeated(store: Path, folder: Path, utterances: int, times: int) -> Path:
         for shard in range(shards):
             place = folder / f"shard-{number * shards + shard:05d}.npy"
             place.symlink_to((store / f"shard-{shard:05d}.npy").resolve())
-    indexes.write(Folder(folder), pd.concat(parts))
+    indexes.write(folder, pd.concat(parts))
     meta = json.loads((store / "meta.json").read_text())
-    del meta["checksums"]  # of the index, which is another; what remains to be read are the same bytes
+    sums = [meta["checksums"][f"shard-{shard:05d}.npy"] for shard in range(shards)]
+    meta["checksums"] = {f"shard-{number:05d}.npy": sums[number % shards] for number in range(times * shards)}
     (folder / "meta.json").write_text(json.dumps(meta))
     shutil.copy(store / "rejected.csv", folder / "rejected.csv")
     return folder

@@ -8,12 +8,11 @@
 | lacks a class | said by name |
 """
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import multivariate_normal
+from test_training import write_index
 
 from aasist_lib import metrics
 from aasist_lib.base.errors import UserError
@@ -45,8 +44,7 @@ def write_store(folder, *, labels=("bonafide", "spoof"), shuffled=False):
         rows.append(dict(utt_id=f"u{number}", path="", label=label, split=split, shard=0, start=start, frames=frames))
         start += frames
     np.save(folder / "shard-00000.npy", np.concatenate(parts))
-    pd.DataFrame(rows).assign(seconds=1.0).to_csv(folder / "index.csv", index=False)
-    (folder / "meta.json").write_text(json.dumps(dict(features=FEATURES, coefficients=4, channels=1, version=1)))
+    write_index(folder, pd.DataFrame(rows).assign(seconds=1.0), FEATURES, coefficients=4, channels=1)
     return Store(folder)
 
 

@@ -1,14 +1,13 @@
-"""aasist_lib.cluster and aasist_lib.folders: extraction by the processes of a Dask cluster, and stores at a URL.
+"""aasist_lib.base.cluster: extraction and scoring by the processes of a Dask cluster.
 
 | what | test |
 |---|---|
 | an error of a job arrives as it was raised | test_error |
 | no scheduler: one line | test_nobody |
-| a cluster writes the same bytes as one process, to a URL, and nothing is lost with a worker killed at work | test_killed |
+| a cluster writes the same bytes as one process, and nothing is lost with a worker killed at work | test_killed |
 | without an address, a cluster of this machine; one line of a job that kills whatever does it; it ends then | test_local |
 | jobs are taken while others are done, not all at once, with Dask and without | test_few_at_a_time |
 | `aasist score` on a cluster says what it says here, in the same order, of files that cannot be scored too | test_score |
-| a store in a file system that is no folder of this machine: the same bytes, read as they are here | test_elsewhere |
 """  # noqa: E501
 
 import json
@@ -20,8 +19,6 @@ import time
 from pathlib import Path
 
 import dask
-import fsspec
-import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -82,7 +79,7 @@ def test_killed(cluster, speech, speech_files, tmp_path):
         first.kill()
 
     threading.Thread(target=kill_one, daemon=True).start()
-    store.extract(table, speech, f"file://{tmp_path}/features", SETTINGS, compute=compute)
+    store.extract(table, speech, tmp_path / "features", SETTINGS, compute=compute)
     assert first.wait(20) == -9 and second.poll() is None
     store.extract(table, speech, tmp_path / "alone", SETTINGS)
     assert bytes_of(tmp_path / "features") == bytes_of(tmp_path / "alone")
@@ -122,23 +119,3 @@ def test_score(cluster, speech, tmp_path, capsys, monkeypatch):
         tables.append(pd.read_csv(output, keep_default_na=False, na_values={"llr": [""], "seconds": [""]}))
     pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=1e-4, atol=1e-4)
     assert len(tables[0]) > 20
-
-
-def test_elsewhere(speech, speech_files, tmp_path):
-    table, url = table_of(speech_files, 2), "memory://elsewhere/features"
-    store.extract(table, speech, tmp_path / "features", SETTINGS)
-    store.extract(table, speech, url, SETTINGS)
-    files = fsspec.filesystem("memory")
-    held = {Path(name).name: files.cat_file(name) for name in files.ls("elsewhere/features", detail=False)}
-    assert held == bytes_of(tmp_path / "features")
-    assert [Path(name).name for name in files.ls("elsewhere", detail=False)] == ["features"]  # and nothing beside it
-    here, there = store.Store(tmp_path / "features"), store.Store(url)
-    for row in range(0, len(table), 5):
-        np.testing.assert_array_equal(there.read(row), here.read(row))
-        np.testing.assert_array_equal(there.read(row, 7, 20), here.read(row, 7, 20))
-    there.verify()
-    shard = bytearray(held["shard-00001.npy"])
-    shard[5000] ^= 1
-    files.pipe_file("elsewhere/features/shard-00001.npy", bytes(shard))
-    with pytest.raises(UserError, match=f"{url}/shard-00001.npy: its bytes are not those that were written"):
-        there.verify()

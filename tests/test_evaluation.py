@@ -199,13 +199,6 @@ def test_by_source_of_real_voices(scores):
     assert list(evaluation.by_human(scores, 0.3, "language")["language"]) == ["en", "es", "ru"]
 
 
-def test_by_policy(scores):
-    bonafide, spoof = evaluation.split_classes(scores)
-    table = evaluation.by_policy(bonafide, spoof, {"low": -3.0, "high": 3.0}).set_index("policy")
-    assert table.loc["low", "bonafide_rejected"] < table.loc["high", "bonafide_rejected"] == np.mean(bonafide < 3)
-    assert table.loc["low", "spoof_accepted"] == np.mean(spoof >= -3)
-
-
 def test_worst_errors_first():
     scores = pd.DataFrame(
         {

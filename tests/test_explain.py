@@ -36,7 +36,6 @@ from aasist_lib.features import build
 from aasist_lib.pipeline import run
 from aasist_lib.pipeline.kernel import OwnKernel
 from aasist_lib.store import indexes
-from aasist_lib.store.folders import Folder
 
 ROOT = Path(__file__).parents[1]
 RATE = 16000
@@ -386,7 +385,7 @@ def test_fakes_without_a_file_are_not_offered(project, loaded, tmp_path):
     fake = index.index[(index["label"] == "spoof") & (index["split"] == "train")][0]
     real = index.index[(index["label"] == "bonafide") & (index["split"] == "train")][0]
     index.loc[fake, "path"] = index.loc[real, "path"]
-    indexes.write(Folder(tmp_path / "features"), index)
+    indexes.write(tmp_path / "features", index)
     found = explain.embeddings(loaded, tmp_path / "features")[0]["utt_id"].tolist()
     assert index.loc[fake, "utt_id"] not in found and index.loc[real, "utt_id"] in found
 

@@ -20,7 +20,7 @@ from aasist_lib import metrics, plots
 from aasist_lib.audit import holdout
 from aasist_lib.corpora import folds
 from aasist_lib.corpora.folds import Item
-from aasist_lib.store import Store
+from aasist_lib.store import Store, indexes
 
 COLUMNS = ["utt_id", "label", "speaker", "attack", "split", "source", "pair_id"]
 OPTIONS = dict(model=MODEL, train=TRAIN, seed=3, draws=40, trials=8)
@@ -72,9 +72,9 @@ def test_left_out(table):
 def store(tmp_path_factory):
     """Three sources, five attacks; every second fake of some is a copy."""
     folder = write_store(tmp_path_factory.mktemp("holdout") / "features", poison_eval=True)
-    index = pd.read_csv(folder / "index.csv", keep_default_na=False)
+    index = indexes.read(folder).copy()
     index["source"] = "made" + index["speaker"].where(index["label"] == "bonafide", "").str[-1:].replace("3", "2")
-    index.to_csv(folder / "index.csv", index=False)
+    indexes.write(folder, index)
     return folder
 
 

@@ -18,7 +18,6 @@
 | the leaderboard is as readable as the rest, says what it is of, and goes when its results do | test_leaderboard_page |
 | the figures of the leaderboard show the data; the same bytes twice | test_leaderboard_figures |
 | the table in README.md | test_readme, test_committed_readme_is_current |
-| `dvc plots show` can be read offline | test_plots_page |
 | `dvc plots diff`: each confusion matrix under its condition and beside its revision | test_confusion_template |
 """
 
@@ -38,6 +37,7 @@ from bs4 import BeautifulSoup
 from aasist_lib import evaluation, plots
 from aasist_lib.base.errors import UserError
 from aasist_lib.pipeline import report, standings
+from aasist_lib.store import indexes
 
 ROOT = Path(__file__).parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="  # one pixel
@@ -89,7 +89,7 @@ def project(tmp_path):
     scores = scores.assign(language="cs", source="x", seconds=1800.0)
     evaluation.save_csv(tmp_path / "metrics/by_attack.csv", evaluation.by_attack(scores, 0))
     evaluation.save_csv(tmp_path / "metrics/by_speaker.csv", evaluation.by_speaker(scores, 0))
-    scores.to_csv(tmp_path / "features/index.csv", index=False)
+    indexes.write(tmp_path / "features", scores)
     for name, title in {"10_extract": "10 Extract: what is seen", "40_evaluate": "40 Evaluate: is it right?"}.items():
         cell = nbformat.v4.new_code_cell("secret = 1", id="code", execution_count=1)
         cell.outputs = [
@@ -251,9 +251,9 @@ def test_telephone(project, pages):
     assert "telephone" not in _plain(pages["index"].main)
     headline, _ = report._measured(project)
     write_measured(project, headline, {"known": measured(0.375, 30), "all": measured(0.4375, 60)})
-    used = (project / "features/index.csv").read_text()
-    more = used.splitlines()[-1].replace("eval", "narrow").replace("robot", "jan")
-    (project / "features/index.csv").write_text(f"{used}{more}\n")
+    used = indexes.read(project / "features")
+    more = used.iloc[[-1]].assign(split="narrow", speaker="jan")
+    indexes.write(project / "features", pd.concat([used, more]))
     (project / "README.md").write_text("<!-- metrics -->\n<!-- /metrics -->\n")
     report.write(project)
     page = BeautifulSoup((project / "reports/index.html").read_text("utf-8"), "html.parser")
@@ -302,8 +302,9 @@ def test_model_card(project, pages):
 
 
 def test_speaker_in_two_splits(project):
-    path = project / "features/index.csv"
-    path.write_text(path.read_text().replace("bonafide,eval,,,anna", "bonafide,train,,,anna"))
+    used = indexes.read(project / "features").copy()
+    used.loc[used["label"].eq("bonafide") & used["speaker"].eq("anna"), "split"] = "train"
+    indexes.write(project / "features", used)
     report.write(project)
     assert "Training or dev has heard 1 of the speakers" in (project / "reports/index.html").read_text("utf-8")
 
@@ -470,10 +471,11 @@ def test_leaderboard_figures():
     plots.png(plots.standings(ranked.filter(regex="^(system|dev_eer|eer_all.*)$"), runs.assign(eer_all=0.2)))
 
 
-@pytest.mark.parametrize("name", ["runs/tables", "runs/tables/eval.csv", "metrics/confusion.csv", "features/index.csv"])
+@pytest.mark.parametrize(
+    "name", ["runs/tables", "runs/tables/eval.csv", "metrics/confusion.csv", "features/index.arrow"]
+)
 def test_missing(project, name):
     shutil.rmtree(project / name) if name == "runs/tables" else (project / name).unlink()
-    name = name.replace("index.csv", "index.arrow")  # the older one, which the newer one's absence asks for
     name = name.replace("runs/tables/", "tables/")  # where it would have been copied to
     with pytest.raises(UserError, match=re.escape(f"{name} is missing: run `dvc repro`")):
         report.write(project)
@@ -510,16 +512,6 @@ def test_committed_readme_is_current(tmp_path):
 def test_provenance(project):
     rows = dict(report._provenance(project))
     assert rows["trained with"] == "python 3.0, torch 0.4, numpy 0.2, librosa 0.1"
-
-
-def test_plots_page(project):
-    from dvc_render.html import HTML
-    from dvc_render.vega import VegaRenderer
-
-    text = report.write_plots_page(project).read_text("utf-8")
-    page = HTML(text).with_scripts(VegaRenderer.SCRIPTS).with_element("<p>a plot</p>").embed()
-    assert "<p>a plot</p>" in page and "vegaEmbed" in page
-    assert "jsdelivr" not in page and not re.search(r"<script[^>]+src", page)
 
 
 def test_confusion_template():

@@ -44,7 +44,8 @@ from aasist_lib import metrics, models
 from aasist_lib import store as storing
 from aasist_lib.augment import Augment
 from aasist_lib.base.errors import UserError
-from aasist_lib.store import Store
+from aasist_lib.store import Store, indexes
+from aasist_lib.store.store import VERSION, checksum
 from aasist_lib.training import loop as training
 from aasist_lib.training import losses
 
@@ -105,11 +106,19 @@ def write_store(folder: Path, *, poison_eval=False, lengths=(30, 110), differenc
             )  # fmt: skip
             start += frames
         np.save(folder / f"shard-{shard:05d}.npy", np.concatenate(parts))
-    pd.DataFrame(rows).to_csv(folder / "index.csv", index=False)
     pd.DataFrame(columns=["utt_id", "path", "reason"]).to_csv(folder / "rejected.csv", index=False)
-    meta = dict(features=FEATURES, coefficients=24, channels=3, version=1)
-    (folder / "meta.json").write_text(json.dumps(meta))
+    write_index(folder, rows, FEATURES, coefficients=24, channels=3)
     return folder
+
+
+def write_index(folder: Path, rows, features: dict, **meta) -> None:
+    """What makes a store of a folder with shards."""
+    indexes.write(folder, pd.DataFrame(rows))
+    sums = {path.name: checksum(path) for path in folder.glob("shard-*.npy")}
+    meta |= dict(features=features, holds="features", version=VERSION, checksums=sums)
+    (folder / "meta.json").write_text(
+        json.dumps(meta | {"frame_rate": features["sample_rate"] / features["hop_length"]})
+    )
 
 
 def fit(store: Path, work: Path, name="network", checkpoints="checkpoints", model=None, **train):
@@ -610,8 +619,8 @@ def test_errors_of_people(store, tmp_path):
     with pytest.raises(UserError, match="no longer a number.*epoch 1"):
         fit(store, tmp_path, lr=1.0e30)
     lacking = write_store(tmp_path / "features")
-    index = pd.read_csv(lacking / "index.csv", keep_default_na=False)
-    index[(index["split"] != "dev") | (index["label"] == "spoof")].to_csv(lacking / "index.csv", index=False)
+    index = indexes.read(lacking)
+    indexes.write(lacking, index[(index["split"] != "dev") | (index["label"] == "spoof")])
     with pytest.raises(UserError, match="split 'dev'"):
         fit(lacking, tmp_path)
 

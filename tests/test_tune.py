@@ -36,7 +36,6 @@ from aasist_lib import corpora, params, training
 from aasist_lib import store as storing
 from aasist_lib.base.errors import UserError
 from aasist_lib.store import Store, indexes
-from aasist_lib.store.folders import Folder
 from aasist_lib.studies import tuning
 from aasist_lib.studies.__main__ import main
 from aasist_lib.studies.run_leaderboard import waveforms
@@ -222,7 +221,7 @@ def test_eval_unread(project, found, tmp_path):
     shutil.copytree(project / "waveforms", tmp_path / "waveforms")
     index = Store(tmp_path / "waveforms").table.copy()
     index.loc[index["split"] == "eval", "shard"] = 99
-    indexes.write(Folder(tmp_path / "waveforms"), index)
+    indexes.write(tmp_path / "waveforms", index)
     broken = Store(tmp_path / "waveforms", Store(project / "waveforms").features)
     with pytest.raises(UserError, match="shard-00099.npy: cannot be read"):
         broken.read(int(broken.select("eval")[0]))

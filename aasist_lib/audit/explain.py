@@ -403,7 +403,7 @@ def _key(detector: Detector, store: Store, splits) -> str:
     found = hashlib.sha256(json.dumps([detector.about, list(splits)], sort_keys=True).encode())
     for name, tensor in sorted(detector.network.state_dict().items()):
         found.update(name.encode() + tensor.numpy().tobytes())
-    for path in (store.folder / "meta.json", indexes.file_of(store.folder)):
+    for path in (store.folder / "meta.json", store.folder / indexes.NAME):
         found.update(path.read_bytes())
     return found.hexdigest()
 

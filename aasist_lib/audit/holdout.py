@@ -145,7 +145,7 @@ def _key(store: Store, jobs: list[Job]) -> str:
     """Hash of everything that the scores depend on."""
     key = hashlib.sha256(repr(jobs).encode())
     key.update(provenance.code_key(__name__))
-    for path in (indexes.file_of(store.folder), store.folder / "meta.json"):
+    for path in (store.folder / indexes.NAME, store.folder / "meta.json"):
         key.update(path.read_bytes())
     for path in sorted(store.folder.glob("shard-*.npy")):
         key.update(b"%d %d\n" % (path.stat().st_size, path.stat().st_mtime_ns))

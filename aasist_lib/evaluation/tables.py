@@ -496,16 +496,6 @@ def by_human(scores: pd.DataFrame, threshold: float, column: str = "source") -> 
     return pd.DataFrame(rows)
 
 
-def by_policy(bonafide_llr, spoof_llr, policies: Mapping[str, float]) -> pd.DataFrame:
-    """Error rates and accuracy of each policy's threshold on these trials, as fractions."""
-    counts, columns = metrics.Counts.of(bonafide_llr, spoof_llr), ("bonafide_rejected", "spoof_accepted", "accuracy")
-    rows = []
-    for policy, threshold in policies.items():
-        rates = counts.rates(threshold)
-        rows.append({"policy": policy, "threshold": threshold} | {name: rates[name] for name in columns})
-    return pd.DataFrame(rows)
-
-
 def breakdown(scores: pd.DataFrame, column: str, **costs: float) -> pd.DataFrame:
     """Measures of every attack against all bona fide trials, or of every codec (or language) on its own trials.
 

@@ -21,12 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("report", help="write reports/ from runs/ and metrics/")
     command = commands.add_parser("readme", help="write the table of metrics into README.md")
     command.add_argument("--check", action="store_true", help="only say whether it is current")
-    command = commands.add_parser("plots-page", help="write the page that `dvc plots show` fills, for reading offline")
     command = commands.add_parser("quick", help="the whole pipeline on the tiny corpus, in a folder of its own")
     command.add_argument("folder", nargs="?", type=Path, default=Path("build/quick"))
-    command = commands.add_parser("mend", help="write those shards of a store again whose bytes have changed")
-    command.add_argument("folder", nargs="?", default="features", help="the store (features)")
-    command.add_argument("recordings", nargs="?", type=Path, default=Path("data"), help="what it was made from (data)")
     command = commands.add_parser("compare", help="two runs side by side, as markdown for a pull request")
     command.add_argument("a", nargs="?", default="HEAD", help="commit, branch, tag or experiment (HEAD)")
     command.add_argument("b", nargs="?", default="workspace", help="the newer one; the working tree by default")
@@ -70,19 +66,10 @@ def _run(given: argparse.Namespace) -> int:
             from aasist_lib.pipeline.report import update_readme
 
             update_readme(paths.root(), only_check=given.check)
-        case "plots-page":
-            from aasist_lib.pipeline.report import write_plots_page
-
-            write_plots_page(paths.root())
         case "quick":
             from aasist_lib.pipeline.quick import quick
 
             return quick(paths.root(), given.folder)
-        case "mend":
-            from aasist_lib.store import mend
-
-            names = mend(given.folder, given.recordings)
-            print(f"{given.folder}: " + (f"written again: {', '.join(names)}" if names else "as it was written"))
         case "compare":
             from aasist_lib.pipeline.compare import load, markdown
 

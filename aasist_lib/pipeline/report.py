@@ -20,7 +20,6 @@ from aasist_lib.base.errors import UserError
 from aasist_lib.corpora.copies import made_here
 from aasist_lib.pipeline import datasheet, modelcard, standings
 from aasist_lib.store import indexes
-from aasist_lib.store.folders import Folder
 
 TEMPLATES = Path(__file__).with_name("templates")
 MEASURED = ("alarms", "extract", "train", "operating_points", "calibration")  # of metrics/tables/, for the model card
@@ -109,7 +108,6 @@ def write(root: Path) -> list[Path]:
         text = templates.get_template(template).render(nav=nav, page=name, **values)
         files.write(folder / name, "\n".join(line.rstrip() for line in text.splitlines()) + "\n")
     (folder / "confusion.png").write_bytes(plots.png(plots.confusion(_csv(root / "metrics/confusion.csv"))))
-    write_plots_page(root)
     return [folder / name for name in pages]
 
 
@@ -131,17 +129,6 @@ def update_readme(root: Path, *, only_check: bool = False) -> None:
     if only_check:
         raise UserError(f"README.md does not show {TABLES}/eval.csv: run `python -m aasist_lib.pipeline readme`")
     files.write(path, new)
-
-
-def write_plots_page(root: Path) -> Path:
-    """Write `.cache/plots.html`, the template of `dvc plots show`, with its drawing library (0.9 MB) inside."""
-    import vl_convert
-
-    page = (TEMPLATES / "plots.html").read_text(encoding="utf-8")
-    path = root / ".cache/plots.html"
-    path.parent.mkdir(exist_ok=True)
-    files.write(path, page.replace("{vega}", vl_convert.javascript_bundle()))
-    return path
 
 
 def _datasheet(root: Path, used: pd.DataFrame) -> dict:
@@ -398,9 +385,9 @@ def _json(path: Path):
 
 def _index(folder: Path) -> pd.DataFrame:
     """The utterances used, without copies: text columns, empty where missing, and `seconds`."""
-    if not indexes.file_of(folder).exists():
+    if not (folder / indexes.NAME).exists():
         raise UserError(f"{folder.name}/{indexes.NAME} is missing: run `dvc repro`")
-    table = indexes.read(Folder(folder))
+    table = indexes.read(folder)
     columns = "utt_id label speaker attack split condition language source codec pair_id".split()
     found = table.reindex(columns=columns, fill_value="").assign(seconds=table["seconds"])
     return found[~made_here(found)]  # without copies

@@ -1,7 +1,7 @@
 """Features or waveforms of a corpus in memory-mapped shards."""
 
 from aasist_lib.store.indexes import PLACE
-from aasist_lib.store.store import HOLDS, Store, extract, feature_maps, groups, mend
+from aasist_lib.store.store import HOLDS, Store, extract, feature_maps, groups
 
 __all__ = [
     "HOLDS",
@@ -9,6 +9,5 @@ __all__ = [
     "extract",
     "feature_maps",
     "groups",
-    "mend",
     "PLACE",
 ]

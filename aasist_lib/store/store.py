@@ -1,6 +1,6 @@
 """Features or waveforms on disk: written by several processes, memory-mapped when read.
 
-A store is a folder, local or at a URL that fsspec serves, of
+A store is a folder of
 
 - `shard-00000.npy`, ...: utterances one after another. Features are (frames, coefficients), float32 or float16 as the
   front-end says; waveforms (samples, 1), int16, full scale at 32,768
@@ -15,12 +15,11 @@ restarted, writes the same bytes.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import mmap
 import os
-import re
+import shutil
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,21 +31,20 @@ import torch
 
 from aasist_lib import audio, corpora, features
 from aasist_lib.augment import vocoders
-from aasist_lib.base import provenance
+from aasist_lib.base import files, provenance
 from aasist_lib.base.errors import UserError, tells_of_full_disk
 from aasist_lib.base.jobs import keep_memory
 from aasist_lib.base.workers import in_processes, on_a_cluster
 from aasist_lib.corpora.copies import made_here, with_copies
 from aasist_lib.store import indexes
-from aasist_lib.store.folders import Folder
 from aasist_lib.store.indexes import PLACE
 
-VERSION = 2  # of the layout on disk; version 1 had a CSV index and no checksums
+VERSION = 2  # of the layout on disk
 NEEDED = ["utt_id", "path", "label", "split"]
 HOLDS = ("features", "waveforms")
 FULL_SCALE = 2**15  # of waveforms
 NUMBERS = {"float32": "<f4", "float16": "<f2"}
-HEADER = 256  # bytes, at least the length of a shard's header
+RECORD = {"reason": "str", "detail": "str", "checksum": "str"}  # beside the place, of each utterance of a shard
 REJECTED = ["utt_id", "path", "reason", "detail"]
 BATCH_SECONDS = 80  # of audio per pass through the front-end; a longer recording goes alone
 
@@ -94,7 +92,7 @@ def extract(
     table
         The table of utterances; `path` is relative to `audio_root`.
     folder
-        Path, or URL that fsspec serves.
+        Written whole or not at all.
     features
         The section `features` of params.yaml, see `aasist_lib.features.build`.
     holds
@@ -122,11 +120,11 @@ def extract(
     if holds not in HOLDS:
         raise UserError(f"extract.holds: '{holds}' is none of {', '.join(HOLDS)}")
     holds = "waveforms" if features.get("kind") == "waveform" else holds
-    audio_root, folder = Path(audio_root), Folder(folder)
+    audio_root, folder = Path(audio_root), Path(folder)
     front_end = build(features)
     _check(table, audio_root)
     table = with_copies(table, copies)
-    partial = folder.beside(".partial")
+    partial = folder.with_name(f"{folder.name}.partial")
     states = _states(table, audio_root)
     own = ~made_here(table)
     _check_missing(table[own], states[own], max_bad_fraction)
@@ -153,10 +151,10 @@ def extract(
     of_corpus = ~made_here(table)  # a copy is not rejected again for its recording
     asked = bad & of_corpus
     rejected = pd.concat([table.loc[asked, ["utt_id", "path"]], places.loc[asked, ["reason", "detail"]]], axis=1)
-    partial.write("rejected.csv", rejected[REJECTED].to_csv(index=False))
+    files.write(partial / "rejected.csv", rejected[REJECTED].to_csv(index=False))
     total = int(of_corpus.sum())
     if len(rejected) > max_bad_fraction * total or len(rejected) == total:
-        raise UserError(_too_many(rejected, total, max_bad_fraction, f"{partial}/rejected.csv"))
+        raise UserError(_too_many(rejected, total, max_bad_fraction, partial / "rejected.csv"))
     index = pd.concat([table, places[PLACE]], axis=1)
     index = index[~bad] if bad.any() else index
     indexes.write(partial, index)
@@ -167,11 +165,11 @@ def extract(
         "coefficients": front_end.coefficients,
         "channels": front_end.channels,
         "frame_rate": front_end.sample_rate / front_end.hop_length,
-        "checksums": {indexes.NAME: partial.checksum(indexes.NAME), **sums},
+        "checksums": {indexes.NAME: checksum(partial / indexes.NAME), **sums},
     }
-    partial.write("meta.json", json.dumps(meta, indent=2, sort_keys=True) + "\n")
-    partial.remove("done")
-    partial.replace(folder)
+    files.write(partial / "meta.json", json.dumps(meta, indent=2, sort_keys=True) + "\n")
+    shutil.rmtree(partial / "done")
+    _replace(folder, partial)
     return _summary(index, len(rejected))
 
 
@@ -181,7 +179,7 @@ class Store:
     Parameters
     ----------
     folder
-        Path or URL of what `extract` wrote; from a URL, utterances are fetched as they are read.
+        What `extract` wrote.
     features
         For a store of waveforms: other features to compute from them than it was written for.
 
@@ -204,20 +202,19 @@ class Store:
     """
 
     def __init__(self, folder, features: dict | None = None):
-        self._given, self._files = (folder, features), Folder(folder)
-        self.folder = self._files.path or self._files.url
+        self._given, self.folder = (folder, features), Path(folder)
         try:
-            meta = json.loads(self._files.read("meta.json"))
+            meta = json.loads((self.folder / "meta.json").read_text("utf-8"))
         except FileNotFoundError:
             raise UserError(
                 f"{self.folder}/meta.json: missing, so this is no store; `dvc repro extract` makes one"
             ) from None
-        if meta.get("version") not in (1, VERSION):
+        if meta.get("version") != VERSION:
             raise UserError(
                 f"{self.folder}: layout {meta.get('version')} of a store, this code reads {VERSION}; extract again"
             )
-        self.table, self.checksums = indexes.read(self._files), meta.get("checksums", {})
-        self.holds, self.features = meta.get("holds", "features"), features or meta["features"]
+        self.table, self.checksums = indexes.read(self.folder), meta["checksums"]
+        self.holds, self.features = meta["holds"], features or meta["features"]
         if self.holds == "features":
             if self.features != meta["features"]:
                 raise UserError(
@@ -225,8 +222,7 @@ class Store:
                     "extract again with these, or with extract.holds: waveforms"
                 )
             self.front_end, self.coefficients, self.channels = None, meta["coefficients"], meta["channels"]
-            hops = self.features["sample_rate"] / self.features["hop_length"]
-            self.frame_rate = self.rate = meta.get("frame_rate", hops)  # some front-ends have their own hop
+            self.frame_rate = self.rate = meta["frame_rate"]
         else:
             if self.features["sample_rate"] != meta["features"]["sample_rate"]:
                 raise UserError(
@@ -262,8 +258,7 @@ class Store:
         stop = count if frames is None else min(start + frames, count)
         mapped = self._shard(shard)
         held = np.array(mapped[first + start : first + stop].T, np.float32, order="C")
-        if isinstance(mapped, np.memmap):  # else all pages ever read count as this process's memory
-            mapped._mmap.madvise(mmap.MADV_DONTNEED)
+        mapped._mmap.madvise(mmap.MADV_DONTNEED)  # else all pages ever read count as this process's memory
         return held if self.holds == "features" else held / FULL_SCALE
 
     def maps(self, held: torch.Tensor) -> torch.Tensor:
@@ -279,78 +274,25 @@ class Store:
         for name in self.checksums:
             self._verify(name)
 
-    def wrong_with(self, name: str) -> str:
-        """What is wrong with a file of the store, in words; empty if nothing."""
-        wanted = self.checksums.get(name)  # older stores have none
-        try:
-            same = wanted is None or self._files.checksum(name) == wanted
-        except OSError as error:
-            return f"cannot be read ({error})"
-        return "" if same else "its bytes are not those that were written"
-
     def _verify(self, name: str) -> None:
-        if wrong := self.wrong_with(name):
+        try:
+            wrong = "" if checksum(self.folder / name) == self.checksums[name] else "not the bytes that were written"
+        except OSError as error:
+            wrong = f"cannot be read ({error})"
+        if wrong:
             raise UserError(
-                f"{self.folder}/{name}: {wrong}; `python -m aasist_lib.pipeline mend {self.folder}` writes it again "
-                "from the recordings"
+                f"{self.folder}/{name}: {wrong}; remove {self.folder}/ and extract again: `dvc repro extract`"
             )
 
     def _shard(self, number: int):
         if number not in self._shards:
             name = shard_name(number)
             try:
-                if self._files.path:
-                    self._verify(name)
-                    self._shards[number] = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
-                else:
-                    self._shards[number] = _Fetched(self._files, name)
+                self._verify(name)
+                self._shards[number] = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
             except (OSError, EOFError, ValueError) as error:
                 raise UserError(f"{self.folder}/{name}: cannot be read ({error}); extract again") from None
         return self._shards[number]
-
-
-def mend(folder, audio_root) -> list[str]:
-    """Rewrite the shards with wrong checksums from the recordings in `audio_root`; return their names.
-
-    UserError if the index is damaged or a shard comes out with other bytes (recordings, code or processor changed):
-    then only extracting again helps.
-    """
-    from aasist_lib.base.progress import progress
-
-    opened, files = Store(folder), Folder(folder)
-    names = progress(opened.checksums, desc="check", unit="file")
-    damaged = [name for name in names if opened.wrong_with(name)]
-    if indexes.NAME in damaged:
-        raise UserError(f"{files}/{indexes.NAME}: {opened.wrong_with(indexes.NAME)}: extract again")
-    beside = files.beside(".mended.partial")
-    for name in progress(damaged, desc="write again", unit="file"):
-        rows = opened.table[opened.table["shard"] == int(re.sub(r"\D", "", name))]
-        names = (rows[column].tolist() for column in ("utt_id", "path"))
-        number, made = int(rows["shard"].iloc[0]), made_here(rows).tolist()
-        list(_here([Job(number, *names, made, Path(audio_root), beside, opened.features, 0.0, opened.holds)]))
-        if beside.checksum(name) != opened.checksums[name]:
-            beside.remove()
-            raise UserError(
-                f"{files}/{name}: {opened.wrong_with(name)}, and the recordings give other bytes now: extract again"
-            )
-        beside.move(name, files)
-    beside.remove()
-    return damaged
-
-
-class _Fetched:
-    """A remote shard; slices of frames are fetched on access."""
-
-    def __init__(self, files: Folder, name: str):
-        self.files, self.name = files, name
-        head = io.BytesIO(files.read(name, 0, HEADER))
-        np.lib.format.read_magic(head)
-        (_, self.width), _, self.kind = np.lib.format.read_array_header_1_0(head)
-        self.first, self.size = head.tell(), self.width * self.kind.itemsize
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        start, stop = (self.first + row * self.size for row in (rows.start, rows.stop))
-        return np.frombuffer(self.files.read(self.name, start, stop), self.kind).reshape(-1, self.width)
 
 
 def shard_name(number: int) -> str:
@@ -435,25 +377,45 @@ def _key(table: pd.DataFrame, states: np.ndarray, settings: list, min_seconds: f
     return key.hexdigest()
 
 
-def _start_or_go_on(partial: Folder, key: str) -> None:
+def _start_or_go_on(partial: Path, key: str) -> None:
     """Keep a partial store of this key, remove any other."""
-    if partial.has("done/key") and partial.read("done/key").decode() == key:
+    mark = partial / "done/key"
+    if mark.is_file() and mark.read_text() == key:
         return
-    partial.remove()
-    partial.write("done/key", key)
+    shutil.rmtree(partial, ignore_errors=True)
+    files.write(mark, key)
 
 
-def _record(partial: Folder, number: int) -> pd.DataFrame:
+def _replace(folder: Path, partial: Path) -> None:
+    """Put the new store in the place of the old one, which a kill in between leaves as `<folder>.old`."""
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def checksum(path: Path) -> str:
+    """CRC-32 of a file, in hexadecimal: finds any change of up to 32 bits in a row, and others all but surely."""
+    found = 0
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            found = zlib.crc32(piece, found)
+    return f"{found:08x}"
+
+
+def _record(partial: Path, number: int) -> pd.DataFrame:
     """Per utterance of a shard: its place or why it was rejected, and the shard's checksum (the same in every row)."""
-    return indexes.from_csv(partial.read(record_name(number)))
+    return pd.read_csv(partial / record_name(number), dtype=indexes.NUMBERS | RECORD, keep_default_na=False)
 
 
-def _is_done(partial: Folder, number: int) -> bool:
+def _is_done(partial: Path, number: int) -> bool:
     """Whether a shard exists with the right checksum."""
-    name = shard_name(number)
-    if not (partial.has(record_name(number)) and partial.has(name)):
+    shard = partial / shard_name(number)
+    if not ((partial / record_name(number)).exists() and shard.exists()):
         return False
-    return partial.checksum(name) == _record(partial, number)["checksum"].iloc[0]
+    return checksum(shard) == _record(partial, number)["checksum"].iloc[0]
 
 
 def _too_many(rejected: pd.DataFrame, total: int, allowed: float, listed: str) -> str:
@@ -490,7 +452,7 @@ class Job:
     paths: list[str]
     made: list[bool]  # whether to make a vocoder copy
     audio_root: Path
-    partial: Folder
+    partial: Path
     features: dict
     min_seconds: float
     holds: str = "features"
@@ -524,8 +486,8 @@ def _work(job: Job) -> None:
     """Write a shard, then its record."""
     keep_memory()
     front_end = build(job.features)
-    name, records = shard_name(job.number), []
-    with job.partial.writing(name) as file, torch.inference_mode():
+    shard, records = job.partial / shard_name(job.number), []
+    with files.replacing(shard) as beside, open(beside, "w+b") as file, torch.inference_mode():
         shape = (NUMBERS[front_end.number], front_end.coefficients) if job.holds == "features" else ("<i2", 1)
         _write_header(file, 0, *shape)
         start = 0
@@ -547,8 +509,8 @@ def _work(job: Job) -> None:
                 start += place["frames"]
         file.seek(0)
         _write_header(file, start, *shape)
-    record = pd.DataFrame(records).assign(checksum=job.partial.checksum(name))
-    job.partial.write(record_name(job.number), record.to_csv(index=False))
+    record = pd.DataFrame(records).assign(checksum=checksum(shard))
+    files.write(job.partial / record_name(job.number), record.to_csv(index=False))
 
 
 def _write_header(file, frames: int, kind: str, width: int) -> None:

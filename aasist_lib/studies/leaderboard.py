@@ -156,7 +156,7 @@ def run(
 def of_store(store: Path) -> str:
     """Hash of a store's table and samples, independent of time and place."""
     key = hashlib.sha256()
-    for piece in indexes.content(Path(store)):
+    for piece in indexes.text(indexes.read(store)):
         key.update(piece)
     for path in sorted(Path(store).glob("shard-*.npy")):
         with open(path, "rb") as file:

@@ -117,7 +117,7 @@ class Search:
         space = {key: str(part) for key, part in self.space.items()}
         about = [space, self.seed, self.draws, self.prune_trials, self.prune_epochs, self.about]
         key = hashlib.sha256(json.dumps([*about, torch.__version__, pl.__version__], sort_keys=True).encode())
-        key.update(indexes.file_of(self.store).read_bytes())
+        key.update((self.store / indexes.NAME).read_bytes())
         for shard in sorted(self.store.glob("shard-*.npy")):
             key.update(b"%d %d\n" % (shard.stat().st_size, shard.stat().st_mtime_ns))
         key.update(provenance.code_key(training.__name__))
