@@ -39,9 +39,9 @@ from aasist_lib.base import provenance
 from aasist_lib.base.errors import UserError
 from aasist_lib.models import aasist
 from aasist_lib.pipeline import standings
-from aasist_lib.studies import leaderboard, systems
-from aasist_lib.studies.run_leaderboard import read
-from aasist_lib.studies.run_leaderboard import run as command
+from aasist_lib.studies import leaderboard, runner, systems
+from aasist_lib.studies.leaderboard import command
+from aasist_lib.studies.plans import read
 from aasist_lib.studies.systems import System
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
@@ -110,7 +110,7 @@ def begun(monkeypatch) -> list:
             work(job)
             yield job
 
-    monkeypatch.setattr(leaderboard, "in_processes", here)
+    monkeypatch.setattr(runner, "in_processes", here)
     return jobs
 
 
@@ -191,7 +191,7 @@ def test_on_another_machine(results, waveforms, begun, tmp_path, monkeypatch):
     shard = np.load(there / "shard-00000.npy")
     shard[1000] += 1
     np.save(there / "shard-00000.npy", shard)
-    monkeypatch.setattr(leaderboard, "in_processes", lambda work, waiting, *_: begun.extend(waiting) or ())
+    monkeypatch.setattr(runner, "in_processes", lambda work, waiting, *_: begun.extend(waiting) or ())
     assert run(SYSTEMS, {"waveforms": there}, tmp_path / "runs", kept=found) == [] and len(begun) == 4
 
 
@@ -201,7 +201,7 @@ def measured_otherwise(monkeypatch) -> None:
     monkeypatch.setattr(
         provenance,
         "code_key",
-        lambda *modules, **more: code_key(*modules, **more)[:: -1 if leaderboard.__name__ in modules else 1],
+        lambda *modules, **more: code_key(*modules, **more)[:: -1 if leaderboard.__name__ in more["alone"] else 1],
     )
 
 
@@ -357,19 +357,19 @@ def test_the_committed_file(tmp_path):
     assert published.published == COMMITTED.parent / "build/leaderboard/AASIST.pth" and published.seeds == (1,)
     path = tmp_path / "systems.yaml"
     for entry, said in {
-        "{about: x, changes: {}}": "systems.yaml: mine: changes is none of about, baseline, change, claimed, file, ",
+        "{about: x, changes: {}}": "systems.yaml: systems.mine: changes is not a setting: did you mean 'change'",
         "{about: x, change: {train: {lrr: 1.0}}}": "systems.yaml: mine: train.lrr is not a setting",
-        "{about: x, baseline: gms}": "systems.yaml: mine: baseline: gms is none of gmm, logistic",
+        "{about: x, baseline: gms}": "systems.yaml: systems.mine.baseline: gms is none of gmm, logistic",
         "{about: x, file: absent.yaml}": "absent.yaml cannot be read",
         "{about: x, file: other.yaml}": "other.yaml \\(systems.yaml: mine\\): train.lrr is not a setting",
-        "{about: x, file: other.yaml, change: {seed: 1}}": "systems.yaml: mine: change and file both say",
+        "{about: x, file: other.yaml, change: {seed: 1}}": "systems.yaml: systems.mine: change and file both say",
     }.items():
         path.write_text(f"seeds: [1]\nsystems:\n  mine: {entry}\n")
         (tmp_path / "other.yaml").write_text("train: {lrr: 1.0}\n")
         with pytest.raises(UserError, match=said):
             read(path, COMMITTED)
     path.write_text("seeds: [1]\nutterance: 5\nsystems: {}\n")
-    with pytest.raises(UserError, match="systems.yaml: utterance is none of all, draws, folds, seeds, systems"):
+    with pytest.raises(UserError, match="systems.yaml: utterance is not a setting: did you mean 'utterances'"):
         read(path, COMMITTED)
     path.write_text("systems: {}\n")
     with pytest.raises(UserError, match="systems.yaml: seeds is missing"):

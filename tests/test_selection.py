@@ -21,7 +21,7 @@ import soundfile as sf
 from aasist_lib import params, plots, store, training
 from aasist_lib.base.errors import UserError
 from aasist_lib.corpora import copies
-from aasist_lib.studies import selection
+from aasist_lib.studies import runner, selection
 from aasist_lib.studies.systems import System
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +101,7 @@ def test_never_read(waveforms, tmp_path, monkeypatch, number):
     monkeypatch.setattr(store.Store, "read", read)
     monkeypatch.setattr(training, "fit", fit)
     job = selection.Job(system("default", number), 1, 0, 2, waveforms, tmp_path, "key")
-    selection.measured(job, None)
+    selection.measured(job)
     rows = table.loc[sorted(chosen["rows"])]
     items = selection.folds(table, 2)[0]
     attacks = {name for item in items if item.kind == "attack" for name in item.names}
@@ -128,7 +128,7 @@ def test_resumed(results, waveforms, tmp_path, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(training, "fit", never)
-    monkeypatch.setattr(selection, "in_processes", never)
+    monkeypatch.setattr(runner, "in_processes", never)
     both = [system("default"), system("bare", 0)]
     assert selection.run(both, waveforms, folder, folds=2) == found
     saved = []

@@ -38,7 +38,7 @@ from aasist_lib.base.errors import UserError
 from aasist_lib.store import Store, indexes
 from aasist_lib.studies import tuning
 from aasist_lib.studies.__main__ import main
-from aasist_lib.studies.run_leaderboard import waveforms
+from aasist_lib.studies.plans import waveforms
 from aasist_lib.studies.run_tuning import Plan, nested, runs
 from aasist_lib.training import loop
 

@@ -30,13 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(given: argparse.Namespace) -> str:
     match given.command:
         case "select":
-            from aasist_lib.studies import run_selection
+            from aasist_lib.studies import selection
 
-            return run_selection.run(paths.root(), given.workers, given.candidates)
+            return selection.command(paths.root(), given.workers, given.candidates)
         case "leaderboard":
-            from aasist_lib.studies import run_leaderboard
+            from aasist_lib.studies import leaderboard
 
-            return run_leaderboard.run(paths.root(), given.workers, given.systems, given.again)
+            return leaderboard.command(paths.root(), given.workers, given.systems, given.again)
         case _:
             from aasist_lib.studies import run_tuning
 

@@ -8,7 +8,6 @@ stands.
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,17 +19,18 @@ import pandas as pd
 from aasist_lib import calibration, evaluation, metrics
 from aasist_lib.base import provenance
 from aasist_lib.base.errors import UserError
-from aasist_lib.base.jobs import one_thread
-from aasist_lib.base.progress import at_hand, progress
-from aasist_lib.base.workers import in_processes
-from aasist_lib.store import Store, indexes
+from aasist_lib.pipeline import standings
+from aasist_lib.store import Store
+from aasist_lib.studies import plans, runner
 from aasist_lib.studies.systems import SPLITS, System, scored, share
 
 # of `evaluation.headline`; the second of eval only
 MEASURES = ("eer", "min_dcf", "act_dcf", "cllr", "accuracy")
 DECISIONS = ("precision", "recall", "f1", "bonafide_rejected", "spoof_accepted")
+MEASURING = (calibration.__name__, evaluation.__name__, metrics.__name__)  # code that measures depend on
 COUNTS = ("n_bonafide", "n_spoof")
-UTTERANCES = 600  # of dev and of eval each, to score published weights on and to compare all systems on
+SYSTEMS = Path("experiments/leaderboard.yaml")
+RUNS = Path("build/leaderboard/runs")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,10 @@ class Job:
         return f"{self.system.name}-{self.seed}"
 
     @property
+    def words(self) -> str:
+        return f"{self.system.name} with seed {self.seed}"
+
+    @property
     def path(self) -> Path:
         return self.folder / f"{self.name}.json"
 
@@ -69,13 +73,15 @@ class Job:
 
     def has_scores(self) -> bool:
         there = all(self.scores_file(split).is_file() for split in SPLITS)
-        return there and _read(self.record).get("scores") == self.scores
+        return there and runner.read(self.record).get("scores") == self.scores
 
     def done(self, row: dict) -> bool:
         """Whether a result is valid for this job."""
+        if (row.get("system"), row.get("seed")) != (self.system.name, self.seed):
+            return False
         if not self.key:  # cannot be made here, so the result from elsewhere stands
-            return (row.get("corpus"), row.get("utterances")) == (self.corpus, self.utterances)
-        return row.get("key") == self.key and (row["measured_by"] == self.measured_by or not self.has_scores())
+            return (row["corpus"], row["utterances"]) == (self.corpus, self.utterances)
+        return row["key"] == self.key and (row["measured_by"] == self.measured_by or not self.has_scores())
 
     def forget(self) -> None:
         for path in (self.path, self.record):
@@ -84,12 +90,50 @@ class Job:
             shutil.rmtree(self.folder / f"{self.name}{ending}", ignore_errors=True)
 
 
+def command(root: Path, workers: int = 2, path: Path | None = None, again: bool = False) -> Path:
+    """Train what is missing; write `metrics/leaderboard.json` and `.csv` after every result, and return the csv path.
+
+    Valid results in the json file are not made again, so another machine can continue from git.
+
+    Parameters
+    ----------
+    root : project folder.
+    path : instead of `experiments/leaderboard.yaml`; results are named after it.
+    again : train everything again.
+
+    Raises
+    ------
+    UserError
+        The file or a setting in it is invalid, or as `run`.
+    """
+    path = path or root / SYSTEMS
+    content, systems = plans.checked(plans.Systems, path), plans.read(path, root / "params.yaml")
+    store = plans.waveforms(root, workers, systems)
+    board = root / f"metrics/{path.stem}.json"
+    by_split = Store(store).recordings.groupby("split")
+    about = {
+        "systems": {name: entry.shown() for name, entry in content.systems.items()},
+        "data": plans.data(root),
+        "counts": {split: rows["label"].value_counts().to_dict() for split, rows in by_split},
+    }
+
+    def save(results: list[dict]) -> None:
+        evaluation.save_json(board, about | {"results": results})
+        evaluation.save_csv(board.with_suffix(".csv"), standings.table(results))
+
+    run(
+        systems, store, root / RUNS, kept=runner.kept(board), save=save, utterances=content.utterances,
+        workers=workers, again=again,
+    )  # fmt: skip
+    return board.with_suffix(".csv")
+
+
 def run(
     systems: Sequence[System], store: Path, folder: Path, *, kept: Iterable[dict] = (),
-    save: Callable[[list[dict]], None] | None = None, utterances: int = UTTERANCES, workers: int = 1,
+    save: Callable[[list[dict]], None] = lambda results: None, utterances: int = plans.UTTERANCES, workers: int = 1,
     again: bool = False,
 ) -> list[dict]:  # fmt: skip
-    """Results of all systems, one per seed, in the order of `systems`; see `measured`.
+    """Results of all systems, one per seed, in the order of `systems`; see `measured` and `runner.run`.
 
     Published weights that are missing and have no earlier result are left out, with a line on standard error.
 
@@ -97,10 +141,7 @@ def run(
     ----------
     store : of waveforms.
     folder : keeps networks, scores and results.
-    kept : results from elsewhere; valid ones are not made again.
-    save : called with the results so far, at the start and after each one.
     utterances : of dev and of eval each, that every system is also measured on; published weights on these alone.
-    workers : processes of one thread each; only the times depend on it.
     again : discard all results that can be made here.
 
     Raises
@@ -112,56 +153,31 @@ def run(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UserError(f"leaderboard: two systems are called {twice}: give one another name")
-    if Store(store).holds != "waveforms":
-        raise UserError(f"{store} holds features, and systems differ in theirs: extract with extract.holds: waveforms")
+    runner.check_waveforms(store, "systems")
     folder.mkdir(parents=True, exist_ok=True)
-    corpus = of_store(store)
-    every = Path(store), folder, corpus, utterances, provenance.code_key(__name__).hex()[:16]
-    jobs = [_job(system, seed, *every) for system in systems for seed in system.seeds]
-    first = sorted(jobs, key=lambda job: job.system.seeds.index(job.seed))  # the first seed of every system first
-    there = {(row["system"], row["seed"]): row for row in kept}
-    results = {}
-    for job in jobs:
+    measured_by = provenance.code_key(*MEASURING, alone=[__name__]).hex()[:16]
+    every = Path(store), folder, runner.of_store(store), utterances, measured_by
+    jobs, kept, about = [], list(kept), {system.name: system.about for system in systems}
+    for job in (_job(system, seed, *every) for system in systems for seed in system.seeds):
         if again and job.key:
             job.forget()
-            continue
-        rows = (_read(job.path), there.get((job.system.name, job.seed), {}))
-        if row := next(filter(job.done, rows), None):
-            results[job] = row
-    waiting = [job for job in first if job not in results and job.key]
-    for job in jobs:
-        if job not in results and not job.key:
+            kept = [row for row in kept if not job.done(row)]
+        if job.key or runner.result(job, kept):
+            jobs.append(job)
+        else:
             print(
                 f"leaderboard: {job.system.name} is left out: {job.system.published} is missing; it is published with "
                 f"clovaai/aasist (MIT licence) as models/weights/{job.system.published.name}",
                 file=sys.stderr,
             )
 
-    def so_far() -> list[dict]:
-        return [results[job] | {"about": job.system.about} for job in jobs if job in results]
+    def told(results: list[dict]) -> list[dict]:
+        return [row | {"about": about[row["system"]]} for row in results]
 
-    with progress(total=len(results) + len(waiting), desc="leaderboard", unit="run") as bar:
-        bar.skip(len(results))
-        if save:
-            save(so_far())
-        finished = in_processes(_work, waiting, min(workers, len(waiting)), "workers") if waiting else ()
-        for job in at_hand(bar, finished, waiting, workers, lambda job: f"{job.system.name} with seed {job.seed}"):
-            results[job] = _read(job.path)
-            if save:
-                save(so_far())
-            bar.update()
-    return so_far()
-
-
-def of_store(store: Path) -> str:
-    """Hash of a store's table and samples, independent of time and place."""
-    key = hashlib.sha256()
-    for piece in indexes.text(indexes.read(store)):
-        key.update(piece)
-    for path in sorted(Path(store).glob("shard-*.npy")):
-        with open(path, "rb") as file:
-            key.update(hashlib.file_digest(file, "sha256").digest())
-    return key.hexdigest()[:16]
+    found = runner.run(
+        jobs, measured, doing="leaderboard", kept=kept, save=lambda results: save(told(results)), workers=workers
+    )
+    return told(found)
 
 
 def measured(job: Job) -> dict:
@@ -190,7 +206,7 @@ def measured(job: Job) -> dict:
         evaluation.save_csv(job.scores_file(split), table)
     row = {"key": job.key, "measured_by": job.measured_by, "corpus": job.corpus, "utterances": job.utterances}
     row |= {"system": system.name, "about": system.about, "kind": system.kind, "seed": job.seed}
-    row |= {key: value for key, value in _read(job.record).items() if key != "scores"}
+    row |= {key: value for key, value in runner.read(job.record).items() if key != "scores"}
     table = Store(job.store).table
     compared = table["utt_id"].iloc[share(table, "eval", job.utterances)]
     return row | _measures(dev, test, test[test["utt_id"].isin(set(compared))], settings, job.seed)
@@ -250,21 +266,6 @@ def _job(system: System, seed: int, store: Path, folder: Path, corpus: str, utte
     rest = [scores, settings["calibrate"], settings["evaluate"]["bootstrap"], utterances]
     key = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16] if scores else ""
     return Job(system, seed, store, folder, corpus, utterances, scores, key, measured_by)
-
-
-def _work(job: Job) -> None:
-    os.environ["AASIST_TERMINAL"] = ""  # the bar over runs is enough
-    with one_thread():
-        result = measured(job)
-    evaluation.save_json(job.path, result)
-
-
-def _read(path: Path) -> dict:
-    """Content of a JSON file; {} where it is missing or broken."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def _read_scores(path: Path) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from aasist_lib.augment import Augment
 from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 from aasist_lib.studies import tuning
-from aasist_lib.studies.run_leaderboard import COPIES, waveforms
+from aasist_lib.studies.plans import COPIES, waveforms
 
 SPACE = Path("experiments/tune.yaml")
 BEST = Path("experiments/tuned.yaml")

@@ -7,9 +7,8 @@ sources and of dev. Every attack and source is left out once. Eval is never read
 
 import hashlib
 import json
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +17,14 @@ import pandas as pd
 
 from aasist_lib import evaluation, metrics, training
 from aasist_lib.base.errors import UserError
-from aasist_lib.base.jobs import one_thread
-from aasist_lib.base.progress import at_hand, progress
-from aasist_lib.base.workers import in_processes
 from aasist_lib.corpora.copies import beyond
 from aasist_lib.corpora.folds import Item, in_proportion, items, left_out
 from aasist_lib.store import Store
-from aasist_lib.studies.leaderboard import of_store
+from aasist_lib.studies import plans, runner
 from aasist_lib.studies.systems import System
 
+CANDIDATES = Path("experiments/selection.yaml")
+RUNS = Path("build/selection")
 MANY = 1000  # no limit on attacks and sources
 TRIALS = 100  # scored of each left-out attack and source, at most
 DEV_TRIALS = 400  # bona fide and spoof of dev each, to choose the epoch on and to score
@@ -35,7 +33,7 @@ ASKED = 1  # version of `measured`: a change invalidates earlier results
 
 @dataclass(frozen=True)
 class Job:
-    """One candidate trained for one fold; done when its file exists with its key."""
+    """One candidate trained for one fold; `key` hashes what its result depends on."""
 
     system: System
     seed: int
@@ -44,17 +42,49 @@ class Job:
     store: Path
     folder: Path
     key: str
+    draws: int | None = None
 
     @property
     def path(self) -> Path:
         return self.folder / f"{self.system.name}-{self.seed}-{self.fold}.json"
 
-    def result(self) -> dict | None:
-        try:
-            found = json.loads(self.path.read_text("utf-8"))
-        except (OSError, ValueError):
-            return None
-        return found if found.get("key") == self.key else None
+    @property
+    def words(self) -> str:
+        return f"{self.system.name}, fold {self.fold}"
+
+    def done(self, row: dict) -> bool:
+        """Whether a result is valid for this job."""
+        return row.get("key") == self.key
+
+
+def command(root: Path, workers: int = 2, path: Path | None = None) -> Path:
+    """Train what is missing; write `metrics/selection.json` and `.csv`, and return the csv path.
+
+    Valid results in the json file are not made again, whichever machine they are from. `path` replaces
+    `experiments/selection.yaml`, and results are named after it.
+
+    Raises
+    ------
+    UserError
+        The file or a setting in it is invalid, or a training fails.
+    """
+    path = path or root / CANDIDATES
+    content, systems = plans.checked(plans.Systems, path), plans.read(path, root / "params.yaml")
+    store = plans.waveforms(root, workers, systems)
+    board = root / f"metrics/{path.stem}.json"
+    about = {"about": {system.name: system.about for system in systems}, "data": plans.data(root)}
+
+    def save(results: list[dict]) -> None:
+        if not results:
+            return
+        evaluation.save_json(board, about | {"sentence": sentence(results), "results": results})
+        evaluation.save_csv(board.with_suffix(".csv"), table(results, against=systems[0].name))
+
+    run(
+        systems, store, root / RUNS, folds=content.folds, draws=content.draws, kept=runner.kept(board), save=save,
+        workers=workers,
+    )  # fmt: skip
+    return board.with_suffix(".csv")
 
 
 def folds(table: pd.DataFrame, count: int) -> list[list[Item]]:
@@ -79,56 +109,34 @@ def read(path: Path) -> dict:
 
 def run(
     systems: Sequence[System], store: Path, folder: Path, *, folds: int = 3, draws: int | None = None,
-    kept: Sequence[Mapping] = (), save: Callable[[list[dict]], None] | None = None, workers: int = 1,
+    kept: Iterable[dict] = (), save: Callable[[list[dict]], None] | None = None, workers: int = 1,
 ) -> list[dict]:  # fmt: skip
-    """Train every candidate for every fold; valid results in `folder` or `kept` are not made again. See `measured`.
+    """Results of every candidate and fold; see `measured` and `runner.run`.
 
     Parameters
     ----------
     store : of waveforms.
+    folder : keeps networks and results.
     draws : utterances drawn per epoch, as `training.fit`.
-    kept : results of an earlier run, perhaps on another machine.
-    save : called with the results so far after each one.
-    workers : processes of one thread each.
 
     Raises
     ------
     UserError
         There is no store, it holds features, or a training fails.
     """
-    if Store(store).holds != "waveforms":
-        raise UserError(f"{store} holds features, and candidates differ in theirs: extract.holds must be waveforms")
+    runner.check_waveforms(store, "candidates")
     folder.mkdir(parents=True, exist_ok=True)
-    of = of_store(store)
-    jobs = []
-    for system in systems:
-        for seed in system.seeds:
-            for fold in range(folds):
-                key = _key(system, seed, fold, folds, draws, of)
-                jobs.append((Job(system, seed, fold, folds, store, folder, key), draws))
-    there = {result["key"]: result for result in kept}
-    waiting = [(job, draws) for job, draws in jobs if job.key not in there and job.result() is None]
-    with progress(total=len(jobs), desc="selection", unit="run") as bar:
-        bar.skip(len(jobs) - len(waiting))
-        finished = in_processes(_work, waiting, min(workers, len(waiting)), "workers") if waiting else ()
-        for _ in at_hand(
-            bar, finished, waiting, workers, lambda given: f"{given[0].system.name}, fold {given[0].fold}"
-        ):
-            bar.update()
-            if save:
-                save(_results(jobs, there))
-    found = _results(jobs, there)
-    if save:
-        save(found)
-    return found
+    corpus = runner.of_store(store)
+    jobs = [
+        Job(system, seed, fold, folds, store, folder, _key(system, seed, fold, folds, draws, corpus), draws)
+        for system in systems
+        for seed in system.seeds
+        for fold in range(folds)
+    ]
+    return runner.run(jobs, measured, doing="selection", kept=kept, save=save, workers=workers)
 
 
-def _results(jobs: Sequence[tuple[Job, int | None]], there: Mapping[str, dict]) -> list[dict]:
-    found = (there.get(job.key) or job.result() for job, _ in jobs)
-    return [result for result in found if result]
-
-
-def measured(job: Job, draws: int | None) -> dict:
+def measured(job: Job) -> dict:
     """Train for one fold and score what it left out.
 
     EER on dev of learnt attacks (known); EER of left-out attacks against bona fide of left-out sources and of dev
@@ -154,7 +162,7 @@ def measured(job: Job, draws: int | None) -> dict:
     parts = {name: settings[name] for name in ("model", "train", "augment")}
     training.fit(
         store, network, seed=job.seed, threads=1, checkpoints=network.with_suffix(".checkpoints"), leave_out=out,
-        draws=draws, **parts,
+        draws=job.draws, **parts,
     )  # fmt: skip
     minutes = (time.monotonic() - start) / 60
     there = (table["split"] == "train") & out & ~beyond(table, 0)
@@ -282,13 +290,6 @@ def _ends(name: str, values: np.ndarray) -> dict[str, float]:
     return {f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
-def _key(system: System, seed: int, fold: int, count: int, draws: int | None, of: str) -> str:
-    text = json.dumps([ASKED, system.key(seed, of, 0), fold, count, draws])
+def _key(system: System, seed: int, fold: int, count: int, draws: int | None, corpus: str) -> str:
+    text = json.dumps([ASKED, system.key(seed, corpus, 0), fold, count, draws])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _work(given: tuple[Job, int | None]) -> None:
-    os.environ["AASIST_TERMINAL"] = ""
-    job, draws = given
-    with one_thread():
-        evaluation.save_json(job.path, measured(job, draws))
