@@ -8,9 +8,11 @@
 | the table's means, differences and intervals, by hand | test_table |
 | tables and maps for people; a file that is missing | test_shown |
 | how the default stands, in words | test_sentence |
+| the command writes metrics/ and trains nothing twice, nor on a fresh checkout | test_command |
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ import soundfile as sf
 from aasist_lib import params, plots, store, training
 from aasist_lib.base.errors import UserError
 from aasist_lib.corpora import copies
-from aasist_lib.studies import runner, selection
+from aasist_lib.studies import plans, runner, selection
 from aasist_lib.studies.systems import System
 
 ROOT = Path(__file__).parents[1]
@@ -182,3 +184,34 @@ def test_sentence():
     assert "x errs least, at 10.0%: more than chance explains" in selection.sentence([one, other])
     assert "the least of 2 candidates" in selection.sentence([one, result("x", other["left_out"] | {"k0": 0.9})])
     assert selection.sentence([other]) == ""
+
+
+def test_command(waveforms, tmp_path, monkeypatch):
+    """With results that are made up: trainings have tests of their own."""
+    asked = []
+
+    def measured(job):
+        asked.append((job.system.name, job.fold, job.draws))
+        return result(job.system.name, {"k0": 0.2}) | {"key": job.key, "seed": job.seed, "fold": job.fold}
+
+    monkeypatch.setattr(selection, "measured", measured)
+    monkeypatch.setattr(plans, "waveforms", lambda *_: waveforms)
+    monkeypatch.setattr(runner, "in_processes", lambda work, jobs, *_: (work(job) or job for job in jobs))
+    monkeypatch.setenv("AASIST_TERMINAL", "")
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text("utf-8"), "utf-8")
+    (tmp_path / "data.dvc").write_text("outs:\n- {path: data, md5: 0123.dir}\n")
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/selection.yaml").write_text(
+        "seeds: [1]\nfolds: 2\ndraws: 6\nsystems:\n"
+        "  default: {about: as it is}\n  bare: {about: no copies, change: {extract: {copies: 0}}}\n"
+    )
+    assert pd.read_csv(selection.command(tmp_path, 1))["system"].tolist() == ["default", "bare"]
+    assert asked == [(name, fold, 6) for name in ("default", "bare") for fold in (0, 1)]
+    path = tmp_path / "metrics/selection.json"
+    board = selection.read(path)
+    assert board["about"] == {"default": "as it is", "bare": "no copies"} and board["data"] == "0123.dir"
+    assert len(board["results"]) == 4 and "the least of 2 candidates" in json.loads(path.read_text())["sentence"]
+    shutil.rmtree(tmp_path / "build")
+    before = path.read_bytes()
+    selection.command(tmp_path, 1)
+    assert len(asked) == 4 and path.read_bytes() == before

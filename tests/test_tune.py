@@ -39,7 +39,7 @@ from aasist_lib.store import Store, indexes
 from aasist_lib.studies import tuning
 from aasist_lib.studies.__main__ import main
 from aasist_lib.studies.plans import waveforms
-from aasist_lib.studies.run_tuning import Plan, nested, runs
+from aasist_lib.studies.tuning import Plan, nested, runs
 from aasist_lib.training import loop
 
 ROOT = Path(__file__).parents[1]
@@ -111,9 +111,7 @@ def here(monkeypatch):
 
 def search(project, work, store=None, **changes) -> tuning.Search:
     path = write(work / "tune.yaml", **changes)
-    return Plan(path, project / "params.yaml").search(
-        store or project / "waveforms", work / "build", project / "params.yaml"
-    )
+    return tuning.Search(Plan(path, project / "params.yaml"), store or project / "waveforms", work / "build")
 
 
 def tried(table: pd.DataFrame) -> pd.DataFrame:
@@ -128,7 +126,7 @@ def found(project, tmp_path_factory):
         patch.setattr(tuning, "in_processes", lambda work, jobs, *_: map(lambda job: work(job), jobs))
         asked = search(project, work)
         study = tuning.run(asked, FILE["trials"])
-    assert sorted(path.name for path in (work / "build").iterdir()) == ["lock", "study.db"]
+    assert sorted(path.name for path in (work / "build").iterdir()) == ["search.lock", "study.db"]
     return tuning.table(study, asked), study
 
 
@@ -251,9 +249,9 @@ def test_importance():
 def test_alone(project, tmp_path):
     asked = search(project, tmp_path)
     asked.folder.mkdir()
-    with open(asked.folder / "lock", "w") as file:
+    with open(asked.folder / "search.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another search goes on in"):
+        with pytest.raises(UserError, match="search is being run already, by process"):
             tuning.run(asked, 1)
     (asked.folder / "study.db").write_text("no database " * 100)
     with pytest.raises(UserError, match="study.db is no study that can be gone on with .*: move it away"):
@@ -329,7 +327,7 @@ def test_dvc(project, command, tmp_path, awkward):
 
 def test_on_epoch(project, tmp_path):
     asked = search(project, tmp_path)
-    settings = asked.settings({"train.lr": 3.0e-3})
+    settings = asked.plan.settings({"train.lr": 3.0e-3})
     store = Store(project / "waveforms", settings["features"])
     told = []
 
@@ -359,23 +357,23 @@ def test_on_epoch(project, tmp_path):
 
 def test_the_committed_file():
     plan = Plan(ROOT / "experiments/tune.yaml", ROOT / "params.yaml")
-    settings = plan.settings(ROOT / "params.yaml", plan.first)
+    settings = plan.settings(plan.first)
     now = params.load(ROOT / "params.yaml")
     assert set(plan.first) == set(plan.space) and len(plan.space) >= 8
     for section in ("features", "model", "augment"):
         assert settings[section] == now[section]
-    assert settings["train"] == now["train"] | {"max_epochs": plan.epochs}
+    assert settings["train"] == now["train"] | {"max_epochs": plan.asked.epochs}
     assert all(part.value(part.drawn(plan.first[key])) == plan.first[key] for key, part in plan.space.items())
 
 
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"trails": 3}, "tune.yaml: trails is not a key: did you mean 'trials'?"),
-        ({"trials": 0}, "tune.yaml: trials: 0 is no whole number from 1 up"),
-        ({"epochs": 2.5}, "tune.yaml: epochs: 2.5 is no whole number"),
-        ({"prune": {"trials": 3}}, "tune.yaml: prune: epochs is missing"),
-        ({"space": {}}, "space at least one"),
+        ({"trails": 3}, "tune.yaml: trails is not a setting: did you mean 'trials'?"),
+        ({"trials": 0}, "tune.yaml: trials: 0: input should be greater than or equal to 1"),
+        ({"epochs": 2.5}, "tune.yaml: epochs: 2.5: input should be a valid integer"),
+        ({"prune": {"trials": 3}}, "tune.yaml: prune.epochs is missing"),
+        ({"space": {}}, "tune.yaml: space: {}: dictionary should have at least 1 item"),
         ({"space": {"train.lrr": {"low": 0.1, "high": 0.2}}}, "train.lrr is not a setting: did you mean 'lr'?"),
         ({"space": {"trian.lr": {"low": 0.1, "high": 0.2}}}, "trian is not a setting: did you mean 'train'?"),
         (
@@ -386,7 +384,7 @@ def test_the_committed_file():
         ({"space": {"train.lr": {"low": 0.2, "high": 0.1}}}, "space: train.lr: 0.2 to 0.1 is no range"),
         ({"space": {"train.lr": {"low": 0.0, "high": 0.1, "log": True}}}, "0.0 to 0.1 is no range of logarithms"),
         ({"space": {"train.lr": {"low": "3e-4", "high": 0.1}}}, "low and high must be numbers such as 3.0e-4"),
-        ({"space": {"train.lr": {"low": 0.1, "hihg": 0.2}}}, "hihg is not a key: did you mean 'high'?"),
+        ({"space": {"train.lr": {"low": 0.1, "hihg": 0.2}}}, "hihg is not a setting: did you mean 'high'?"),
         ({"space": {"train.lr": [0.1, 0.2]}}, "must say {low: ..., high: ...} or {choices: [...]}"),
         ({"space": {"train.lr": {"choices": [0.1, 0.1]}}}, "choices must be a list of different values"),
         ({"space": {"train.mixup": {"low": -1.0, "high": 0.2}}}, "train.mixup: -1.0"),

@@ -38,9 +38,9 @@ def _run(given: argparse.Namespace) -> str:
 
             return leaderboard.command(paths.root(), given.workers, given.systems, given.again)
         case _:
-            from aasist_lib.studies import run_tuning
+            from aasist_lib.studies import tuning
 
-            return run_tuning.run(paths.root(), given.workers, given.space, given.trials)
+            return tuning.command(paths.root(), given.workers, given.space, given.trials)
 
 
 if __name__ == "__main__":

@@ -24,18 +24,9 @@ LARGEST = 20_000  # frames scored at a time
 
 @threadpool_limits.wrap(limits=1)  # the bytes depend on the number of threads
 def gmm(store: Store, rows: Sequence[int], *, seed: int = 0, components: int = 64) -> np.ndarray:
-    """Gaussian mixture per class, as in the ASVspoof baselines: mean log-likelihood ratio over frames (nats).
+    """Mean log-likelihood ratio over frames (nats) of a Gaussian mixture per class, as in the ASVspoof baselines.
 
-    Parameters
-    ----------
-    rows : to score.
-    seed : of the frames drawn for training and of the initialisation.
-    components : Gaussians per class, with diagonal covariances.
-
-    Raises
-    ------
-    UserError
-        Train lacks a class.
+    `seed` is of the frames drawn for training and of the initialisation; covariances are diagonal.
     """
     mixtures = []
     for number, rows_of in enumerate(_train(store)):

@@ -107,7 +107,7 @@ def command(root: Path, workers: int = 2, path: Path | None = None, again: bool 
         The file or a setting in it is invalid, or as `run`.
     """
     path = path or root / SYSTEMS
-    content, systems = plans.checked(plans.Systems, path), plans.read(path, root / "params.yaml")
+    content, systems = plans.content_of(path), plans.read(path, root / "params.yaml")
     store = plans.waveforms(root, workers, systems)
     board = root / f"metrics/{path.stem}.json"
     by_split = Store(store).recordings.groupby("split")
@@ -135,19 +135,8 @@ def run(
 ) -> list[dict]:  # fmt: skip
     """Results of all systems, one per seed, in the order of `systems`; see `measured` and `runner.run`.
 
-    Published weights that are missing and have no earlier result are left out, with a line on standard error.
-
-    Parameters
-    ----------
-    store : of waveforms.
-    folder : keeps networks, scores and results.
-    utterances : of dev and of eval each, that every system is also measured on; published weights on these alone.
-    again : discard all results that can be made here.
-
-    Raises
-    ------
-    UserError
-        There is no store, it holds features, two systems share a name, or a training fails.
+    Networks, scores and results are in `folder`. `again` discards all results that can be made here. Published weights
+    that are missing and have no earlier result are left out, with a line on standard error.
     """
     names = [system.name for system in systems]
     twice = next((name for name in names if names.count(name) > 1), None)

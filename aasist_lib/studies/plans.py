@@ -76,12 +76,17 @@ class Systems(Section):
     draws: params.Count | None = None
 
 
+def content_of(path: Path) -> Systems:
+    """Content of a file of systems; UserError for a mistake in it."""
+    return checked(Systems, yaml(path), path.name)
+
+
 def read(path: Path, base: Path) -> list[System]:
     """Systems of a file over the settings in `base` (params.yaml), beside which weights are looked for.
 
     UserError for a mistake in either.
     """
-    content, systems = checked(Systems, path), []
+    content, systems = content_of(path), []
     for name, entry in content.systems.items():
         change, of = entry.change, f"{path.name}: {name}"
         if entry.file:
@@ -96,22 +101,27 @@ def read(path: Path, base: Path) -> list[System]:
     return systems
 
 
-def checked(schema: type[params.Section], path: Path) -> Any:
-    """Content of a YAML file as the schema has it; UserError with one line for each mistake."""
+def checked(schema: type[params.Section], content: Any, name: str) -> Any:
+    """Content of a YAML file as a model; UserError with one line for each mistake, which begins with `name`."""
     try:
-        return schema.model_validate(yaml(path))
+        return schema.model_validate(content)
     except ValidationError as errors:
-        raise UserError("\n".join(f"{path.name}: {_explain(error)}" for error in errors.errors())) from None
+        raise UserError("\n".join(_explain(error, name) for error in errors.errors())) from None
 
 
-def _explain(error: dict) -> str:
+def _explain(error: dict, name: str) -> str:
     """An error of pydantic in the words of params.py."""
-    key, value = ".".join(map(str, error["loc"])), error["input"]
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    if error["type"] == "value_error":
-        return ": ".join(filter(None, [key, str(error["ctx"]["error"])]))
-    return f"{key}: {value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    where, value = ".".join(map(str, error["loc"])), error["input"]
+    where = f"{name}: {where}" if where else name
+    match error["type"]:
+        case "missing":
+            return f"{where} is missing"
+        case "model_type":
+            return f"{where} must hold `key: value` lines, not {value!r}"
+        case "value_error":
+            return f"{where}: {error['ctx']['error']}"
+        case _:
+            return f"{where}: {value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def yaml(path: Path) -> Any:

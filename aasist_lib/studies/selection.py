@@ -69,7 +69,7 @@ def command(root: Path, workers: int = 2, path: Path | None = None) -> Path:
         The file or a setting in it is invalid, or a training fails.
     """
     path = path or root / CANDIDATES
-    content, systems = plans.checked(plans.Systems, path), plans.read(path, root / "params.yaml")
+    content, systems = plans.content_of(path), plans.read(path, root / "params.yaml")
     store = plans.waveforms(root, workers, systems)
     board = root / f"metrics/{path.stem}.json"
     about = {"about": {system.name: system.about for system in systems}, "data": plans.data(root)}
@@ -111,19 +111,7 @@ def run(
     systems: Sequence[System], store: Path, folder: Path, *, folds: int = 3, draws: int | None = None,
     kept: Iterable[dict] = (), save: Callable[[list[dict]], None] | None = None, workers: int = 1,
 ) -> list[dict]:  # fmt: skip
-    """Results of every candidate and fold; see `measured` and `runner.run`.
-
-    Parameters
-    ----------
-    store : of waveforms.
-    folder : keeps networks and results.
-    draws : utterances drawn per epoch, as `training.fit`.
-
-    Raises
-    ------
-    UserError
-        There is no store, it holds features, or a training fails.
-    """
+    """Results of every candidate and fold, with `draws` utterances per epoch; see `measured` and `runner.run`."""
     runner.check_waveforms(store, "candidates")
     folder.mkdir(parents=True, exist_ok=True)
     corpus = runner.of_store(store)

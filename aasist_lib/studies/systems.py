@@ -73,25 +73,11 @@ class System:
 def scored(
     system: System, seed: int, store: Path, stem: Path, *, utterances: int, key: str
 ) -> tuple[dict, pd.DataFrame]:
-    """Train if needed, and score dev and eval.
+    """Train if needed, and score dev and eval; work begun under another `key` (`System.key`) is discarded.
 
-    Parameters
-    ----------
-    store : of waveforms.
-    stem : path without suffix of the network, its checkpoints and scored pieces.
-    utterances : of dev and of eval each, that published weights are scored on.
-    key : `System.key`; work begun under another key is discarded.
-
-    Returns
-    -------
-    about : parameters, minutes of training, milliseconds to score 4 s of audio on one core, and best_epoch; None where
-        not applicable.
-    scores : the table's columns and score, higher for bona fide; dev first.
-
-    Raises
-    ------
-    UserError
-        A training fails, or the store's sample rate is not that of the published weights.
+    `stem` is the path without suffix of the network, its checkpoints and scored pieces; published weights score
+    `utterances` of dev and of eval each. Returns parameters, minutes of training, milliseconds to score 4 s of audio on
+    one core and best_epoch (None where not applicable), and the table with score, higher for bona fide, dev first.
     """
     if system.kind == "published":
         return _published(system, store, stem, utterances, key)

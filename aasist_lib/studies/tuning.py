@@ -1,21 +1,25 @@
-"""Hyperparameter search: many short trainings, each judged by its equal error rate on dev. Eval is never read.
+"""`make tune`: hyperparameter search by many short trainings, each judged by its EER on dev. Eval is never read.
 
-Optuna's tree-structured Parzen estimator proposes the settings (Bergstra et al. 2011); the median rule stops trials
-early. The study is a SQLite file, so a killed search continues, and interrupted trials resume from their last epoch.
-With one process, the sequence of trials does not depend on interruptions.
+Optuna's tree-structured Parzen estimator proposes the settings of experiments/tune.yaml (Bergstra et al. 2011); the
+median rule stops trials early. The study is a SQLite file, so a killed search continues, and interrupted trials resume
+from their last epoch. With one process, the sequence of trials does not depend on interruptions.
+
+The best settings become experiments/tuned.yaml and a `dvc exp run -S ...` command. The best of many short trials is
+optimistic on dev: only that run shows what a setting is worth.
 """
 
-import fcntl
 import hashlib
+import itertools
 import json
 import os
+import re
+import shlex
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import optuna
@@ -24,32 +28,52 @@ import pytorch_lightning as pl
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field, model_validator
+from ruamel.yaml import YAML
 
-from aasist_lib import training
-from aasist_lib.base import provenance
+from aasist_lib import params, training
+from aasist_lib.augment import Augment
+from aasist_lib.base import files, paths, provenance
 from aasist_lib.base.errors import UserError
 from aasist_lib.base.jobs import one_thread
 from aasist_lib.base.progress import progress
 from aasist_lib.base.workers import in_processes
 from aasist_lib.corpora.copies import beyond
 from aasist_lib.store import Store, indexes
+from aasist_lib.studies import plans, runner
 
+SPACE = Path("experiments/tune.yaml")
+BEST = Path("experiments/tuned.yaml")
+WORK = Path("build/tune")
+SECTIONS = ("features", "model", "augment", "train")  # settings that a trial's result depends on
+EXTRACT = ("extract.holds", "extract.copies")  # and these of extract
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)  # states that count as tried; killed trials do not
 DIGITS = 3  # significant digits of sampled numbers, so that settings stay readable
 FEWEST_FOR_IMPORTANCE = 8  # complete trials; importance is unreliable even then
 
 
-@dataclass(frozen=True)
-class Range:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+class Range(plans.Section):
     """Numbers from `low` to `high`, integers if `low` is one; `log` samples their logarithms uniformly.
 
-    >>> Range(1.0e-4, 1.0e-2, log=True).value(0.00123456)
+    >>> Range(low=1.0e-4, high=1.0e-2, log=True).value(0.00123456)
     0.00123
     """
 
-    low: float
-    high: float
+    low: Any
+    high: Any
     log: bool = False
+
+    @model_validator(mode="after")
+    def _is_a_range(self):
+        if not _is_number(self.low) or not _is_number(self.high):
+            raise ValueError("low and high must be numbers such as 3.0e-4")
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"{self.low} to {self.high} is no range{' of logarithms' if self.log else ''}")
+        return self
 
     def distribution(self) -> BaseDistribution:
         kind = IntDistribution if isinstance(self.low, int) else FloatDistribution
@@ -63,69 +87,150 @@ class Range:
 
     def drawn(self, value: Any) -> Any:
         """Sample that gives this setting, or None."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return value if number and self.low <= value <= self.high else None
+        return value if _is_number(value) and self.low <= value <= self.high else None
 
-    def examples(self) -> tuple:
+    def examples(self) -> list:
         """Settings to validate before any training."""
         # the second integer, too, to catch settings that must be a multiple of another one
-        between = (min(self.low + 1, self.high),) if isinstance(self.low, int) else ()
-        return (self.low, *between, self.high)
+        between = [min(self.low + 1, self.high)] if isinstance(self.low, int) else []
+        return [self.low, *between, self.high]
 
 
-@dataclass(frozen=True)
-class Choices:
+class Choices(plans.Section):
     """One of these YAML values, which are JSON in the study because Optuna takes no lists."""
 
-    values: tuple
+    choices: list
+
+    @model_validator(mode="after")
+    def _differ(self):
+        if not self.choices or any(self.choices.count(value) > 1 for value in self.choices):
+            raise ValueError(f"choices must be a list of different values, not {self.choices!r}")
+        return self
 
     def distribution(self) -> BaseDistribution:
-        return CategoricalDistribution([json.dumps(value) for value in self.values])
+        return CategoricalDistribution([json.dumps(value) for value in self.choices])
 
     def value(self, drawn: str) -> Any:
         return json.loads(drawn)
 
     def drawn(self, value: Any) -> str | None:
-        return json.dumps(value) if value in self.values else None
+        return json.dumps(value) if value in self.choices else None
 
-    def examples(self) -> tuple:
-        return self.values
+    def examples(self) -> list:
+        return self.choices
+
+
+class Prune(plans.Section):
+    """When the median rule stops a trial: after so many complete trials, and so many epochs of its own."""
+
+    trials: params.Count
+    epochs: params.Count
+
+
+class Asked(plans.Section):
+    """A file such as experiments/tune.yaml: `change` is laid over params.yaml for every trial."""
+
+    trials: params.Count
+    seed: params.WholeNumber
+    epochs: params.Count
+    draws: Annotated[int, Field(ge=2)]
+    prune: Prune
+    change: dict[str, Any] = {}
+    space: Annotated[dict[str, Any], Field(min_length=1)]
+
+
+class Plan:
+    """What a file asks for over the settings in `base` (params.yaml), checked; UserError for a mistake in it.
+
+    `fixed` maps the settings of `change` to values and `space` those to search to `Range` or `Choices`. `first` are the
+    settings of the first trial ({} samples them), `about` is all else in `base` that results depend on.
+    """
+
+    def __init__(self, path: Path, base: Path):
+        self.file, self.base = path.name, base
+        self.asked = plans.checked(Asked, plans.yaml(path), path.name)
+        self.fixed = _flat(self.asked.change)
+        self.settings({})
+        raw = plans.yaml(base)
+        now = {key: _at(raw, key) for key in self.asked.space}
+        self.space = {key: self._part(key, entry, now[key]) for key, entry in self.asked.space.items()}
+        self._check_values()
+        for key in [*self.fixed, *self.space]:
+            self._check_place(key)
+        inside = all(part.drawn(now[key]) is not None for key, part in self.space.items())
+        self.first = now if inside else {}
+        rest = _flat({name: raw[name] for name in SECTIONS}) | self.fixed
+        rest = {key: value for key, value in rest.items() if key not in self.space}
+        self.about = json.dumps([rest, raw["seed"], self.asked.epochs], sort_keys=True)
+
+    def settings(self, tried: Mapping[str, Any]) -> dict:
+        """All settings of a trial, checked."""
+        changes = nested({**self.fixed, **tried, "train.max_epochs": self.asked.epochs})
+        return params.overlaid(changes, self.base, self.file)
+
+    def tried(self, trial: FrozenTrial) -> dict[str, Any]:
+        """Settings of a trial."""
+        return {key: part.value(trial.params[key]) for key, part in self.space.items() if key in trial.params}
+
+    def _part(self, key: str, entry: Any, now: Any) -> Range | Choices:
+        where = f"{self.file}: space: {key}"
+        if isinstance(now, dict):
+            raise UserError(f"{where} is a section: name a setting in it, such as {key}.{next(iter(now))}")
+        if not isinstance(entry, dict):
+            raise UserError(f"{where} must say {{low: ..., high: ...}} or {{choices: [...]}}, not {entry!r}")
+        part = plans.checked(Choices if "choices" in entry else Range, entry, where)
+        if isinstance(part, Range) and any(isinstance(number, float) for number in (part.low, part.high, now)):
+            part.low, part.high = float(part.low), float(part.high)
+        return part
+
+    def _check_place(self, key: str) -> None:
+        section = key.split(".")[0]
+        if key in self.fixed and key in self.space:
+            raise UserError(f"{self.file}: {key} is in change and in space: take one of them away")
+        if key == "features.sample_rate" or (section not in SECTIONS and key not in EXTRACT):
+            raise UserError(f"{self.file}: {key}: trials have it from params.yaml: set it there")
+        if key == "train.max_epochs":
+            raise UserError(f"{self.file}: {key}: a trial has as many as `epochs` says: take this away")
+
+    def _check_values(self) -> None:
+        """Check every value of a setting, and all pairs within a section, since some are valid only together."""
+        cases = [{key: value} for key, part in self.space.items() for value in part.examples()]
+        for one, other in itertools.combinations(self.space, 2):
+            if one.rpartition(".")[0] == other.rpartition(".")[0]:
+                pairs = itertools.product(self.space[one].examples(), self.space[other].examples())
+                cases += [{one: a, other: b} for a, b in pairs]
+        for case in cases:
+            settings = self.settings(case)
+            changes = Augment(settings["augment"], settings["features"]["sample_rate"])
+            if settings["extract"]["copies"] > plans.COPIES:
+                raise UserError(
+                    f"{self.file}: extract.copies: trials share a store that has {plans.COPIES}: ask for fewer"
+                )
+            if (changes or settings["train"]["adversarial"]) and settings["extract"]["holds"] != "waveforms":
+                raise UserError(
+                    f"{self.file}: sound is to be changed ({', '.join(case)}), which needs waveforms: add "
+                    "`extract: {holds: waveforms}` to change"
+                )
 
 
 @dataclass(frozen=True)
 class Search:
-    """Space and settings of a search.
+    """A plan, the store of waveforms to train on, and the folder that keeps the study."""
 
-    `settings` maps tried settings to those of a training, as in params.yaml, and must be picklable. `first` are those
-    of the first trial ({} samples them). `seed` is that of the sampler; trainings use their own. `about` is everything
-    else that results depend on: another text is another study.
-    """
-
-    space: Mapping[str, Range | Choices]
-    settings: Callable[[Mapping[str, Any]], dict]
-    first: Mapping[str, Any]
-    seed: int
-    draws: int
-    prune_trials: int
-    prune_epochs: int
+    plan: Plan
     store: Path
     folder: Path
-    about: str = ""
 
     def name(self) -> str:
         """Name of the study: hash of everything that results depend on, so that its trials are comparable."""
-        space = {key: str(part) for key, part in self.space.items()}
-        about = [space, self.seed, self.draws, self.prune_trials, self.prune_epochs, self.about]
+        space, asked = {key: repr(part) for key, part in self.plan.space.items()}, self.plan.asked
+        about = [space, asked.seed, asked.draws, asked.prune.trials, asked.prune.epochs, self.plan.about]
         key = hashlib.sha256(json.dumps([*about, torch.__version__, pl.__version__], sort_keys=True).encode())
         key.update((self.store / indexes.NAME).read_bytes())
         for shard in sorted(self.store.glob("shard-*.npy")):
             key.update(b"%d %d\n" % (shard.stat().st_size, shard.stat().st_mtime_ns))
         key.update(provenance.code_key(training.__name__))
         return key.hexdigest()[:12]
-
-    def tried(self, trial: FrozenTrial) -> dict[str, Any]:
-        """Settings of a trial."""
-        return {key: part.value(trial.params[key]) for key, part in self.space.items() if key in trial.params}
 
 
 @dataclass(frozen=True)
@@ -137,24 +242,51 @@ class Job:
     place: int
 
 
-def run(search: Search, trials: int, workers: int = 1) -> optuna.Study:
-    """Continue or start a study until `trials` trials, with earlier ones, are complete or pruned.
+def command(root: Path, workers: int = 2, path: Path | None = None, trials: int | None = None) -> str:
+    """Continue or start the search; write `experiments/tuned.yaml` and `build/tune/trials.csv`; return a summary.
 
-    With one worker the sequence of trials is reproducible; several share results in the order in which they finish.
+    Parameters
+    ----------
+    root : project folder.
+    path : instead of `experiments/tune.yaml`.
+    trials : instead of the number in the file.
 
     Raises
     ------
     UserError
-        Another search uses the folder, `study.db` is broken, or a training fails.
+        The file or a setting in it is invalid, no trial completed, or as `run`.
     """
-    if Store(search.store).holds != "waveforms":
-        raise UserError(f"{search.store} holds features, and trials differ in theirs: extract waveforms")
+    for name, number in (("--workers", workers), ("--trials", trials)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} {number}: must be 1 or more")
+    path, work = path or root / SPACE, root / WORK
+    # a copy, so that edits of params.yaml do not affect later trials
+    now = (root / "params.yaml").read_bytes()
+    kept = work / f"params-{hashlib.sha256(now).hexdigest()[:12]}.yaml"
+    files.write(kept, now)
+    plan = Plan(path, kept)
+    search = Search(plan, plans.waveforms(root, workers), work)
+    study = run(search, trials or plan.asked.trials, workers)
+    # significant digits: rates are small
+    files.write(work / "trials.csv", table(study, search).to_csv(index=False, float_format="%.6g"))
+    found = best(study)
+    if found is None:
+        raise UserError(f"{path.name}: no trial went to its end: lower train.lr in it, or ask for more trials")
+    return _told(root, plan, study, found)
+
+
+def run(search: Search, trials: int, workers: int = 1) -> optuna.Study:
+    """Continue or start a study until `trials` trials, with earlier ones, are complete or pruned.
+
+    With one worker the sequence of trials is reproducible; several share results in the order in which they finish.
+    """
+    runner.check_waveforms(search.store, "trials")
     search.folder.mkdir(parents=True, exist_ok=True)
-    name = search.name()
-    with _alone(search.folder):
+    name, plan = search.name(), search.plan
+    with paths.alone(search.folder / "search.lock"):
         study = _study(search, name)
-        if not study.get_trials(deepcopy=False) and search.first:
-            study.enqueue_trial({key: part.drawn(search.first[key]) for key, part in search.space.items()})
+        if not study.get_trials(deepcopy=False) and plan.first:
+            study.enqueue_trial({key: part.drawn(plan.first[key]) for key, part in plan.space.items()})
         for trial in study.get_trials(states=(TrialState.RUNNING,)):  # this process holds the lock, so they were killed
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params, user_attrs={"again": _began_as(trial)})
@@ -185,8 +317,8 @@ def table(study: optuna.Study, search: Search) -> pd.DataFrame:
         row = {"trial": trial.number, "state": trial.state.name.lower(), "dev_eer": seen.get(epoch)}
         row |= {"best_epoch": epoch, "epochs": len(seen)}
         row["minutes"] = round(trial.duration.total_seconds() / 60, 2) if trial.duration else None
-        rows.append(row | search.tried(trial))
-    columns = ["trial", "state", "dev_eer", "best_epoch", "epochs", "minutes", *search.space]
+        rows.append(row | search.plan.tried(trial))
+    columns = ["trial", "state", "dev_eer", "best_epoch", "epochs", "minutes", *search.plan.space]
     return pd.DataFrame(rows, columns=columns).astype({"best_epoch": "Int64"})
 
 
@@ -205,10 +337,10 @@ def importance(study: optuna.Study) -> dict[str, float]:
 
 def _work(job: Job) -> None:
     os.environ["AASIST_TERMINAL"] = ""  # the bar over trials is enough
-    search = job.search
+    search, plan = job.search, job.search.plan
     study = _study(search, job.name, job.place)
-    trial = study.ask({key: part.distribution() for key, part in search.space.items()})
-    settings = search.settings(search.tried(trial))
+    trial = study.ask({key: part.distribution() for key, part in plan.space.items()})
+    settings = plan.settings(plan.tried(trial))
     folder = search.folder / job.name / f"trial-{_began_as(trial)}"
 
     def judge(row: dict) -> None:
@@ -223,7 +355,7 @@ def _work(job: Job) -> None:
             history = training.fit(
                 held, folder / "network", model=settings["model"], train=settings["train"],
                 augment=settings["augment"], seed=settings["seed"], threads=1, checkpoints=folder / "checkpoints",
-                leave_out=out, draws=search.draws, on_epoch=judge,
+                leave_out=out, draws=plan.asked.draws, on_epoch=judge,
             )  # fmt: skip
     except (optuna.TrialPruned, training.Diverged):  # divergence is a bad result, not an error
         study.tell(trial, state=TrialState.PRUNED)
@@ -239,11 +371,11 @@ def _began_as(trial) -> int:
 
 def _study(search: Search, name: str, place: int = 0) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path = search.folder / "study.db"
+    path, asked = search.folder / "study.db", search.plan.asked
     # The sampler's state is lost with a killed process, and restarting it with the same seed would repeat its samples,
     # so every trial has its own seed.
-    seed = int(np.random.SeedSequence((search.seed, place)).generate_state(1)[0])
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=search.prune_trials, n_warmup_steps=search.prune_epochs)
+    seed = int(np.random.SeedSequence((asked.seed, place)).generate_state(1)[0])
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=asked.prune.trials, n_warmup_steps=asked.prune.epochs)
     try:
         storage = optuna.storages.RDBStorage(f"sqlite:///{path}", {"connect_args": {"timeout": 60}})
         sampler = optuna.samplers.TPESampler(seed=seed)
@@ -255,12 +387,75 @@ def _study(search: Search, name: str, place: int = 0) -> optuna.Study:
         raise UserError(f"{path} is no study that can be gone on with ({reason}): move it away") from None
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Lock the folder: a second search would take running trials for killed ones."""
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another search goes on in {folder}: wait for its end, or stop it") from None
-        yield
+def _told(root: Path, plan: Plan, study: optuna.Study, found: FrozenTrial) -> str:
+    """Write the best trial's settings to a file, and return a summary."""
+    tried = plan.tried(found)
+    settings = plan.fixed | tried
+    done = len(study.get_trials(deepcopy=False, states=DONE))
+    made = f"found best of {done} short trials by `make tune` ({plan.file}): EER on dev {found.value:.2%}"
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    first = next((trial for trial in complete if plan.tried(trial) == plan.first), None)
+    if first:
+        made += f", of params.yaml itself {first.value:.2%}"
+    yaml = YAML()
+    yaml.width = 1000
+    with files.replacing(root / BEST) as partial, open(partial, "w", encoding="utf-8") as file:
+        file.write(f"# {made[0].upper()}{made[1:]}\n")
+        yaml.dump(nested(settings), file)
+    lines = [f"trial {found.number}, {made}", *(f"  {key}: {value}" for key, value in tried.items())]
+    shares = importance(study)
+    if shares:
+        lines.append("what has most to do with it: " + ", ".join(f"{k} {v:.0%}" for k, v in list(shares.items())[:5]))
+    lines.append(f"written: {BEST}, {WORK / 'trials.csv'}; to run the pipeline with it:")
+    lines.append(runs(settings))
+    return "\n".join(lines)
+
+
+def runs(settings: Mapping[str, Any]) -> str:
+    """Shell command that runs the pipeline with these settings.
+
+    >>> print(runs({"train.lr": 3.0e-4, "features.kind": "mfcc+wavelet", "augment.codecs": ["mp3"]}))
+    dvc exp run -S train.lr=0.0003 -S 'features.kind='"'"'mfcc+wavelet'"'"'' -S 'augment.codecs=[mp3]'
+    """
+    return "dvc exp run " + " ".join(f"-S {shlex.quote(f'{key}={_hydra(value)}')}" for key, value in settings.items())
+
+
+def _hydra(value: Any) -> str:
+    """Value in the syntax of Hydra, which parses -S."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_hydra, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value)  # true, null and numbers are as in JSON
+    if re.fullmatch(r"[A-Za-z]\w*", value) and value.lower() not in ("true", "false", "null", "nan", "inf"):
+        return value
+    return "'" + value.replace("'", r"\'") + "'"
+
+
+def nested(settings: Mapping[str, Any]) -> dict:
+    """Settings by section, as in params.yaml.
+
+    >>> nested({"train.lr": 1.0, "train.mixup": 0.0})
+    {'train': {'lr': 1.0, 'mixup': 0.0}}
+    """
+    found = {}
+    for key, value in settings.items():
+        *above, last = key.split(".")
+        inner = found
+        for name in above:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    return found
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict:
+    """Inverse of `nested`."""
+    found = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found
+
+
+def _at(settings: Any, key: str) -> Any:
+    for name in key.split("."):
+        settings = settings.get(name) if isinstance(settings, dict) else None
+    return settings
