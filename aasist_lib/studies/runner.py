@@ -18,7 +18,7 @@ from aasist_lib.store import Store, indexes
 
 def run(
     jobs: Sequence, measure: Callable[..., dict], *, doing: str, kept: Iterable[dict] = (),
-    save: Callable[[list[dict]], None] | None = None, workers: int = 1,
+    save: Callable[[list[dict]], None] = lambda results: None, workers: int = 1,
 ) -> list[dict]:  # fmt: skip
     """Results of all jobs in their order; valid ones, in their files or in `kept`, are not made again.
 
@@ -44,7 +44,6 @@ def run(
     def so_far() -> list[dict]:
         return [results[job] for job in jobs if job in results]
 
-    save = save or (lambda _: None)
     with progress(total=len(jobs), desc=doing, unit="run") as bar:
         bar.skip(len(results))
         save(so_far())

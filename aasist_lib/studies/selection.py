@@ -109,7 +109,7 @@ def read(path: Path) -> dict:
 
 def run(
     systems: Sequence[System], store: Path, folder: Path, *, folds: int = 3, draws: int | None = None,
-    kept: Iterable[dict] = (), save: Callable[[list[dict]], None] | None = None, workers: int = 1,
+    kept: Iterable[dict] = (), save: Callable[[list[dict]], None] = lambda results: None, workers: int = 1,
 ) -> list[dict]:  # fmt: skip
     """Results of every candidate and fold, with `draws` utterances per epoch; see `measured` and `runner.run`."""
     runner.check_waveforms(store, "candidates")
