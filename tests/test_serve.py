@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -33,10 +34,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from starlette.testclient import TestClient
 from test_detector import make_detector
 
-from aasist_lib import Detector, cli
+from aasist_lib import Detector, cli, models
 from aasist_lib.base.errors import UserError
 from aasist_lib.detector import Examined
 from aasist_lib.serving import bounds, run
@@ -446,7 +448,7 @@ def test_sigterm_finishes_what_runs(folder, speech_files):
     assert answers[0].status_code == 200 and round(answers[0].json()["files"][0]["seconds"]) == 600
 
 
-@pytest.mark.parametrize("spoil", ["missing", "broken", "port"])
+@pytest.mark.parametrize("spoil", ["missing", "broken", "no number", "port"])
 def test_what_cannot_start_says_so_in_a_line(folder, tmp_path, capsys, spoil):
     detector, port = shutil.copytree(folder, tmp_path / "detector"), 0
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -454,11 +456,20 @@ def test_what_cannot_start_says_so_in_a_line(folder, tmp_path, capsys, spoil):
             (detector / "calibration.json").unlink()
         elif spoil == "broken":
             (detector / "network.safetensors").write_bytes(b"no")
+        elif spoil == "no number":
+            network, about = models.load(detector)
+            torch.nn.init.constant_(network.output.weight, math.nan)
+            models.save(network, detector, about)
         else:
             port = taken.getsockname()[1]
         assert cli.main(["serve", "--detector", str(detector), "--port", str(port)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    said = {"missing": "calibration.json", "broken": "network.safetensors", "port": "cannot listen"}
+    said = {
+        "missing": "calibration.json",
+        "broken": "network.safetensors",
+        "no number": f"{detector} does not score faint noise (the network gave no number for it)",
+        "port": "cannot listen",
+    }
     assert line.startswith("aasist: ") and said[spoil] in line
 
 

@@ -20,7 +20,7 @@ TOKEN = "AASIST_TOKEN"
 
 
 def build(detector: str | Path, bounds: Bounds, token: str | None):
-    """Load a detector (folder or ONNX file), try it, and create the app; UserError if it cannot be loaded."""
+    """Load a detector (folder or ONNX file), try it, and create the app; UserError if it does not load or score."""
     try:
         from aasist_lib.serving.app import create_app
     except ModuleNotFoundError as error:
@@ -33,15 +33,20 @@ def build(detector: str | Path, bounds: Bounds, token: str | None):
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # recordings are scored in parallel, one thread each
     loaded = Detector.load(detector)
     app = create_app(loaded, hashes(detector), bounds, token)
-    _try_out(app)
+    _try_out(app.state.scorer, detector)
     return app
 
 
-def _try_out(app) -> None:
+def _try_out(scorer, detector: str | Path) -> None:
     """Score 2 s of faint noise in the thread pool: finds failures now, and the first request waits for no import."""
+    from aasist_lib.serving.scoring import Unscorable
+
     file = io.BytesIO()
     soundfile.write(file, np.random.default_rng(0).normal(0, 0.01, 32000), 16000, format="WAV")
-    app.state.scorer.pool.submit(app.state.scorer.examine, file).result()
+    try:
+        scorer.pool.submit(scorer.examine, file).result()
+    except Unscorable as error:
+        raise UserError(f"{detector} does not score faint noise ({error.detail}): train or export it again") from None
 
 
 def hashes(detector: str | Path) -> dict[str, str]:
