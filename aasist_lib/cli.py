@@ -156,12 +156,12 @@ def _score_one_by_one(detector, found: list[Path], output: Path | None, form: st
 
 
 def _follow(detector) -> int:
-    from aasist_lib.serving.follow import follow
+    from aasist_lib.serving import stream
 
     print("start,end,llr,decision,delay_ms", flush=True)
-    for heard in follow(detector, sys.stdin.buffer):
-        llr = "" if math.isnan(heard.llr) else f"{heard.llr:.3f}"
-        print(f"{heard.start:.1f},{heard.end:.1f},{llr},{heard.decision},{1000 * heard.delay:.1f}", flush=True)
+    for score in stream.stream(detector, sys.stdin.buffer):
+        llr = "" if math.isnan(score.llr) else f"{score.llr:.3f}"
+        print(f"{score.start:.1f},{score.end:.1f},{llr},{score.decision},{1000 * score.delay:.1f}", flush=True)
     return ALL_SCORED
 
 
@@ -458,7 +458,7 @@ def _aligned(table) -> list[str]:
 def _add_serve(commands) -> None:
     import dataclasses
 
-    from aasist_lib.serving import bounds
+    from aasist_lib.serving import limits
 
     serve = commands.add_parser(
         "serve",
@@ -476,20 +476,20 @@ def _add_serve(commands) -> None:
     serve.add_argument(
         "--token-file", metavar="FILE", help="holds a token that /v1/* then asks for (default: AASIST_TOKEN, else none)"
     )
-    for bound in dataclasses.fields(bounds.Bounds):
+    for limit in dataclasses.fields(limits.Limits):
         serve.add_argument(
-            f"--{bound.name.replace('_', '-')}", type=bound.type, metavar="N",
-            help=f"{bound.metadata['help']} (default: {bound.default:g})",
+            f"--{limit.name.replace('_', '-')}", type=limit.type, metavar="N",
+            help=f"{limit.metadata['help']} (default: {limit.default:g})",
         )  # fmt: skip
-    serve.set_defaults(run=_serve, bounds=[bound.name for bound in dataclasses.fields(bounds.Bounds)])
+    serve.set_defaults(run=_serve, limits=[limit.name for limit in dataclasses.fields(limits.Limits)])
 
 
 def _serve(given: argparse.Namespace) -> int:
-    from aasist_lib.serving import bounds, run
+    from aasist_lib.serving import limits, run
 
-    limits = bounds.read({name: getattr(given, name) for name in given.bounds})
+    allowed = limits.read({name: getattr(given, name) for name in given.limits})
     token = run.token(given.token_file)
-    run.serve(given.detector or _default_detector(), given.host, given.port, limits, token)
+    run.serve(given.detector or _default_detector(), given.host, given.port, allowed, token)
     return ALL_SCORED
 
 

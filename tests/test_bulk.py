@@ -23,7 +23,7 @@ import pytest
 from test_detector import make_detector
 
 from aasist_lib import Detector, audio, cli
-from aasist_lib.serving import bulk, follow
+from aasist_lib.serving import bulk, stream
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,7 +149,7 @@ def test_follow(folder, speech_files):
         process.stdin.write(raw[second * rate : (second + 1) * rate].tobytes())
         process.stdin.flush()
         start, end, llr, decision, delay = process.stdout.readline().decode().strip().split(",")  # before more arrives
-        first = max(0, second + 1 - round(follow.WINDOW))
+        first = max(0, second + 1 - round(stream.WINDOW))
         assert (float(start), float(end)) == (first, second + 1)
         wanted = float(detector.calibrated(detector.backend(sound[first * rate : (second + 1) * rate])))
         assert float(llr) == pytest.approx(wanted, abs=1e-3)

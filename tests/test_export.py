@@ -168,9 +168,9 @@ def test_all_choices_are_among_them():
 
 def test_bends():
     scores = torch.linspace(-4, 3, 101)
-    np.testing.assert_allclose(export.Bend(BENDS)(scores), BENDS(scores), atol=1e-6)
+    np.testing.assert_allclose(export.PiecewiseLinear(BENDS)(scores), BENDS(scores), atol=1e-6)
     constant = calibration.Isotonic((0.5,), (-0.25,))
-    assert export.Bend(constant)(scores).tolist() == [-0.25] * 101
+    assert export.PiecewiseLinear(constant)(scores).tolist() == [-0.25] * 101
 
 
 def test_metadata(folder, exported):

@@ -5,7 +5,7 @@
 | scores | those of `Detector.examine`, to the last digit, window by window; decisions by the policy asked for |
 | several files | each has its entry, in order; one that cannot be read has an error, and the rest their scores |
 | refusals | problem details for every 4xx and 5xx, with a reason and without traces, paths or names |
-| bounds | body (promised, streamed), files, duration (promised, found), unpacked size, channels, rate, time, requests |
+| limits | body (promised, streamed), files, duration (promised, found), unpacked size, channels, rate, time, requests |
 | uploads | lie nowhere under a name, are gone afterwards, and are in no log |
 | a client that leaves | ends the scoring at the next window |
 | token | /v1/* asks for it, the rest does not |
@@ -41,9 +41,9 @@ from test_detector import make_detector
 from aasist_lib import Detector, cli, models
 from aasist_lib.base.errors import UserError
 from aasist_lib.detector import Examined
-from aasist_lib.serving import bounds, run
+from aasist_lib.serving import limits, run
 from aasist_lib.serving.app import create_app
-from aasist_lib.serving.bounds import Bounds
+from aasist_lib.serving.limits import Limits
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -73,11 +73,11 @@ def service(folder):
 
 @pytest.fixture
 def client(detector):
-    """Of an app within this process; `client(max_files=2)` sets bounds."""
+    """Of an app within this process; `client(max_files=2)` sets limits."""
     with contextlib.ExitStack() as stack:
 
         def make(made=detector, token=None, **limits):
-            app = create_app(made, HASHES, Bounds(**limits), token)
+            app = create_app(made, HASHES, Limits(**limits), token)
             return stack.enter_context(TestClient(app, raise_server_exceptions=False))
 
         yield make
@@ -268,16 +268,16 @@ def test_token_from_a_file(tmp_path, monkeypatch):
             run.token(path)
 
 
-# bounds
+# limits
 
 
-def test_where_bounds_come_from(capsys):
+def test_where_limits_come_from(capsys):
     environment = {"AASIST_MAX_FILES": "3", "AASIST_TIMEOUT": "1.5"}
-    found = bounds.read({"max_files": 2, "grace": None}, environment)
-    assert (found.max_files, found.timeout, found.grace) == (2, 1.5, Bounds().grace)
+    found = limits.read({"max_files": 2, "grace": None}, environment)
+    assert (found.max_files, found.timeout, found.grace) == (2, 1.5, Limits().grace)
     for wrong in ({"AASIST_MAX_FILES": "2.5"}, {"AASIST_MAX_SECONDS": "long"}, {"AASIST_WORKERS": "0"}):
         with pytest.raises(UserError, match="not a"):
-            bounds.read({}, wrong)
+            limits.read({}, wrong)
     assert cli.main(["serve", "--max-files", "0"]) == 2
     assert "max_files: 0" in capsys.readouterr().err
 
@@ -376,7 +376,7 @@ def test_requests_at_a_time(client):
 
 def test_a_client_that_leaves_ends_the_scoring():
     slow = Slow()
-    app = create_app(slow, HASHES, Bounds())
+    app = create_app(slow, HASHES, Limits())
     body, kind = form(("a", tone(1)))
     messages = [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
 
@@ -393,7 +393,7 @@ def test_a_client_that_leaves_ends_the_scoring():
         "headers": [(b"content-type", kind.encode())], "http_version": "1.1", "scheme": "http", "root_path": "",
     }  # fmt: skip
     asyncio.run(asyncio.wait_for(app(scope, receive, send), 30))
-    assert slow.running.is_set() and slow.stopped.is_set() and app.state.gate.count == 0
+    assert slow.running.is_set() and slow.stopped.is_set() and app.state.concurrency.count == 0
 
 
 # the process
@@ -477,8 +477,8 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # importing it fails
 from starlette.testclient import TestClient
-from aasist_lib.serving import bounds, run
-with TestClient(run.build(sys.argv[1], bounds.Bounds(), None)) as client, open(sys.argv[2], "rb") as file:
+from aasist_lib.serving import limits, run
+with TestClient(run.build(sys.argv[1], limits.Limits(), None)) as client, open(sys.argv[2], "rb") as file:
     print(client.post("/v1/score", files={"file": file}).text)
 """
 

@@ -14,11 +14,11 @@ from starlette.requests import ClientDisconnect
 
 from aasist_lib.detector import in_words
 from aasist_lib.serving import problems
-from aasist_lib.serving.bounds import Bounds
-from aasist_lib.serving.guard import PROTECTED, Guard
-from aasist_lib.serving.meters import Meters
+from aasist_lib.serving.inference import ConcurrencyLimit, Scorer, Unscorable
+from aasist_lib.serving.limits import Limits
+from aasist_lib.serving.metrics import Metrics
+from aasist_lib.serving.middleware import PROTECTED, Middleware
 from aasist_lib.serving.problems import Problem
-from aasist_lib.serving.scoring import Gate, Scorer, Unscorable
 
 PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/recorder.js": "recorder.js"}
 MEDIA = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
@@ -106,7 +106,7 @@ class Health(BaseModel):
     status: Literal["ok"]
 
 
-def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, token: str | None = None) -> FastAPI:
+def create_app(detector, hashes: dict[str, str], limits: Limits | None = None, token: str | None = None) -> FastAPI:
     """Create the service as an ASGI app.
 
     Parameters
@@ -119,12 +119,12 @@ def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, t
     Returns
     -------
     app
-        `app.state.gate` counts running requests and can be closed.
+        `app.state.concurrency` counts running requests and can be closed.
     """
-    bounds = bounds or Bounds()
-    gate = Gate(bounds.max_requests)
-    meters = Meters(lambda: gate.count)
-    scorer = Scorer(detector, bounds)
+    limits = limits or Limits()
+    concurrency = ConcurrencyLimit(limits.max_requests)
+    counters = Metrics(lambda: concurrency.count)
+    scorer = Scorer(detector, limits)
     version = metadata.version("aasist")
     app = FastAPI(
         title="aasist", version=version, docs_url=None, redoc_url=None, redirect_slashes=False,
@@ -132,9 +132,9 @@ def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, t
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         description="Tells bona fide human speech from deepfake speech: log-likelihood ratios and decisions.",
     )  # fmt: skip
-    app.state.gate, app.state.scorer = gate, scorer
-    app.add_middleware(Guard, bounds=bounds, meters=meters, token=token)
-    problems.handle(app, meters.refused)
+    app.state.concurrency, app.state.scorer = concurrency, scorer
+    app.add_middleware(Middleware, limits=limits, metrics=counters, token=token)
+    problems.handle(app, counters.refused)
     Policy = Literal[tuple(detector.thresholds)]
     refusals = _refusals(401) if token else {}
 
@@ -143,22 +143,22 @@ def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, t
         response_model=Answer,
         summary="Score recordings",
         responses=refusals | _refusals(400, 408, 413, 415, 422, 429, 503),
-        openapi_extra={"requestBody": _body(bounds)},
+        openapi_extra={"requestBody": _body(limits)},
     )
     async def score(request: Request, policy: Policy = detector.policy):
         """One or several recordings, of any format that libsndfile reads, each as a part named `file`.
 
         A single one that cannot be scored is refused; of several, it gets an entry with an `error`.
         """
-        with gate.enter():
-            entries = await _answer(request, scorer, meters, policy)
+        with concurrency.enter():
+            entries = await _answer(request, scorer, counters, policy)
         return Answer(policy=policy, threshold=detector.thresholds[policy], model=hashes, files=entries)
 
     @app.get("/v1/model", response_model=About, summary="Which detector this is", responses=refusals)
     async def model():
         """Hashes, thresholds and bounds."""
         return About(
-            model=hashes, version=version, policy=detector.policy, thresholds=detector.thresholds, bounds=vars(bounds)
+            model=hashes, version=version, policy=detector.policy, thresholds=detector.thresholds, bounds=vars(limits)
         )
 
     @app.get("/healthz", response_model=Health, summary="Whether the process lives")
@@ -169,7 +169,7 @@ def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, t
     @app.get("/readyz", response_model=Health, summary="Whether requests are welcome", responses=_refusals(503))
     async def readyz():
         """503 from SIGTERM on."""
-        if gate.closing:
+        if concurrency.closing:
             raise Problem(503, "closing", "The service is being shut down.")
         return Health(status="ok")
 
@@ -177,7 +177,7 @@ def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, t
              responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})  # fmt: skip
     async def metrics():
         """Requests, latency, audio seconds, refusals by reason, requests in flight, memory and open files."""
-        return Response(meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(counters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     for path, name in PAGE.items():
         content = resources.files("aasist_lib.serving").joinpath("page", name).read_bytes()
@@ -186,24 +186,24 @@ def create_app(detector, hashes: dict[str, str], bounds: Bounds | None = None, t
     return app
 
 
-async def _answer(request: Request, scorer: Scorer, meters: Meters, policy: str) -> list[Scored | NotScored]:
+async def _answer(request: Request, scorer: Scorer, metrics: Metrics, policy: str) -> list[Scored | NotScored]:
     """Read the form and score its files one by one; refusals raise Problem."""
-    limit, reading = scorer.bounds.timeout, True
+    timeout, reading = scorer.limits.timeout, True
     try:
-        async with asyncio.timeout(limit), _form(request, scorer.bounds) as form:
+        async with asyncio.timeout(timeout), _form(request, scorer.limits) as form:
             files = _files(form)
             reading = False
-            return await _unless_gone(request, _score(files, scorer, meters, policy))
+            return await _unless_gone(request, _score(files, scorer, metrics, policy))
     except TimeoutError:
         if reading:
-            raise Problem(408, "upload-too-slow", f"The upload took longer than {limit:g} s.") from None
-        detail = f"Scoring took longer than {limit:g} s: send fewer or shorter recordings, or come back later."
+            raise Problem(408, "upload-too-slow", f"The upload took longer than {timeout:g} s.") from None
+        detail = f"Scoring took longer than {timeout:g} s: send fewer or shorter recordings, or come back later."
         raise Problem(503, "timeout", detail, {"Retry-After": "10"}) from None
     except ClientDisconnect:
         raise _client_gone() from None
 
 
-async def _score(files: list[UploadFile], scorer: Scorer, meters: Meters, policy: str) -> list[Scored | NotScored]:
+async def _score(files: list[UploadFile], scorer: Scorer, metrics: Metrics, policy: str) -> list[Scored | NotScored]:
     entries = []
     for file in files:
         try:
@@ -211,10 +211,10 @@ async def _score(files: list[UploadFile], scorer: Scorer, meters: Meters, policy
         except Unscorable as error:
             if len(files) == 1:
                 raise error.problem() from None
-            meters.refused(error.reason)
+            metrics.refused(error.reason)
             entries.append(NotScored(name=file.filename, error=Error(reason=error.reason, detail=error.detail)))
             continue
-        meters.scored(found.seconds)
+        metrics.scored(found.seconds)
         entries.append(
             Scored(
                 name=file.filename, seconds=found.seconds, llr=found.llr,
@@ -251,15 +251,15 @@ def _client_gone() -> Problem:
 class _form:
     """`Request.form` with refusals as problems; closes the files, which are in memory or unnamed on disk."""
 
-    def __init__(self, request: Request, bounds: Bounds):
-        self.request, self.bounds = request, bounds
+    def __init__(self, request: Request, limits: Limits):
+        self.request, self.limits = request, limits
 
     async def __aenter__(self):
         kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "multipart/form-data":
             raise Problem(415, "not-a-form", f"Send multipart/form-data, each recording as a part named {FIELD}.")
         try:
-            form = await self.request.form(max_files=self.bounds.max_files, max_fields=0)
+            form = await self.request.form(max_files=self.limits.max_files, max_fields=0)
             for _, file in form.multi_items():
                 file.filename.encode()  # in some charsets a name is not valid text, which no answer can hold
             return form
@@ -267,7 +267,7 @@ class _form:
             raise Problem(400, "malformed-form", "The names in the form cannot be read in its charset.") from None
         except HTTPException as error:
             if "Too many files" in error.detail:
-                detail = f"A request may have {self.bounds.max_files} files."
+                detail = f"A request may have {self.limits.max_files} files."
                 raise Problem(422, "too-many-files", detail) from None
             if "Too many fields" in error.detail:
                 raise Problem(422, "not-a-file", "A part without a file name is no file.") from None
@@ -292,13 +292,13 @@ def _constant(content: bytes, media_type: str):
     return give
 
 
-def _body(bounds: Bounds) -> dict:
-    """OpenAPI schema of the form; the app reads it itself, to check token and bounds first."""
+def _body(limits: Limits) -> dict:
+    """OpenAPI schema of the form; the app reads it itself, to check token and limits first."""
     file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "a recording"}
     form = {
         "type": "object",
         "required": [FIELD],
-        "properties": {FIELD: {"type": "array", "items": file, "minItems": 1, "maxItems": bounds.max_files}},
+        "properties": {FIELD: {"type": "array", "items": file, "minItems": 1, "maxItems": limits.max_files}},
         "additionalProperties": False,
     }
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}

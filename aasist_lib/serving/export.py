@@ -39,7 +39,7 @@ NAMES = ("llr", "score")
 IN_INT8 = ("Conv", "MaxPool", "Add", "Relu")
 
 
-class Products(nn.Module):
+class DftConv(nn.Module):
     """Replaces a `Spectrum`: the same decibels, by a convolution with windowed sines and cosines."""
 
     def __init__(self, spectrum: Spectrum):
@@ -69,7 +69,7 @@ class Products(nn.Module):
         return self.finish(torch.maximum(power, lowest(power.amax((1, 2), keepdim=True))).log10())
 
 
-class Bend(nn.Module):
+class PiecewiseLinear(nn.Module):
     """Isotonic calibration as a sum of steps, one between each two knots, weighted by the share passed."""
 
     def __init__(self, fit: calibration.Isotonic):
@@ -84,7 +84,7 @@ class Bend(nn.Module):
         return self.lowest + (((scores[:, None] - self.at) * self.per).clamp(0, 1) * self.steps).sum(1)
 
 
-class Whole(nn.Module):
+class ExportModule(nn.Module):
     """Traceable detector: waveforms (batch, samples) to LLRs and raw scores, each (batch,)."""
 
     def __init__(self, detector: Detector):
@@ -92,15 +92,15 @@ class Whole(nn.Module):
         self.front_end = copy.deepcopy(detector.front_end)
         transform = self.front_end.transform
         if isinstance(transform, Spectrum):
-            self.front_end.transform = Products(transform)
+            self.front_end.transform = DftConv(transform)
         elif hasattr(transform, "transforms"):  # a stack
             for at, part in enumerate(transform.transforms):
                 if isinstance(part, Spectrum):
-                    transform.transforms[at] = Products(part)
+                    transform.transforms[at] = DftConv(part)
         self.network = copy.deepcopy(detector.network)
         self.repeats = math.ceil(aasist.SAMPLES / MIN_SECONDS / detector.sample_rate)
         fit = detector.calibrated
-        self.calibrated = Bend(fit) if isinstance(fit, calibration.Isotonic) else None
+        self.calibrated = PiecewiseLinear(fit) if isinstance(fit, calibration.Isotonic) else None
         self.line = None if self.calibrated else (fit.scale, fit.offset)
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,8 +151,8 @@ def graph(detector: Detector) -> onnx.ModelProto:
         raise UserError("an ONNX file is exported already: name the folder of a detector")
     kind, name = detector.about["features"].get("kind", "mfcc"), detector.about.get("model", {}).get("name", "")
     refused = f"features.kind: {kind} with model.name: {name} cannot be exported"
-    whole = Whole(detector).eval()
-    size = sum(tensor.nbytes for tensor in (*whole.parameters(), *whole.buffers()))
+    module = ExportModule(detector).eval()
+    size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     if size > MOST_BYTES:
         raise UserError(f"{refused}: its {size / 2**30:.1f} GiB of weights are more than one ONNX file holds")
     least = math.ceil(MIN_SECONDS * detector.sample_rate)
@@ -164,7 +164,7 @@ def graph(detector: Detector) -> onnx.ModelProto:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             made = torch.onnx.export(
-                whole,
+                module,
                 (torch.zeros(2, 2 * least),),
                 input_names=["waveform"],
                 output_names=list(NAMES),

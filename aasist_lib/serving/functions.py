@@ -1,6 +1,6 @@
 """Handlers for AWS Lambda and Google Cloud Functions: the same app, configured by the environment.
 
-AASIST_DETECTOR (folder or ONNX file; models/detector by default), AASIST_TOKEN, and the bounds of bounds.py. The first
+AASIST_DETECTOR (folder or ONNX file; models/detector by default), AASIST_TOKEN, and the limits of limits.py. The first
 request of an instance loads the detector. The platforms limit requests too: Lambda takes 6 MB, in base64.
 """
 
@@ -12,10 +12,10 @@ import os
 @functools.cache
 def app():
     """The service, as `aasist serve` builds it; loaded once per instance."""
-    from aasist_lib.serving import bounds, run
+    from aasist_lib.serving import limits, run
 
     detector = os.environ.get("AASIST_DETECTOR") or "models/detector"
-    return run.build(detector, bounds.read(), run.token())
+    return run.build(detector, limits.read(), run.token())
 
 
 def aws_lambda(event: dict, context) -> dict:

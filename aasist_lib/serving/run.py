@@ -14,12 +14,12 @@ import numpy as np
 import soundfile
 
 from aasist_lib.base.errors import UserError
-from aasist_lib.serving.bounds import Bounds
+from aasist_lib.serving.limits import Limits
 
 TOKEN = "AASIST_TOKEN"
 
 
-def build(detector: str | Path, bounds: Bounds, token: str | None):
+def build(detector: str | Path, limits: Limits, token: str | None):
     """Load a detector (folder or ONNX file), try it, and create the app; UserError if it does not load or score."""
     try:
         from aasist_lib.serving.app import create_app
@@ -32,14 +32,14 @@ def build(detector: str | Path, bounds: Bounds, token: str | None):
     quiet()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # recordings are scored in parallel, one thread each
     loaded = Detector.load(detector)
-    app = create_app(loaded, hashes(detector), bounds, token)
+    app = create_app(loaded, hashes(detector), limits, token)
     _try_out(app.state.scorer, detector)
     return app
 
 
 def _try_out(scorer, detector: str | Path) -> None:
     """Score 2 s of faint noise in the thread pool: finds failures now, and the first request waits for no import."""
-    from aasist_lib.serving.scoring import Unscorable
+    from aasist_lib.serving.inference import Unscorable
 
     file = io.BytesIO()
     soundfile.write(file, np.random.default_rng(0).normal(0, 0.01, 32000), 16000, format="WAV")
@@ -81,10 +81,11 @@ def quiet() -> None:
     logging.getLogger("mangum.http").setLevel(logging.CRITICAL)
 
 
-def serve(detector: str | Path, host: str, port: int, bounds: Bounds, token: str | None) -> None:
+def serve(detector: str | Path, host: str, port: int, limits: Limits, token: str | None) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is running; port 0 takes a free one and prints it."""
     listener = _bind(host, port)
-    app = build(detector, bounds, token)
+    app = build(detector, limits, token)
+    concurrency = app.state.concurrency
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -99,11 +100,11 @@ def serve(detector: str | Path, host: str, port: int, bounds: Bounds, token: str
         def handle_exit(self, sig, frame):
             if self.deadline is not None and sig == signal.SIGINT:  # a second Ctrl-C
                 self.force_exit = True
-            self.deadline = self.deadline or time.monotonic() + bounds.grace
-            app.state.gate.closing = True
+            self.deadline = self.deadline or time.monotonic() + limits.grace
+            concurrency.closing = True
 
         async def on_tick(self, counter):
-            if self.deadline and (self.force_exit or not app.state.gate.count or time.monotonic() > self.deadline):
+            if self.deadline and (self.force_exit or not concurrency.count or time.monotonic() > self.deadline):
                 self.should_exit = True
             return await super().on_tick(counter)
 

@@ -16,7 +16,7 @@ WINDOW = 4.0  # seconds per score: the last ones
 
 
 @dataclass(frozen=True)
-class Heard:
+class StreamScore:
     """Score of the last seconds of a stream."""
 
     start: float  # of the window, in seconds from the beginning of the stream
@@ -26,14 +26,14 @@ class Heard:
     delay: float  # seconds from the arrival of the last sample to the score
 
 
-def follow(
-    detector: Detector, stream: BinaryIO, *, window: float = WINDOW, policy: str | None = None
-) -> Iterator[Heard]:
+def stream(
+    detector: Detector, source: BinaryIO, *, window: float = WINDOW, policy: str | None = None
+) -> Iterator[StreamScore]:
     """Score the last seconds of a stream, every second.
 
     Parameters
     ----------
-    stream
+    source
         Samples at `detector.sample_rate`: mono, 16 bits, signed, little-endian, without a header.
     window
         Seconds that are scored; fewer at the beginning.
@@ -42,7 +42,7 @@ def follow(
 
     Yields
     ------
-    heard
+    score
         Every second, and at the end if at least `MIN_SECONDS` are left.
 
     Raises
@@ -54,7 +54,7 @@ def follow(
     detector.decide(0.0, policy)  # report an unknown policy at once
     size, held, count = round(STEP * rate), np.zeros(0, np.float32), 0
     while True:
-        data = stream.read(2 * size)
+        data = source.read(2 * size)
         arrived = time.perf_counter()
         fresh = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32768
         if len(fresh) < MIN_SECONDS * rate:
@@ -63,6 +63,6 @@ def follow(
         score = detector.backend(held) if np.ptp(held) > audio.SILENCE else math.nan
         llr = float(detector.calibrated(score)) if math.isfinite(score) else math.nan
         decision = "" if math.isnan(llr) else detector.decide(llr, policy)
-        yield Heard((count - len(held)) / rate, count / rate, llr, decision, time.perf_counter() - arrived)
+        yield StreamScore((count - len(held)) / rate, count / rate, llr, decision, time.perf_counter() - arrived)
         if len(fresh) < size:
             return

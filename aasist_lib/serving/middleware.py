@@ -8,8 +8,8 @@ import traceback
 
 from starlette.datastructures import Headers
 
-from aasist_lib.serving.bounds import MEBI, Bounds
-from aasist_lib.serving.meters import Meters
+from aasist_lib.serving.limits import MEBI, Limits
+from aasist_lib.serving.metrics import Metrics
 from aasist_lib.serving.problems import Problem, crashed
 
 log = logging.getLogger("aasist.serve")
@@ -29,18 +29,18 @@ PROTECTED = "/v1/"
 DISCARD, DISCARD_SECONDS = 16 * MEBI, 2.0
 
 
-class Guard:
+class Middleware:
     """ASGI middleware; pure ASGI, because Starlette's wrapper around `Request` hides that a client went away."""
 
-    def __init__(self, app, bounds: Bounds, meters: Meters, token: str | None = None):
-        self.app, self.bounds, self.meters = app, bounds, meters
+    def __init__(self, app, limits: Limits, metrics: Metrics, token: str | None = None):
+        self.app, self.limits, self.metrics = app, limits, metrics
         self.token = token.encode() if token else None
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         started, answer = time.perf_counter(), {"status": 0}
-        body = Body(receive, self.bounds)
+        body = Body(receive, self.limits)
 
         async def answering(message):
             if message["type"] == "http.response.start":
@@ -57,13 +57,13 @@ class Guard:
             frames = [f"{f.filename.rpartition('/')[2]}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
             log.error("%s at %s", type(error).__name__, " > ".join(frames))
             if not answer["status"]:
-                self.meters.refused("internal")
+                self.metrics.refused("internal")
                 await crashed().response()(scope, receive, answering)
         finally:
-            seconds = time.perf_counter() - started
+            seconds, method = time.perf_counter() - started, self.metrics.method(scope["method"])
             route = getattr(scope.get("route"), "path", "other")  # never the path itself: clients choose it
-            self.meters.answered(scope["method"], route, answer["status"], seconds)
-            log.info("%s %s %s %.3f s", self.meters.method(scope["method"]), route, answer["status"] or "gone", seconds)
+            self.metrics.answered(method, route, answer["status"], seconds)
+            log.info("%s %s %s %.3f s", method, route, answer["status"] or "gone", seconds)
 
     async def _checked(self, scope, body: "Body", answering) -> None:
         try:
@@ -72,7 +72,7 @@ class Guard:
                 self._check_token(headers)
             body.check_promise(headers)
         except Problem as problem:
-            self.meters.refused(problem.reason)
+            self.metrics.refused(problem.reason)
             await problem.response()(scope, body.receive, answering)
         else:
             await self.app(scope, body.receive, answering)
@@ -87,14 +87,14 @@ class Guard:
 class Body:
     """A request's body, counted as it arrives."""
 
-    def __init__(self, receive, bounds: Bounds):
-        self._receive, self.bounds = receive, bounds
+    def __init__(self, receive, limits: Limits):
+        self._receive, self.limits = receive, limits
         self.size, self.ended = 0, False
 
     def check_promise(self, headers: Headers) -> None:
         """Refuse a body whose Content-Length is too large."""
         promised = headers.get("content-length", "0")
-        if promised.isdecimal() and int(promised[:20]) > self.bounds.max_body:
+        if promised.isdecimal() and int(promised[:20]) > self.limits.max_body:
             raise self._too_large()
 
     async def receive(self):
@@ -103,14 +103,14 @@ class Body:
         if message["type"] == "http.request":
             self.size += len(message.get("body", b""))
             self.ended = not message.get("more_body", False)
-            if self.size > self.bounds.max_body:
+            if self.size > self.limits.max_body:
                 raise self._too_large()
         else:
             self.ended = True
         return message
 
     def _too_large(self) -> Problem:
-        return Problem(413, "body-too-large", f"A request may have {self.bounds.max_body_mb:g} MiB.")
+        return Problem(413, "body-too-large", f"A request may have {self.limits.max_body_mb:g} MiB.")
 
     async def discarded(self, headers: Headers) -> bool:
         """Read a little more of a refused body, as many clients read no answer before; return whether it ended."""

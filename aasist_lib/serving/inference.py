@@ -11,7 +11,7 @@ import soundfile
 
 from aasist_lib import audio
 from aasist_lib.base.errors import UserError
-from aasist_lib.serving.bounds import Bounds
+from aasist_lib.serving.limits import Limits
 from aasist_lib.serving.problems import Problem
 
 # A block is decoded and resampled at once: many channels or a tiny rate would make it huge.
@@ -41,9 +41,9 @@ class Stopped(Exception):
 class Scorer:
     """A detector and its threads."""
 
-    def __init__(self, detector, bounds: Bounds):
-        self.detector, self.bounds = detector, bounds
-        self.pool = ThreadPoolExecutor(bounds.workers, "score", _one_thread)
+    def __init__(self, detector, limits: Limits):
+        self.detector, self.limits = detector, limits
+        self.pool = ThreadPoolExecutor(limits.workers, "score", _one_thread)
 
     async def score(self, file: BinaryIO):
         """Score a seekable file in a thread; if cancelled, stop at the next window and read `file` no more."""
@@ -68,7 +68,7 @@ class Scorer:
 
         on_window()
         try:
-            return self.detector.examine(Steady(file), max_seconds=self._most_seconds, on_window=on_window)
+            return self.detector.examine(SeekSafe(file), max_seconds=self._most_seconds, on_window=on_window)
         except audio.BadAudio as error:
             said = f"{error.reason}: {error.detail}" if error.detail else error.reason
             raise Unscorable(error.reason, said) from None
@@ -83,12 +83,12 @@ class Scorer:
         if not RATES[0] <= rate <= RATES[1]:
             raise Unscorable("unusual rate", f"{rate} Hz, and {RATES[0]} to {RATES[1]} are allowed")
         size = channels * SAMPLE
-        if self.bounds.max_unpacked < frames * size and frames < audio.UNKNOWN_FRAMES:
-            raise Unscorable("too large", f"decoded, more than the {self.bounds.max_unpacked_mb:g} MiB allowed")
-        return min(self.bounds.max_seconds, self.bounds.max_unpacked / size / rate)
+        if self.limits.max_unpacked < frames * size and frames < audio.UNKNOWN_FRAMES:
+            raise Unscorable("too large", f"decoded, more than the {self.limits.max_unpacked_mb:g} MiB allowed")
+        return min(self.limits.max_seconds, self.limits.max_unpacked / size / rate)
 
 
-class Steady:
+class SeekSafe:
     """A file object for broken headers: libsndfile seeks to impossible places, and cffi would print a trace."""
 
     def __init__(self, file: BinaryIO):
@@ -103,7 +103,7 @@ class Steady:
             return self._file.tell()
 
 
-class Gate:
+class ConcurrencyLimit:
     """Counts requests being read or scored and refuses too many; `closing` refuses all."""
 
     def __init__(self, most: int):
