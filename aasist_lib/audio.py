@@ -98,7 +98,7 @@ def read(path, sample_rate: int) -> np.ndarray:
     ------
     BadAudio
         If the file is missing, unreadable or only partly readable, not audio, empty, truncated (where that shows, see
-        `cut_short`), or has NaN or infinite samples.
+        `truncation`), or has NaN or infinite samples.
     """
     blocks = list(_blocks(path, sample_rate))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
@@ -152,7 +152,7 @@ def info(path) -> float:
         return file.frames / file.samplerate
 
 
-def cut_short(source, file: soundfile.SoundFile) -> str:
+def truncation(source, file: soundfile.SoundFile) -> str:
     """How an open file shows that its end is missing, or "".
 
     Detected here: WAV, AIFF, AU and W64 whose header promises more bytes than there are; Ogg with an incomplete last
@@ -317,7 +317,7 @@ def _blocks(source, sample_rate: int, max_seconds: Limit = None, refuse_silence:
     with _whole(source) as source, _open(source) as file:
         if callable(max_seconds):
             max_seconds = max_seconds(file)
-        if problem := cut_short(source, file):
+        if problem := truncation(source, file):
             raise BadAudio(path, "truncated", problem)
         most = math.inf if max_seconds is None else max_seconds * file.samplerate
         if most < file.frames < UNKNOWN_FRAMES:

@@ -2,7 +2,7 @@
 
 An LLR of 2 means that such a score is e^2 = 7.4 times as frequent for bona fide as for spoof. A trial is called spoof
 if and only if llr < threshold. Dev has few attacks, mostly those of training, so a plain fit is overconfident on unseen
-attacks: `cautious` fits with leave-one-attack-out and shrinks the LLRs accordingly.
+attacks: `fit_held_out` fits with leave-one-attack-out and shrinks the LLRs accordingly.
 Scoring imports no scipy: only the fits do.
 """
 
@@ -247,8 +247,8 @@ def _weights(bonafide, spoof, attacks, prior_spoof: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Cautious:
-    """Result of `cautious`: the shrunk fit of all trials, and the shrinkage (0.2 to 1) of its LLRs.
+class HeldOutCalibration:
+    """Result of `fit_held_out`: the shrunk fit of all trials, and the shrinkage (0.2 to 1) of its LLRs.
 
     `held_out` are (bona fide, spoof) shrunk LLRs from fits without the trial's attack and, with several speakers, its
     speaker. With fewer than 2 `attacks`, nothing is held out or shrunk.
@@ -269,7 +269,7 @@ class Cautious:
         return f"{self.fit.describe()}; {self.attacks} attacks, held out in turn: {shrunk}"
 
 
-def cautious(
+def fit_held_out(
     bonafide,
     spoof,
     attacks,
@@ -278,7 +278,7 @@ def cautious(
     *,
     method: str = "affine",
     prior_spoof: float = 0.5,
-) -> Cautious:
+) -> HeldOutCalibration:
     """Fit a calibration with leave-one-attack-out and shrink it to fit unseen attacks.
 
     For every attack and every fifth of the bona fide speakers, a fit to the rest gives held-out LLRs; a spoof is held
@@ -305,7 +305,7 @@ def cautious(
     kinds, (fold, spoof_fold) = np.unique(attacks), _folds(speakers, spoof_speakers, len(bonafide), len(spoof))
     whole = fit(bonafide, spoof, prior_spoof, attacks)
     if len(kinds) < 2:
-        return Cautious(whole, 1.0, (whole(bonafide), whole(spoof)), len(kinds))
+        return HeldOutCalibration(whole, 1.0, (whole(bonafide), whole(spoof)), len(kinds))
     real, fake = np.zeros(len(bonafide)), np.zeros(len(spoof))
     folds = np.unique(fold)
     for kind in kinds:
@@ -328,7 +328,7 @@ def cautious(
     best = int(np.argmin(costs.mean(axis=1)))
     gain = costs[0] - costs[best]
     by = float(SHRINKAGES[best]) if gain.mean() > gain.std(ddof=1) / np.sqrt(len(kinds)) else 1.0
-    return Cautious(_shrunk(whole, by), by, (by * real, by * fake), len(kinds))
+    return HeldOutCalibration(_shrunk(whole, by), by, (by * real, by * fake), len(kinds))
 
 
 def _folds(speakers, spoof_speakers, bonafide: int, spoof: int) -> tuple[np.ndarray, np.ndarray]:
@@ -407,7 +407,7 @@ def save_detector(
 
     Parameters
     ----------
-    fit, policies : from `cautious` and `thresholds`.
+    fit, policies : from `fit_held_out` and `thresholds`.
     policy : key of `policies` that decides.
     settings : further values to keep in calibration.json, such as prior_spoof.
 

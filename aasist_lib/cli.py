@@ -209,7 +209,8 @@ def _default_detector() -> Path:
 
 def _table(rows, detector) -> str:
     """Aligned columns, then the meaning of the first LLR and the decision rule in words."""
-    from aasist_lib.detector import in_words
+
+    from aasist_lib.detector import verbal_llr
 
     width = max([len("file"), *(len(path) for path in rows["path"])])
     lines = [f"{'file':<{width}}  seconds     llr  decision"]
@@ -222,8 +223,8 @@ def _table(rows, detector) -> str:
     if len(scored):
         path, llr = scored["path"].iloc[0], float(scored["llr"].iloc[0])
         lines += [
-            f"{path}, llr {llr:+.2f}: such a recording is {in_words(llr)}; this is not a probability, and other kinds "
-            "of fakes or recordings can mislead it. "
+            f"{path}, llr {llr:+.2f}: such a recording is {verbal_llr(llr)}; this is not a probability, and other "
+            "kinds of fakes or recordings can mislead it. "
             f"Decision: spoof below {detector.threshold:+.2f} (policy {detector.policy})."
         ]
     return "\n".join(lines) + "\n"

@@ -74,7 +74,7 @@ def agreement(sides: dict[str, Detector], table, root: Path, count: int) -> None
     llr, label = {name: [] for name in sides}, []
     for row in progress(table.loc[drawn].itertuples(), total=len(drawn), desc="clips", unit="clip"):
         try:
-            found = [detector.examine(root / row.path).llr for detector in sides.values()]
+            found = [detector.score_one(root / row.path).llr for detector in sides.values()]
         except audio.BadAudio:
             continue
         label.append(row.label)

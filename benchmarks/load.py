@@ -4,7 +4,7 @@
 
 A really started `aasist serve` on loopback, asked by so many clients at a time, each sending a clip of 4 s as soon as
 it has its last answer; or several of them, each on a port of its own and with its share of workers and clients, as
-behind a proxy. Beside it, in the same run, `Detector.examine` in a loop on the same clips: before the
+behind a proxy. Beside it, in the same run, `Detector.score_one` in a loop on the same clips: before the
 service and after it, in as many threads as the service has workers, a process of its own. The clients run on the same
 cores as the service, and no clients beside the loop; their processor time is not counted. Then a new service gets a
 recording of an hour.
@@ -105,13 +105,13 @@ def bare(detector: Path, workers: int, seconds: float) -> tuple[float, float]:
     torch.set_num_threads(1)
     loaded, files = Detector.load(detector), [encoded(clip) for clip in clips(CLIP_SECONDS)]
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(lambda file: loaded.examine(io.BytesIO(file)), files))
+        list(pool.map(lambda file: loaded.score_one(io.BytesIO(file)), files))
         limit, processor = time.perf_counter() + seconds, time.process_time()
 
         def work(first: int) -> int:
             done = 0
             while time.perf_counter() < limit:
-                loaded.examine(io.BytesIO(files[(first + done) % len(files)]))
+                loaded.score_one(io.BytesIO(files[(first + done) % len(files)]))
                 done += 1
             return done
 

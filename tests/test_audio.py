@@ -75,7 +75,7 @@ def test_unreadable(tmp_path, monkeypatch, speech_files):
     with soundfile.SoundFile(ogg) as file, monkeypatch.context() as patch:
         patch.setattr("builtins.open", broken)
         with pytest.raises(audio.BadAudio, match="unreadable .*Input/output error"):
-            audio.cut_short(ogg, file)
+            audio.truncation(ogg, file)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")

@@ -37,11 +37,11 @@ def test_beside():
     assert table["name"].tolist() == ["detector", "silence", "level", "all", "source"]
     assert table["missed"].tolist() == [False, True, False, False, False]
     assert table["eer_known"].tolist()[::3] == [0.1, 0.2] and np.isnan(table["eer_known"].iloc[1])
-    shown = auditing.beside_readable(table)
+    shown = auditing.comparison_text(table)
     assert shown.iloc[1].tolist()[:2] == ["silence", "34.0 (30.0 to 40.0)"]
     assert shown["Goal (%)"].tolist()[:4] == ["", "35 or worse: missed", "35 or worse: met", "30 or worse: met"]
     assert "Unseen attacks (%)" not in shown and shown.iloc[2, 1] == "36.0" and shown.iloc[4, 1] == ""
-    assert auditing.beside_readable(auditing.beside({}, DETECTOR)).shape[0] == 1
+    assert auditing.comparison_text(auditing.beside({}, DETECTOR)).shape[0] == 1
 
 
 def test_headline(tmp_path):
@@ -77,9 +77,9 @@ def test_possible(capsys):
             raise UserError("eval has no fakes")
         return x / y
 
-    assert auditing.possible(part, 6, y=2, empty=None) == 3
+    assert auditing.or_skip(part, 6, y=2, empty=None) == 3
     assert capsys.readouterr().out == ""
-    assert auditing.possible(part, -1, empty={}) == {}
+    assert auditing.or_skip(part, -1, empty={}) == {}
     assert capsys.readouterr().out == "Left out: eval has no fakes\n"
     with pytest.raises(ZeroDivisionError):
-        auditing.possible(part, 1, y=0, empty={})
+        auditing.or_skip(part, 1, y=0, empty={})

@@ -195,31 +195,31 @@ def _world(seed, attacks=6):
 
 @pytest.mark.parametrize("method", calibration.METHODS)
 def test_held_out_attacks_keep_a_fit_from_promising_too_much(method):
-    plain, cautious, foreseen, flattering = [], [], [], []
+    plain, fit_held_out, foreseen, flattering = [], [], [], []
     for seed in range(40):
         dev, attacks, speakers, new = _world(seed)
         fit = {"affine": fit_affine, "isotonic": calibration.fit_isotonic}[method](*dev)
-        careful = calibration.cautious(*dev, attacks, speakers, method=method)
+        careful = calibration.fit_held_out(*dev, attacks, speakers, method=method)
         assert careful.attacks == 6 and 0.2 <= careful.shrinkage <= 1
         plain.append(metrics.cllr(*map(fit, new)))
-        cautious.append(metrics.cllr(*map(careful.fit, new)))
+        fit_held_out.append(metrics.cllr(*map(careful.fit, new)))
         foreseen.append(metrics.cllr(*careful.held_out))
         flattering.append(metrics.cllr(*map(fit, dev)))
-    assert np.mean(cautious) < np.mean(plain) - 0.01
-    assert abs(np.mean(foreseen) - np.mean(cautious)) < abs(np.mean(flattering) - np.mean(plain)) - 0.03
+    assert np.mean(fit_held_out) < np.mean(plain) - 0.01
+    assert abs(np.mean(foreseen) - np.mean(fit_held_out)) < abs(np.mean(flattering) - np.mean(plain)) - 0.03
 
 
 def test_every_attack_weighs_the_same():
     dev, attacks, speakers, _ = _world(3)
     again = np.concatenate([np.repeat(np.flatnonzero(attacks == "A0"), 10), np.flatnonzero(attacks != "A0")])
-    once = calibration.cautious(*dev, attacks, speakers)
-    often = calibration.cautious(dev[0], dev[1][again], attacks[again], speakers)
+    once = calibration.fit_held_out(*dev, attacks, speakers)
+    often = calibration.fit_held_out(dev[0], dev[1][again], attacks[again], speakers)
     assert (once.fit.scale, once.fit.offset) == pytest.approx((often.fit.scale, often.fit.offset), abs=0.01)
 
 
 def test_held_out_means_that_the_fit_has_not_seen_it():
     dev, attacks, _, _ = _world(5)
-    careful = calibration.cautious(*dev, attacks)
+    careful = calibration.fit_held_out(*dev, attacks)
     out = attacks == "A2"
     alone = fit_affine(dev[0], dev[1][~out], attacks=attacks[~out])
     assert careful.held_out[1][out] == pytest.approx(careful.shrinkage * alone(dev[1][out]))
@@ -233,7 +233,7 @@ def test_fakes_of_a_speaker_are_held_out_with_the_speaker(method):
     bonafide, spoof = rng.normal(2, 1, 120), rng.normal(-2, 1, 320)
 
     def held_out(bonafide, spoof):
-        careful = calibration.cautious(bonafide, spoof, attacks, speakers, spoof_speakers, method=method)
+        careful = calibration.fit_held_out(bonafide, spoof, attacks, speakers, spoof_speakers, method=method)
         return [llr / careful.shrinkage for llr in careful.held_out]
 
     before = held_out(bonafide, spoof)
@@ -251,7 +251,7 @@ def test_fakes_of_a_speaker_are_held_out_with_the_speaker(method):
 
 def test_one_attack_cannot_be_held_out():
     (bonafide, spoof), _, speakers, _ = _world(1)
-    careful = calibration.cautious(bonafide, spoof, ["unnamed"] * len(spoof), speakers)
+    careful = calibration.fit_held_out(bonafide, spoof, ["unnamed"] * len(spoof), speakers)
     assert careful.fit == fit_affine(bonafide, spoof) and "too few kinds of attack" in careful.describe()
 
 
@@ -292,7 +292,7 @@ def test_the_fit_undoes_whatever_training_drew(method):
     llrs = []
     for prior_spoof in (0.5, 0.9):
         logits = [llr + np.log((1 - prior_spoof) / prior_spoof) for llr in dev]
-        careful = calibration.cautious(*logits, attacks, speakers, method=method)
+        careful = calibration.fit_held_out(*logits, attacks, speakers, method=method)
         llrs.append(np.concatenate([careful.fit(logits[0]), careful.held_out[1]]))
     np.testing.assert_allclose(*llrs, atol=1e-6)
 
@@ -326,7 +326,7 @@ def test_mistakes_are_told(tmp_path):
     with pytest.raises(UserError, match="upside_down"):
         calibration.from_dict({"kind": "isotonic", "scores": [0, 1], "llrs": [0, 1]})
     with pytest.raises(UserError, match="calibrate.method: 'platt'"):
-        calibration.cautious([1, 2], [0, 1], ["a", "b"], method="platt")
+        calibration.fit_held_out([1, 2], [0, 1], ["a", "b"], method="platt")
     with pytest.raises(UserError, match="offset"):
         Affine.from_dict({"kind": "affine", "scale": 1.0, "offset": "high"})
     with pytest.raises(UserError, match="calibrate stage"):

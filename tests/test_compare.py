@@ -131,9 +131,9 @@ def commit(folder, message):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def kept_inside():
+def cache_environment():
     with pytest.MonkeyPatch.context() as patch:
-        for name, folder in run.kept_inside(ROOT).items():
+        for name, folder in run.cache_environment(ROOT).items():
             patch.setenv(name, folder)
         yield
 

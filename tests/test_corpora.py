@@ -567,7 +567,7 @@ def test_not_taken(tmp_path):
     assert [str(warning.message) for warning in caught] == [
         "files not taken: 4, as their names do not end like a recording's (.txt 2, .TXT 1, none 1): "
         "eval/spoof/vits/notes.txt, train/bonafide/ann/1.txt, train/bonafide/ann/2.TXT, train/spoof/espeak/README",
-        "recordings not taken: 3, as they lie outside the folders that README, Your own data, names: "
+        "recordings not taken: 3, as they lie outside the folders that docs/data.md names: "
         "bonafide/ann/2.wav, eval/3.wav, train/real/1.wav",
     ]
 

@@ -6,7 +6,7 @@
 | one pipeline | the same llr as by way of the store and `training.scores`, within 1e-4 |
 | decision | spoof if and only if llr is below the threshold of the policy; llr is the calibrated mean logit |
 | long files | mean of windows weighted by length, cut alike for files and for the store |
-| one recording | `examine` gives what `score` does and each window; file objects too; too long ones are refused |
+| one recording | `score_one` gives what `score` does and each window; file objects too; too long ones are refused |
 | an hour | needs hardly more memory than a minute |
 | unusable files | a row with the reason; the rest go on |
 | folders | searched in order, hidden files left out |
@@ -28,7 +28,7 @@ import torch
 
 from aasist_lib import audio, calibration, models, store, training
 from aasist_lib.base.errors import UserError
-from aasist_lib.detector import Detector, find, in_words, windows
+from aasist_lib.detector import Detector, find, verbal_llr, windows
 
 MFCC = dict(kind="mfcc", sample_rate=16000, n_mfcc=20, n_fft=512, hop_length=160, n_mels=64, deltas=2)
 # without their means, so that an untrained network hears more than the loudness of its input
@@ -133,15 +133,15 @@ def test_examine(detector, speech_files, tmp_path):
     samples = np.resize(speech_at_16k(speech_files), 20 * 16000)
     soundfile.write(tmp_path / "long.wav", samples, 16000)
     told = []
-    found = detector.examine(tmp_path / "long.wav", on_window=told.append)
+    found = detector.score_one(tmp_path / "long.wav", on_window=told.append)
     row = detector.score_file(tmp_path / "long.wav")
     assert (found.seconds, found.llr, found.decision) == (row["seconds"], row["llr"], row["decision"])
     assert found.windows == tuple(told) and [(a, b) for a, b, _ in told] == [(0, 8), (8, 16), (16, 20)]
     llrs = [llr for _, _, llr in told]
     assert np.average(llrs, weights=[8, 8, 4]) == pytest.approx(found.llr) and np.ptp(llrs) > 1e-3
     with open(tmp_path / "long.wav", "rb") as opened:
-        assert detector.examine(opened) == found and not opened.closed
-        assert detector.examine(io.BytesIO(opened.seek(0) or opened.read())) == found
+        assert detector.score_one(opened) == found and not opened.closed
+        assert detector.score_one(io.BytesIO(opened.seek(0) or opened.read())) == found
 
 
 def test_what_on_window_raises_ends_the_scoring(detector, speech_files):
@@ -149,28 +149,28 @@ def test_what_on_window_raises_ends_the_scoring(detector, speech_files):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        detector.examine(speech_files[0], on_window=stop)
+        detector.score_one(speech_files[0], on_window=stop)
 
 
 def test_the_mean_is_calibrated_and_not_the_mean_of_what_is(detector, folder, speech_files, tmp_path):
     """Where the calibration bends, these differ."""
     soundfile.write(tmp_path / "long.wav", np.resize(speech_at_16k(speech_files), 16 * 16000), 16000, subtype="FLOAT")
-    first, second = ((llr - 0.25) / 2 for *_, llr in detector.examine(tmp_path / "long.wav").windows)
+    first, second = ((llr - 0.25) / 2 for *_, llr in detector.score_one(tmp_path / "long.wav").windows)
     low, high = sorted((first, second))
     bent = calibration.Isotonic((low, (low + high) / 2, high + 1e-9), (-1.0, 2.0, 2.0))
     calibration.save_detector(tmp_path / "bent", folder, bent, {"min_cost": 0.0}, policy="min_cost")
-    found = Detector.load(tmp_path / "bent").examine(tmp_path / "long.wav")
+    found = Detector.load(tmp_path / "bent").score_one(tmp_path / "long.wav")
     assert found.llr == pytest.approx(2.0, abs=1e-6)
     assert np.mean([llr for *_, llr in found.windows]) == pytest.approx(0.5, abs=1e-6)
 
 
 def test_too_long(detector, speech_files, tmp_path):
     seconds = soundfile.info(speech_files[0]).duration
-    assert detector.examine(speech_files[0], max_seconds=seconds).seconds == pytest.approx(seconds, abs=0.01)
+    assert detector.score_one(speech_files[0], max_seconds=seconds).seconds == pytest.approx(seconds, abs=0.01)
     soundfile.write(tmp_path / "long.wav", np.resize(speech_at_16k(speech_files), 20 * 16000), 16000)
     told = []
     with pytest.raises(audio.BadAudio, match="too long.*19.5 s") as error:
-        detector.examine(tmp_path / "long.wav", max_seconds=19.5, on_window=told.append)
+        detector.score_one(tmp_path / "long.wav", max_seconds=19.5, on_window=told.append)
     assert error.value.reason == "too long" and not told  # by its header
     # a FLAC that was written to a pipe does not say how long it is: 36 bits of its first block
     soundfile.write(tmp_path / "long.flac", np.resize(speech_at_16k(speech_files), 40 * 16000), 16000)
@@ -178,9 +178,9 @@ def test_too_long(detector, speech_files, tmp_path):
     data[21] &= 0xF0
     data[22:26] = bytes(4)
     with pytest.raises(audio.BadAudio, match="too long"):
-        detector.examine(io.BytesIO(data), max_seconds=39, on_window=told.append)
+        detector.score_one(io.BytesIO(data), max_seconds=39, on_window=told.append)
     assert told and told[-1][1] < 39
-    assert detector.examine(io.BytesIO(data), max_seconds=41).seconds == pytest.approx(40)
+    assert detector.score_one(io.BytesIO(data), max_seconds=41).seconds == pytest.approx(40)
 
 
 def test_file_objects_that_cannot_be_scored(detector, speech_files, tmp_path):
@@ -188,16 +188,16 @@ def test_file_objects_that_cannot_be_scored(detector, speech_files, tmp_path):
     whole = (tmp_path / "a.wav").read_bytes()
     for content, reason in ((b"", "empty"), (b"no audio", "not audio"), (whole[: len(whole) // 2], "truncated")):
         with pytest.raises(audio.BadAudio) as error:
-            detector.examine(io.BytesIO(content))
+            detector.score_one(io.BytesIO(content))
         assert error.value.reason == reason and str(error.value).startswith(f"recording: {reason}")
     ogg = next(path for path in speech_files if path.suffix == ".ogg").read_bytes()
-    assert detector.examine(io.BytesIO(ogg)).seconds > 0.25
+    assert detector.score_one(io.BytesIO(ogg)).seconds > 0.25
     with pytest.raises(audio.BadAudio) as error:
-        detector.examine(io.BytesIO(ogg[:-100]))
+        detector.score_one(io.BytesIO(ogg[:-100]))
     assert error.value.reason == "truncated"
     read, write = os.pipe()
     with open(read, "rb") as pipe, open(write, "wb"), pytest.raises(audio.BadAudio, match="unreadable"):
-        detector.examine(pipe)
+        detector.score_one(pipe)
 
 
 def test_decide(detector):
@@ -353,4 +353,4 @@ def test_loads_neither_lightning_nor_anything_before_it_is_asked(folder):
     ],
 )
 def test_in_words(llr, said):
-    assert said in in_words(llr)
+    assert said in verbal_llr(llr)

@@ -140,7 +140,7 @@ def in_world(monkeypatch, rank: int, size: int) -> None:
 
 
 def test_deal(monkeypatch):
-    draws = training.Draws(table({"ann": 40}, {"tts": 50}), 64, seed=1)
+    draws = training.PairSampler(table({"ann": 40}, {"tts": 50}), 64, seed=1)
     parts = []
     for rank in range(4):
         in_world(monkeypatch, rank, 4)

@@ -70,16 +70,16 @@ EVERY = {
     **{name: lambda x, name=name: effects.codec(x, RATE, name) for name in effects.CODECS},
     "resampled": lambda x: effects.resampled(x, RATE, 8000),
     "clipped": lambda x: effects.clipped(x, 0.1),
-    "without_band": lambda x: effects.without_band(x, RATE, 500, 1000),
-    "coloured": lambda x: effects.coloured(x, RATE, [-6, 0, 6]),
-    "levelled": lambda x: effects.levelled(x, RATE, -20),
+    "band_stop": lambda x: effects.band_stop(x, RATE, 500, 1000),
+    "coloured": lambda x: effects.equalise(x, RATE, [-6, 0, 6]),
+    "levelled": lambda x: effects.normalise_level(x, RATE, -20),
 }
 OTHER_LENGTH = {
     "speed": lambda x: effects.speed(x, 1.05),
     "cut": lambda x: effects.cut(x, RATE, 1.0, rng()),
-    "lasting": lambda x: effects.lasting(x, RATE, 1.0, rng()),
-    "trimmed": lambda x: effects.trimmed(x, RATE),
-    "trimmed inside": lambda x: effects.trimmed(x, RATE, pauses=True),
+    "lasting": lambda x: effects.fix_length(x, RATE, 1.0, rng()),
+    "trimmed": lambda x: effects.trim(x, RATE),
+    "trimmed inside": lambda x: effects.trim(x, RATE, pauses=True),
     "with_silence": lambda x: effects.with_silence(x, RATE, 0.1, 0.2, rng()),
     "with_pause": lambda x: effects.with_pause(x, RATE, 0.3, rng()),
 }
@@ -191,7 +191,7 @@ def test_clipping_flattens_the_share_asked_for(x):
 @pytest.mark.parametrize("low, high", [(0, 500), (1000, 2000), (5500, 7000)])
 def test_a_band_removed_is_gone_and_the_rest_is_there(low, high, x):
     noisy = x + 0.01 * rng().standard_normal(len(x)).astype(np.float32)
-    found = effects.without_band(noisy, RATE, low, high)
+    found = effects.band_stop(noisy, RATE, low, high)
     assert band_db(found, low, high) < band_db(noisy, low, high) - 40
     for outside in ((0, low - 60), (high + 60, 8000)):
         if outside[0] < outside[1]:
@@ -202,7 +202,7 @@ def test_a_band_removed_is_gone_and_the_rest_is_there(low, high, x):
 def test_colours_have_the_gains_asked_for():
     click = np.zeros(RATE, np.float32)
     click[RATE // 2] = 1
-    found = effects.coloured(click, RATE, [-6, 3, 0], lowest=500)
+    found = effects.equalise(click, RATE, [-6, 3, 0], lowest=500)
     gain = 20 * np.log10(np.abs(np.fft.rfft(found.astype(float))))  # one bin is one hertz
     assert gain[[100, 500, 1000, 2000, 4000, 7900]] == pytest.approx([-6, -6, -1.5, 3, 1.5, 0], abs=0.2)
     assert lag(click, found) == 0
@@ -224,14 +224,14 @@ def test_pieces(x):
     assert any(np.array_equal(x[start : start + RATE], piece) for start in starts)
     assert not np.array_equal(piece, effects.cut(x, RATE, 1.0, rng(2)))
     np.testing.assert_array_equal(effects.cut(x, RATE, 1000.0, rng()), x)
-    repeated = effects.lasting(x[:10000], RATE, 2.0, rng())
+    repeated = effects.fix_length(x[:10000], RATE, 2.0, rng())
     np.testing.assert_array_equal(repeated, np.tile(x[:10000], 4)[: 2 * RATE])
-    assert len(effects.lasting(x, RATE, 1.0, rng())) == RATE
+    assert len(effects.fix_length(x, RATE, 1.0, rng())) == RATE
 
 
 def test_silences_that_were_added_are_found_and_trimmed(waveforms):
     for number, x in enumerate(waveforms):
-        speech = effects.trimmed(x, RATE)
+        speech = effects.trim(x, RATE)
         assert effects.silences(speech, RATE)[::2] == pytest.approx((0, 0), abs=0.011)
         for filled in (None, rng()):
             found = effects.with_silence(speech, RATE, 0.4, 0.25, filled)
@@ -242,19 +242,19 @@ def test_silences_that_were_added_are_found_and_trimmed(waveforms):
                 assert not found[:start].any() and not found[start + len(speech) :].any()
                 before, _, after = effects.silences(found, RATE)
                 assert (before, after) == pytest.approx((0.4, 0.25), abs=0.03), number
-                trimmed = effects.trimmed(found, RATE)
-                assert len(trimmed) == pytest.approx(len(speech), abs=0.055 * RATE)  # a frame at either end
+                trim = effects.trim(found, RATE)
+                assert len(trim) == pytest.approx(len(speech), abs=0.055 * RATE)  # a frame at either end
 
 
 def test_pauses_get_the_length_asked_for(x):
-    parts = [effects.trimmed(piece, RATE, pauses=True) for piece in np.array_split(x, 2)]
+    parts = [effects.trim(piece, RATE, pauses=True) for piece in np.array_split(x, 2)]
     x = np.concatenate([parts[0], np.zeros(RATE // 2, np.float32), parts[1]])
     assert effects.silences(x, RATE).pause == pytest.approx(0.5, abs=0.06)
     for seconds in (0.2, 0.8):
         found = effects.with_pause(x, RATE, seconds, rng())
         assert effects.silences(found, RATE).pause == pytest.approx(seconds, abs=0.03)
         assert len(found) - len(x) == pytest.approx((seconds - effects.silences(x, RATE).pause) * RATE, abs=2)
-    without = effects.trimmed(x, RATE, pauses=True)
+    without = effects.trim(x, RATE, pauses=True)
     assert effects.silences(without, RATE).pause < 0.05
     assert len(without) < len(x) - 0.4 * RATE
     loud = np.sin(np.arange(RATE) / 5).astype(np.float32)  # without a pause there is nothing to change
@@ -273,7 +273,7 @@ def test_background_is_as_loud_and_as_coloured_as_that_of_the_recording():
 
 def test_level(x):
     for dbfs in (-40, -26):
-        found = effects.levelled(x, RATE, dbfs)
+        found = effects.normalise_level(x, RATE, dbfs)
         assert effects.level(found, RATE) == pytest.approx(dbfs, abs=0.01)
         padded = effects.with_silence(found, RATE, 3, 3)  # silence counts for nothing
         assert effects.level(padded, RATE) == pytest.approx(dbfs, abs=0.2)

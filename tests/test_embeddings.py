@@ -359,7 +359,7 @@ def detector(held, trained, tmp_path_factory):
     dev = training.scores(trained[0], held, "dev", threads=1)
     spoof = dev["label"] == "spoof"
     speakers = dev.loc[~spoof, "speaker"], dev.loc[spoof, "speaker"]
-    found = calibration.cautious(
+    found = calibration.fit_held_out(
         *evaluation.split_classes(dev, "score"), dev.loc[spoof, "attack"], *speakers, method="affine"
     )
     classes = evaluation.split_classes(dev.assign(llr=found.fit(dev["score"])))

@@ -424,7 +424,7 @@ def test_choose(project, loaded, speech, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("own", [False, True], ids=["corpus", "own"])
 def test_notebook(project, speech, own, monkeypatch):
-    for name, folder in run.kept_inside(ROOT).items():
+    for name, folder in run.cache_environment(ROOT).items():
         monkeypatch.setenv(name, folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(ROOT / "notebooks/91_inspect_utterance.ipynb", 4)

@@ -132,7 +132,7 @@ def test_the_same_as_in_torch(folder, exported, speech_files, tmp_path):
     expected, found = Detector.load(folder).score(files), Detector.load(exported).score(files)
     np.testing.assert_allclose(found["llr"], expected["llr"], atol=1e-4)
     assert found.drop(columns="llr").equals(expected.drop(columns="llr")) and expected["llr"].std() > 0.01
-    (a, b) = (Detector.load(path).examine(tmp_path / "long.wav").windows for path in (folder, exported))
+    (a, b) = (Detector.load(path).score_one(tmp_path / "long.wav").windows for path in (folder, exported))
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 

@@ -62,7 +62,7 @@ def ask(request, folder, monkeypatch):
 
 def test_scores_are_the_detectors(ask, folder, speech_files):
     detector = Detector.load(folder)
-    expected = detector.examine(speech_files[0])
+    expected = detector.score_one(speech_files[0])
     body, kind = form(("a.flac", speech_files[0].read_bytes()), ("b", b"no"))
     status, headers, answer = ask("POST", "/v1/score?policy=min_cost", body, kind)
     assert status == 200 and headers["content-security-policy"] and answer["policy"] == "min_cost"

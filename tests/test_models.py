@@ -340,7 +340,7 @@ def test_dropout(share):
 def test_squeeze_and_excitation_weighs_whole_maps():
     torch.manual_seed(1)
     x = torch.rand(2, 16, 5, 7) + 1
-    shares = resnet.Excite(16)(x) / x
+    shares = resnet.SqueezeExcite(16)(x) / x
     torch.testing.assert_close(shares, shares[:, :, :1, :1].expand_as(x))
     assert 0 < shares.min() and shares.max() < 1 and shares[0, :, 0, 0].std() > 0
 

@@ -222,7 +222,7 @@ def project(speech_files, tmp_path_factory):
 @every
 def test_runs(path, project, monkeypatch):
     """In the order of their names, each on what those before it wrote."""
-    for name, folder in run.kept_inside(ROOT).items():
+    for name, folder in run.cache_environment(ROOT).items():
         monkeypatch.setenv(name, folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(project / "notebooks" / path.name, 4)

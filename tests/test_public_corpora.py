@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 
 from aasist_lib import audio
 from aasist_lib.pipeline import quick
-from aasist_lib.pipeline.run import kept_inside
+from aasist_lib.pipeline.run import cache_environment
 
 ROOT = Path(__file__).parents[1]
 SPLIT = {"asterisk": "train", "festvox": "dev", "fillets": "dev", "tuxpaint": "eval"}
@@ -81,7 +81,7 @@ def project(tmp_path_factory):
 def run(project):
     def run(*command, status=0):
         beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        environment = os.environ | kept_inside(ROOT) | {"PATH": beside, "DVC_NO_ANALYTICS": "1"}
+        environment = os.environ | cache_environment(ROOT) | {"PATH": beside, "DVC_NO_ANALYTICS": "1"}
         done = subprocess.run(
             command, cwd=project, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
         )

@@ -36,20 +36,20 @@ def test_copy(speech_files):
         x = audio.read(path, RATE)[: 2 * RATE]
         before = x.copy()
         for seed in range(6):
-            y = resynthesis.copied(x, RATE, rng(seed))
+            y = resynthesis.vocode(x, RATE, rng(seed))
             assert y.dtype == np.float32 and y.shape == x.shape and np.isfinite(y).all() and y.flags.c_contiguous
             assert effects.rms(y) == pytest.approx(effects.rms(x), rel=1e-4)
-            np.testing.assert_array_equal(y, resynthesis.copied(x, RATE, rng(seed)))
+            np.testing.assert_array_equal(y, resynthesis.vocode(x, RATE, rng(seed)))
             assert np.abs(y - x).max() > 1e-3
-            assert np.abs(y - resynthesis.copied(x, RATE, rng(seed + 100))).max() > 1e-4
+            assert np.abs(y - resynthesis.vocode(x, RATE, rng(seed + 100))).max() > 1e-4
         np.testing.assert_array_equal(x, before)
 
 
 def test_short(x):
     for seed in range(12):
-        assert not resynthesis.copied(np.zeros(1000, np.float32), RATE, rng(seed)).any()
+        assert not resynthesis.vocode(np.zeros(1000, np.float32), RATE, rng(seed)).any()
         for length in (1, 10, 1600):
-            y = resynthesis.copied(x[8000 : 8000 + length], RATE, rng(seed))
+            y = resynthesis.vocode(x[8000 : 8000 + length], RATE, rng(seed))
             assert y.shape == (length,) and np.isfinite(y).all()
 
 

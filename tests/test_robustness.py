@@ -201,7 +201,7 @@ def test_silence_is_swapped_between_the_classes(tmp_path, speech_files):
     rows, lengths = [], {"bonafide": (0.5, 0.1), "spoof": (0.1, 0.5)}
     for i, path in enumerate(speech_files[:8]):
         label = ["bonafide", "spoof"][i % 2]
-        x = effects.with_silence(effects.trimmed(audio.read(path, RATE), RATE), RATE, *lengths[label])
+        x = effects.with_silence(effects.trim(audio.read(path, RATE), RATE), RATE, *lengths[label])
         soundfile.write(tmp_path / f"{i}.wav", x, RATE)
         rows.append({"utt_id": f"u{i}", "path": f"{i}.wav", "label": label})
     table = pd.DataFrame(rows)
@@ -212,7 +212,7 @@ def test_silence_is_swapped_between_the_classes(tmp_path, speech_files):
         other = lengths["spoof" if row.label == "bonafide" else "bonafide"]
         for name, expected in (("silence_swapped", other), ("silence_shuffled", lengths[row.label])):
             found = CONDITIONS[name].apply(x, RATE, np.random.default_rng(1), context)
-            speech = len(effects.trimmed(x, RATE)) / RATE
+            speech = len(effects.trim(x, RATE)) / RATE
             pause, given = effects.silences(x, RATE).pause, getattr(context, name.split("_")[1]).pause
             assert len(found) / RATE == pytest.approx(
                 speech + sum(expected) + (given - pause if pause else 0), abs=0.05

@@ -114,7 +114,7 @@ def test_never_read(waveforms, tmp_path, monkeypatch, number):
     assert not set(learnt["source"]) & sources
     assert set(rows["split"]) == {"train", "dev"}
     assert "eval" not in set(table.loc[sorted(seen), "split"])
-    made = rows[copies.made_here(rows)]
+    made = rows[copies.is_vocoded(rows)]
     assert set(made["utt_id"].str[-1]) == {str(n) for n in range(1, number + 1)}
 
 

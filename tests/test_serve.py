@@ -2,7 +2,7 @@
 
 | what | must hold |
 |---|---|
-| scores | those of `Detector.examine`, to the last digit, window by window; decisions by the policy asked for |
+| scores | those of `Detector.score_one`, to the last digit, window by window; decisions by the policy asked for |
 | several files | each has its entry, in order; one that cannot be read has an error, and the rest their scores |
 | refusals | problem details for every 4xx and 5xx, with a reason and without traces, paths or names |
 | limits | body (promised, streamed), files, duration (promised, found), unpacked size, channels, rate, time, requests |
@@ -40,7 +40,7 @@ from test_detector import make_detector
 
 from aasist_lib import Detector, cli, models
 from aasist_lib.base.errors import UserError
-from aasist_lib.detector import Examined
+from aasist_lib.detector import Score
 from aasist_lib.serving import limits, run
 from aasist_lib.serving.app import create_app
 from aasist_lib.serving.limits import Limits
@@ -91,7 +91,7 @@ class Slow:
     def __init__(self, error: Exception | None = None):
         self.error, self.running, self.stopped = error, threading.Event(), threading.Event()
 
-    def examine(self, source, *, max_seconds=None, on_window=None):
+    def score_one(self, source, *, max_seconds=None, on_window=None):
         self.running.set()
         if self.error:
             raise self.error
@@ -101,7 +101,7 @@ class Slow:
                 on_window((second, second + 1, 0.0))
         finally:
             self.stopped.set()
-        return Examined(60.0, 0.0, "bonafide", ())
+        return Score(60.0, 0.0, "bonafide", ())
 
     def decide(self, llr, policy):
         return "bonafide"
@@ -136,7 +136,7 @@ def send(client, *contents: bytes, **query):
 def test_scores_are_the_detectors(client, detector, speech_files):
     asked = client()
     for path in speech_files[:8]:
-        expected = detector.examine(path)
+        expected = detector.score_one(path)
         answer = asked.post("/v1/score", files={"file": (path.name, path.read_bytes())}).json()
         (found,) = answer["files"]
         assert (found["name"], found["seconds"], found["llr"]) == (path.name, expected.seconds, expected.llr)
@@ -149,7 +149,7 @@ def test_windows_of_a_long_recording(client, detector, speech_files):
     content = encoded(np.resize(samples, 30 * 16000), format="FLAC")
     (found,) = send(client(), content).json()["files"]
     assert [(w["start"], w["end"]) for w in found["windows"]] == [(0, 8), (8, 16), (16, 24), (24, 30)]
-    assert [w["llr"] for w in found["windows"]] == [llr for *_, llr in detector.examine(io.BytesIO(content)).windows]
+    assert [w["llr"] for w in found["windows"]] == [llr for *_, llr in detector.score_one(io.BytesIO(content)).windows]
 
 
 def test_decisions_are_by_the_policy_asked_for(client, detector, speech_files):
@@ -492,7 +492,7 @@ def test_an_onnx_file_is_served_without_torch(folder, tmp_path, speech_files):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert answer["files"][0]["llr"] == pytest.approx(Detector.load(path).examine(speech_files[0]).llr, abs=1e-4)
+    assert answer["files"][0]["llr"] == pytest.approx(Detector.load(path).score_one(speech_files[0]).llr, abs=1e-4)
     assert answer["model"]["network_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -580,7 +580,7 @@ def test_page(browser, service, detector, speech_files, screen):
     path = speech_files[0]
     page.get_by_label("Choose files").set_input_files(path)
     page.wait_for_selector("article.bonafide, article.spoof")
-    expected = detector.examine(path)
+    expected = detector.score_one(path)
     said = "machine" if expected.decision == "spoof" else "person"
     assert f"Taken for a {said}" in page.inner_text(".decision")
     page.wait_for_selector(f"#status[aria-live]:has-text('{path.name}')")

@@ -373,7 +373,7 @@ def table(bonafide: dict, spoof: dict) -> pd.DataFrame:
 
 def test_balance():
     rows = table({"ann": 400, "bob": 100}, {"tts": 900, "vc": 100})
-    draws = training.Draws(rows, 3000, seed=1)
+    draws = training.PairSampler(rows, 3000, seed=1)
     found = list(draws)
     assert len(found) == len(draws) == 3000
     assert [position for _, position, _, _ in found] == list(range(3000))
@@ -391,7 +391,7 @@ def test_draws_differ_by_epoch_and_seed_alone():
     rows = table({"ann": 20, "bob": 5}, {"tts": 40})
 
     def rows_drawn(seed, epoch):
-        draws = training.Draws(rows, 64, seed)
+        draws = training.PairSampler(rows, 64, seed)
         draws.set_epoch(epoch)
         return [row for _, _, row, _ in draws]
 
@@ -405,7 +405,7 @@ def test_pairs():
     recordings = rows["utt_id"].iloc[:80].tolist()
     rows.loc[copies, "pair_id"] = [recordings[number % 80] for number in range(100)]
     rows.loc[copies[0], "pair_id"] = "of another split"  # no couple: its recording is not to be trained on
-    draws = training.Draws(rows, 400, seed=1, pair_fraction=0.75)
+    draws = training.PairSampler(rows, 400, seed=1, pair_fraction=0.75)
     found = [(rows.loc[row], moment) for _, _, row, moment in draws]
     couples = list(zip(found[::2], found[1::2], strict=True))
     assert all(a["label"] == "bonafide" and b["label"] == "spoof" for (a, _), (b, _) in couples)
@@ -415,7 +415,7 @@ def test_pairs():
     drawn = pd.Series([b["attack"] for (_, a), (b, c) in couples if a == c]).value_counts()
     assert drawn[["world", "lpc"]].tolist() == pytest.approx([112.5, 37.5], abs=1.5)
     assert [i for i, ((_, a), (_, b)) in enumerate(couples) if a == b] != list(range(150))  # spread over the batches
-    alone = list(training.Draws(table({"ann": 8}, {"tts": 8}), 16, seed=1, pair_fraction=0.75))
+    alone = list(training.PairSampler(table({"ann": 8}, {"tts": 8}), 16, seed=1, pair_fraction=0.75))
     assert len(alone) == 16 and len({moment for *_, moment in alone}) == 16
 
 
@@ -722,7 +722,7 @@ def test_mixup():
 
 
 def test_adversarial(waveforms, tmp_path, monkeypatch):
-    moved, original = [], training.Training._against
+    moved, original = [], training.Training._adversarial
 
     def look(self, held, targets, rng):
         found = original(self, held, targets, rng)

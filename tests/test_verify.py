@@ -57,7 +57,7 @@ def ran(folder, rates=RATES):
 def committed(tmp_path_factory, speech):
     """A project whose results are those of its only commit."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, folder in run.kept_inside(ROOT).items():
+        for name, folder in run.cache_environment(ROOT).items():
             patch.setenv(name, folder)
         folder = tmp_path_factory.mktemp("verify") / "project"
         (folder / "data").mkdir(parents=True)

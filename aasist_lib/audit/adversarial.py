@@ -15,10 +15,10 @@ import pandas as pd
 import torch
 
 from aasist_lib import audio, evaluation, metrics
-from aasist_lib.audit.robustness import fingerprint, llr, logit
+from aasist_lib.audit.robustness import cache_key, llr, logit
 from aasist_lib.augment import effects
 from aasist_lib.base.errors import UserError
-from aasist_lib.base.jobs import done, one_thread, runs, write
+from aasist_lib.base.jobs import done, runs, single_threaded, write
 from aasist_lib.base.progress import progress
 from aasist_lib.corpora.folds import in_proportion
 from aasist_lib.detector import MIN_SECONDS, Detector
@@ -136,7 +136,7 @@ def attack(
         )
         for number, rows in enumerate(runs(table, PIECE))
     ]  # fmt: skip
-    key = fingerprint(__name__, detector_folder, [root / path for path in table["path"]], jobs)
+    key = cache_key(__name__, detector_folder, [root / path for path in table["path"]], jobs)
     rows = done(jobs, _attack, folder, key, workers, "attack")
     if rows.empty:
         raise UserError("attack: none of the fakes can be scored")
@@ -146,7 +146,7 @@ def attack(
 def _attack(job: Job) -> None:
     """Write the scores of a job's spoofs under attack."""
     rows = []
-    with one_thread():
+    with single_threaded():
         loaded = Detector.load(job.detector)
         loaded.network.requires_grad_(False)  # only the waveform needs gradients
         rate = loaded.front_end.sample_rate

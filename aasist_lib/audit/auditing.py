@@ -12,7 +12,7 @@ from aasist_lib.base.errors import UserError
 DETECTOR = "detector"
 
 
-def possible(part: Callable, *arguments, empty, **settings):
+def or_skip(part: Callable, *arguments, empty, **settings):
     """Result of `part`, or `empty` and a printed sentence where it raises `UserError` (the corpus is too small)."""
     try:
         return part(*arguments, **settings)
@@ -58,7 +58,7 @@ def beside(baselines: Mapping[str, Mapping], detector: Mapping[str, Mapping]) ->
     return pd.DataFrame(rows)
 
 
-def beside_readable(table: pd.DataFrame) -> pd.DataFrame:
+def comparison_text(table: pd.DataFrame) -> pd.DataFrame:
     """`beside` as text, in percent, with intervals."""
     found = pd.DataFrame({"What decides": table["words"]})
     for column, words in {

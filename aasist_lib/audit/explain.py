@@ -27,7 +27,7 @@ from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 from aasist_lib.base.progress import progress
 from aasist_lib.calibration import Affine
-from aasist_lib.detector import MIN_SECONDS, Detector, in_words
+from aasist_lib.detector import MIN_SECONDS, Detector, verbal_llr
 from aasist_lib.store import Store, indexes
 
 EXCERPT_SECONDS = models.WINDOW_SECONDS  # of a long recording, mapped: the window that is scored in one piece
@@ -145,7 +145,7 @@ def verdict(detector: Detector, recording: Recording) -> str:
         raise UserError(f"{recording.path}: {row['error']}")
     text = (
         f"LLR {row['llr']:+.2f}, decision: {row['decision']} (spoof below {detector.threshold:+.2f}, policy "
-        f"{detector.policy}). Such a recording is {in_words(row['llr'])}; this is not a probability, and other kinds "
+        f"{detector.policy}). Such a recording is {verbal_llr(row['llr'])}; this is not a probability, and other kinds "
         "of fakes or recordings can mislead the detector."
     )
     if recording.row:

@@ -19,9 +19,9 @@ import pandas as pd
 
 from aasist_lib import evaluation, metrics, training
 from aasist_lib.base import provenance
-from aasist_lib.base.jobs import done, one_thread, write
+from aasist_lib.base.jobs import done, single_threaded, write
 from aasist_lib.base.progress import progress
-from aasist_lib.corpora.copies import made_here
+from aasist_lib.corpora.copies import is_vocoded
 from aasist_lib.corpora.folds import Item, in_proportion, items, left_out
 from aasist_lib.store import Store, indexes
 
@@ -131,7 +131,7 @@ def _asked(table: pd.DataFrame, item: Item | None, count: int, seed: int) -> tup
     """Left-out utterances that a fold scores: spoofs of an attack, or bona fide of a source and copies of it."""
     if item is None:
         return ()
-    rows = table[left_out(table, [item]) & ~made_here(table)]
+    rows = table[left_out(table, [item]) & ~is_vocoded(table)]
     if item.kind == "source":
         real = rows[(rows["label"] == "bonafide") & rows["source"].isin(item.names)]
         copies = rows[rows["pair_id"].isin(real["utt_id"])]
@@ -159,7 +159,7 @@ def _train(job: Job) -> None:
     dev = table[table["split"] == "dev"]
     out[dev.index] = True
     out[dev.groupby("label").head(SEEN).index] = False
-    with one_thread(), _no_bars():
+    with single_threaded(), _no_bars():
         training.fit(
             job.store, job.network, model=job.model, train=job.train, augment=job.augment, seed=job.seed, threads=1,
             checkpoints=job.path.with_suffix(".checkpoints"), leave_out=out, draws=job.draws,

@@ -22,7 +22,7 @@ from aasist_lib.augment import effects
 from aasist_lib.augment.effects import Silences
 from aasist_lib.base import provenance
 from aasist_lib.base.errors import UserError
-from aasist_lib.base.jobs import done, one_thread, runs, write
+from aasist_lib.base.jobs import done, runs, single_threaded, write
 from aasist_lib.base.progress import progress
 from aasist_lib.corpora.folds import in_proportion
 from aasist_lib.detector import MIN_SECONDS, Detector
@@ -66,13 +66,13 @@ def _with_noise(x, rate, rng, context, *, snr_db, colour):
 def _without_band(x, rate, rng, context, *, low, high):
     """Replaces the band by noise at the level of the corpus's noise floor, since an empty band would be unnatural."""
     added = rng.standard_normal(len(x)) * effects.rms(x) * 10 ** (-FLOOR / 20)
-    rest = effects.without_band(added, rate, low, high)
-    return effects.without_band(x, rate, low, high) + (added - rest).astype(np.float32)
+    rest = effects.band_stop(added, rate, low, high)
+    return effects.band_stop(x, rate, low, high) + (added - rest).astype(np.float32)
 
 
 def _with_silences_of(x, rate, rng, context, *, whose):
     other = getattr(context, whose)
-    x = effects.with_pause(effects.trimmed(x, rate), rate, other.pause, rng)
+    x = effects.with_pause(effects.trim(x, rate), rate, other.pause, rng)
     return effects.with_silence(x, rate, other.before, other.after, rng)
 
 
@@ -110,15 +110,15 @@ def _conditions() -> Iterator[Condition]:
         words = f"At most {seconds} s"
         yield robustness(f"cut_{seconds}", kind="Cut", words=words, apply=drawn(effects.cut, seconds))
 
-    yield uses("silence_trimmed", kind="Silence", words="No silence at the edges", apply=made(effects.trimmed))
+    yield uses("silence_trimmed", kind="Silence", words="No silence at the edges", apply=made(effects.trim))
     words = "No silence at all"
-    yield uses("silence_removed", kind="Silence", words=words, apply=made(effects.trimmed, True))
+    yield uses("silence_removed", kind="Silence", words=words, apply=made(effects.trim, True))
     # shuffled is the control: both change the silences alike, so only the difference is due to the class
     for whose, words in {"shuffled": "Silence of their own class", "swapped": "Silence of the other class"}.items():
         yield uses(f"silence_{whose}", kind="Silence", words=words, apply=partial(_with_silences_of, whose=whose))
-    yield uses("level_equal", kind="Level", words=f"All at {LEVEL:g} dBFS", apply=made(effects.levelled, LEVEL))
+    yield uses("level_equal", kind="Level", words=f"All at {LEVEL:g} dBFS", apply=made(effects.normalise_level, LEVEL))
     words = f"All {SECONDS:g} s long"
-    yield uses("duration_equal", kind="Duration", words=words, apply=drawn(effects.lasting, SECONDS))
+    yield uses("duration_equal", kind="Duration", words=words, apply=drawn(effects.fix_length, SECONDS))
     for low, high in BANDS:
         apply = partial(_without_band, low=low, high=high)
         yield uses(f"without_{low}_{high}", kind="Band", words=f"Without {low} to {high} Hz", apply=apply)
@@ -238,13 +238,13 @@ def score(
         for number, rows in enumerate(runs(table, PIECE))
     ]  # fmt: skip
     recordings = [*(root / path for path in table["path"]), *babble]
-    key = fingerprint(__name__, detector_folder, recordings, [jobs])
+    key = cache_key(__name__, detector_folder, recordings, [jobs])
     return done(jobs, _score, folder, key, workers, "robustness").set_index("utt_id")
 
 
 def _score(job: Job) -> None:
     """Write the scores of a job's utterances."""
-    with one_thread():
+    with single_threaded():
         loaded = Detector.load(job.detector)
         rate = loaded.front_end.sample_rate
         others = [x for x in (_read(path, rate) for path in job.babble) if x is not None]
@@ -292,7 +292,7 @@ def logit(loaded: Detector, waveform: Tensor) -> Tensor:
 # Caching.
 
 
-def fingerprint(module: str, detector_folder, recordings: Sequence[Path], rest) -> str:
+def cache_key(module: str, detector_folder, recordings: Sequence[Path], rest) -> str:
     """Hash of all that scores depend on: code, detector, recordings (size and time of change), and repr(rest)."""
     key = hashlib.sha256(repr(rest).encode())
     key.update(provenance.code_key(module))

@@ -124,9 +124,9 @@ class Augment:
         if name == "rawboost":
             return rawboost.KINDS[value](x, self.rate, rng)
         if name == "equaliser":
-            return effects.coloured(x, self.rate, value)
+            return effects.equalise(x, self.rate, value)
         if name == "band":
-            return effects.without_band(x, self.rate, value, np.inf)
+            return effects.band_stop(x, self.rate, value, np.inf)
         if name == "gain":
             return x * np.float32(10 ** (value / 20))
         # a codec clips: louder signals are scaled down for it, and up again afterwards

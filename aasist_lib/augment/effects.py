@@ -152,7 +152,7 @@ def clipped(x: np.ndarray, share: float) -> np.ndarray:
     return _as_float32(np.clip(x, -ceiling, ceiling))
 
 
-def without_band(x: np.ndarray, rate: int, low: float, high: float) -> np.ndarray:
+def band_stop(x: np.ndarray, rate: int, low: float, high: float) -> np.ndarray:
     """Zero-phase band-stop: nothing is left from `low` to `high` Hz; transitions of 50 Hz outside."""
     size = fft.next_fast_len(len(x) + rate // 16, real=True)  # zero padding: no circular wrap-around
     frequency = np.arange(size // 2 + 1) * (rate / size)
@@ -161,7 +161,7 @@ def without_band(x: np.ndarray, rate: int, low: float, high: float) -> np.ndarra
     return _as_float32(fft.irfft(fft.rfft(x, size) * gain, size)[: len(x)])
 
 
-def coloured(x: np.ndarray, rate: int, gains_db: Sequence[float], lowest: float = 60.0) -> np.ndarray:
+def equalise(x: np.ndarray, rate: int, gains_db: Sequence[float], lowest: float = 60.0) -> np.ndarray:
     """Zero-phase equaliser: `gains_db` at knots equally spaced in octaves from `lowest` Hz to half the rate."""
     size = fft.next_fast_len(len(x) + rate // 16, real=True)  # zero padding: no circular wrap-around
     frequency = np.arange(size // 2 + 1) * (rate / size)
@@ -185,12 +185,12 @@ def cut(x: np.ndarray, rate: int, seconds: float, rng) -> np.ndarray:
     return _as_float32(x[start : start + count])
 
 
-def lasting(x: np.ndarray, rate: int, seconds: float, rng) -> np.ndarray:
+def fix_length(x: np.ndarray, rate: int, seconds: float, rng) -> np.ndarray:
     """Exactly that length: a random crop, or repeated from the start."""
     return np.resize(cut(x, rate, seconds, rng), round(seconds * rate))
 
 
-def levelled(x: np.ndarray, rate: int, dbfs: float) -> np.ndarray:
+def normalise_level(x: np.ndarray, rate: int, dbfs: float) -> np.ndarray:
     """Scale to the speech level `dbfs` (see `level`); silence stays as it is, and peaks may exceed full scale."""
     return _as_float32(x * (10 ** ((dbfs - level(x, rate)) / 20) if np.any(x) else 1))
 
@@ -221,7 +221,7 @@ def silences(x: np.ndarray, rate: int) -> Silences:
     return Silences(start / rate, (last - first) / rate, (len(x) - end) / rate)
 
 
-def trimmed(x: np.ndarray, rate: int, pauses: bool = False) -> np.ndarray:
+def trim(x: np.ndarray, rate: int, pauses: bool = False) -> np.ndarray:
     """Remove leading and trailing silence and, if asked, pauses; length varies."""
     start, end = _speech(x, rate)
     if not pauses:

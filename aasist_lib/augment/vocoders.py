@@ -23,7 +23,7 @@ BANDS, MOST = 80, 10.0  # for matching the long-term spectrum, and the largest g
 QUIETEST = 1e-5  # of a magnitude: -100 dB
 
 
-def copied(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
+def vocode(x: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
     """A vocoder copy of a recording.
 
     Parameters

@@ -48,7 +48,7 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 @contextmanager
-def one_thread():
+def single_threaded():
     """One thread of torch, in worker processes and here alike: other thread counts give other bytes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

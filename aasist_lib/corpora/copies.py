@@ -9,7 +9,7 @@ import pandas as pd
 COPY, RESYNTHESIS = "~", "resynthesis"  # marker in the utt_id of a copy, and its attack
 
 
-def with_copies(table: pd.DataFrame, copies: int) -> pd.DataFrame:
+def with_vocoded(table: pd.DataFrame, copies: int) -> pd.DataFrame:
     """Add `copies` rows for each bona fide recording of train.
 
     Parameters
@@ -35,8 +35,8 @@ def with_copies(table: pd.DataFrame, copies: int) -> pd.DataFrame:
     return pd.concat([table, *added]).sort_index(kind="stable").fillna("").reset_index(drop=True)
 
 
-def made_here(table: pd.DataFrame) -> np.ndarray:
-    """Mark the rows that `with_copies` added: (len(table),) bool."""
+def is_vocoded(table: pd.DataFrame) -> np.ndarray:
+    """Mark the rows that `with_vocoded` added: (len(table),) bool."""
     if "pair_id" not in table or "attack" not in table:
         return np.zeros(len(table), bool)
     made = (table["attack"] == RESYNTHESIS).to_numpy(copy=True)
@@ -45,7 +45,7 @@ def made_here(table: pd.DataFrame) -> np.ndarray:
     return made
 
 
-def beyond(table: pd.DataFrame, copies: int) -> np.ndarray:
+def excess_copies(table: pd.DataFrame, copies: int) -> np.ndarray:
     """Mark all copies of a recording after the first `copies`, for training with fewer than are stored."""
-    number = table["utt_id"].where(made_here(table), f"{COPY}0").str.rpartition(COPY)[2].astype(int)
+    number = table["utt_id"].where(is_vocoded(table), f"{COPY}0").str.rpartition(COPY)[2].astype(int)
     return (number > copies).to_numpy()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from aasist_lib.corpora.copies import made_here
+from aasist_lib.corpora.copies import is_vocoded
 
 # Attacks that sound alike: one of them in training would reveal the others.
 RELATED = (
@@ -46,7 +46,7 @@ def items(table: pd.DataFrame, attacks: int, sources: int) -> list[Item]:
     items
         Attacks first. An item that would leave train without one of the classes is not listed.
     """
-    table = table[~made_here(table)]
+    table = table[~is_vocoded(table)]
     train = table[table["split"] == "train"]
     spoofs, bonafide = (train[train["label"] == label] for label in ("spoof", "bonafide"))
     people = [set(rows["source"]) for name, rows in bonafide.groupby("speaker") if name]

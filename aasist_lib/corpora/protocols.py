@@ -21,7 +21,7 @@ SUBSETS = ("eval", "progress", "hidden")
 
 
 @dataclass(frozen=True)
-class Layout:
+class Columns:
     """Layout of a protocol file."""
 
     columns: tuple[str, ...]  # in the order of the file, named as in a table of utterances where that has them
@@ -35,9 +35,9 @@ class Layout:
 
 LAYOUTS = {
     # ASVspoof2019.LA.cm.{train.trn,dev.trl,eval.trl}.txt
-    "asvspoof2019": Layout(("speaker", "utt_id", "environment", "attack", "label")),
+    "asvspoof2019": Columns(("speaker", "utt_id", "environment", "attack", "label")),
     # LA/CM/trial_metadata.txt and DF/CM/trial_metadata.txt of the keys
-    "asvspoof2021_la": Layout(
+    "asvspoof2021_la": Columns(
         ("speaker", "utt_id", "codec", "transmission", "attack", "label", "trim", "subset"),
         values={
             "codec": ("none", "alaw", "pstn", "g722", "ulaw", "gsm", "opus", "-"),
@@ -45,7 +45,7 @@ LAYOUTS = {
             "subset": SUBSETS,
         },
     ),
-    "asvspoof2021_df": Layout(
+    "asvspoof2021_df": Columns(
         ("speaker", "utt_id", "codec", "source", "attack", "label", "trim", "subset", "vocoder", "task", "team",
          "gender", "language"),
         values={
@@ -56,14 +56,14 @@ LAYOUTS = {
         },
     ),
     # ASVspoof5.{train,dev.track_1,eval.track_1}.tsv; separated by spaces despite the name
-    "asvspoof5": Layout(
+    "asvspoof5": Columns(
         ("speaker", "utt_id", "gender", "codec", "codec_quality", "codec_seed", "attack_tag", "attack", "label",
          "unused"),
         values={"gender": ("F", "M", "-"), "codec": ("-", *(f"C{number:02d}" for number in range(12)))},
         no_codec={"-": "none"},
     ),
     # meta.csv
-    "in_the_wild": Layout(
+    "in_the_wild": Columns(
         ("file", "speaker", "label"), labels={"bona-fide": "bonafide", "spoof": "spoof"}, header=True
     ),
 }  # fmt: skip
@@ -156,7 +156,7 @@ def text(path: Path | str) -> bytes:
     return data
 
 
-def _without_header(data: bytes, path: Path | str, layout: Layout) -> pd.DataFrame:
+def _without_header(data: bytes, path: Path | str, layout: Columns) -> pd.DataFrame:
     data = data.replace(b"\t", b" ").rstrip() + b"\n"
     if b"  " in data or b" \n" in data or b"\n " in data or data.startswith(b" "):
         data = re.sub(rb" *\n *", b"\n", re.sub(rb" +", b" ", data.lstrip(b" ")))  # lines keep their number
@@ -189,14 +189,14 @@ def _wrong_count(path, line: int, columns: Iterable[str], count: int, text: str)
     return f"{path}:{line}: expected {len(columns)} fields ({' '.join(columns)}), found {count}: {shown!r}"
 
 
-def _with_header(data: bytes, path: Path | str, layout: Layout) -> pd.DataFrame:
+def _with_header(data: bytes, path: Path | str, layout: Columns) -> pd.DataFrame:
     header, found, lines = rows(data, path)
     if tuple(header) != layout.columns:
         raise UserError(f"{path}:1: expected the header {','.join(layout.columns)!r}, found {','.join(header)!r}")
     return pd.DataFrame(found, columns=header, dtype=str).assign(line=lines)
 
 
-def _check(table: pd.DataFrame, path: Path | str, layout: Layout) -> None:
+def _check(table: pd.DataFrame, path: Path | str, layout: Columns) -> None:
     """Refuse the first line with a value that the layout does not allow."""
     wrong = []
     for column, allowed in {"label": tuple(layout.labels), **layout.values}.items():

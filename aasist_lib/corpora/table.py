@@ -41,7 +41,7 @@ class Format:
     """Layout of a corpus once its archives are unpacked, in the data folder or in folders below it."""
 
     title: str
-    rows: Callable[["Format", "Asked"], pd.DataFrame]  # the reader
+    rows: Callable[["Format", "Request"], pd.DataFrame]  # the reader
     compare: str  # published results that a result on its eval may be compared with
     layout: str = ""  # of its protocol files, one of `protocols.LAYOUTS`
     # split -> end of the protocol's path, and folder of the recordings; the first part of the folder identifies it
@@ -61,7 +61,7 @@ class Format:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What to read: the folder, all files below it, and the arguments of `read`."""
 
     root: Path
@@ -127,12 +127,12 @@ def read(
     if not eval_format or entry.family == FORMATS[format].family:
         same = entry.same
     if eval_format in ("", format):
-        table = _of(format, Asked(root, files, SPLITS, bonafide, subset, there, linked))
+        table = _of(format, Request(root, files, SPLITS, bonafide, subset, there, linked))
         if format != "protocol":  # protocol.csv declares conditions
             table = _with_conditions(table, same)
     else:
-        trained = _of(format, Asked(root, files, TRAINED, bonafide, subset, there, linked))
-        tested = _of(eval_format, Asked(root, files, TESTED, bonafide, subset, there, linked))
+        trained = _of(format, Request(root, files, TRAINED, bonafide, subset, there, linked))
+        tested = _of(eval_format, Request(root, files, TESTED, bonafide, subset, there, linked))
         table = _with_conditions(_joined(trained, tested, root, FORMATS[format], entry), same)
     return _checked(table, root, there, linked, same)
 
@@ -247,7 +247,7 @@ def _files(root: Path) -> tuple[list[str], dict[str, str]]:
     if nameless:
         warnings.warn(
             f"files and folders not taken: {len(nameless)}, as their names are not UTF-8; rename them: "
-            f"{first_five(sorted(nameless))}",
+            f"{preview(sorted(nameless))}",
             stacklevel=3,
         )
     return files, linked
@@ -264,7 +264,7 @@ def _is_unicode(name: str) -> bool:
 # Readers: rows with `COLUMNS` or part of them; `protocol` and `line` say where a row stands.
 
 
-def _of(format: str, asked: Asked) -> pd.DataFrame:
+def _of(format: str, asked: Request) -> pd.DataFrame:
     """Read the requested splits and compare their size with the published one."""
     entry = FORMATS[format]
     table = entry.rows(entry, asked)
@@ -279,7 +279,7 @@ def _of(format: str, asked: Asked) -> pd.DataFrame:
     return table
 
 
-def _protocol_csv(entry: Format, asked: Asked) -> pd.DataFrame:
+def _protocol_csv(entry: Format, asked: Request) -> pd.DataFrame:
     path = asked.root / "protocol.csv"
     if not path.is_file():
         raise UserError(f"{path}: not found; write one with the columns {', '.join(COLUMNS)}, or set corpus.format")
@@ -291,7 +291,7 @@ def _protocol_csv(entry: Format, asked: Asked) -> pd.DataFrame:
     return table.assign(protocol=path.name, line=lines)
 
 
-def _listed(entry: Format, asked: Asked) -> pd.DataFrame:
+def _listed(entry: Format, asked: Request) -> pd.DataFrame:
     """Read a corpus with protocol files."""
     tables = []
     for split, (name, folder) in entry.protocols.items():
@@ -315,7 +315,7 @@ def _listed(entry: Format, asked: Asked) -> pd.DataFrame:
     return pd.concat(tables) if tables else pd.DataFrame(columns=COLUMNS, dtype=str)
 
 
-def _find(name: str, entry: Format, asked: Asked) -> str:
+def _find(name: str, entry: Format, asked: Request) -> str:
     """Find the file whose path ends with `name`, nearest to the root; or one of that base name in the root."""
     found = [path for path in asked.files if path.endswith(name) and f"/{path}".endswith(f"/{name}")]
     found = found or [path for path in [posixpath.basename(name)] if path in asked.files]
@@ -327,7 +327,7 @@ def _find(name: str, entry: Format, asked: Asked) -> str:
     return nearest[0]
 
 
-def _recordings(utt_ids: list[str], folder: str, asked: Asked) -> list[str]:
+def _recordings(utt_ids: list[str], folder: str, asked: Request) -> list[str]:
     """Return the path of each utterance in that folder; for a missing one, the path it should have."""
     part = folder.partition("/")[0]
     ours = (path for path in asked.files if path.startswith(part) or f"/{part}" in path)
@@ -345,7 +345,7 @@ def _is_recording(path: str) -> bool:
     return path[path.rfind(".") :].lower() in audio.ENDINGS
 
 
-def _in_folders(entry: Format, asked: Asked) -> pd.DataFrame:
+def _in_folders(entry: Format, asked: Request) -> pd.DataFrame:
     """Read a corpus whose folder names give label, split and attack."""
     files = [path for path in sorted(asked.files) if _is_recording(path)]
     real = _bona_fide(entry, asked, files) if entry.fakes_only else []
@@ -371,7 +371,7 @@ def _in_folders(entry: Format, asked: Asked) -> pd.DataFrame:
     return pd.DataFrame(real + rows, columns=COLUMNS, dtype=str).fillna("")
 
 
-def _tell_what_is_not_taken(entry: Format, asked: Asked, taken: set[str]) -> None:
+def _tell_what_is_not_taken(entry: Format, asked: Request, taken: set[str]) -> None:
     """Warn of files that lie where recordings are expected, but are not taken."""
     patterns = [re.compile(pattern) for pattern in entry.patterns]
     if entry.fakes_only:
@@ -383,14 +383,14 @@ def _tell_what_is_not_taken(entry: Format, asked: Asked, taken: set[str]) -> Non
         counted = ", ".join(f"{ending} {count}" for ending, count in endings.most_common(5))
         warnings.warn(
             f"files not taken: {len(others)}, as their names do not end like a recording's ({counted}): "
-            f"{first_five(others)}",
+            f"{preview(others)}",
             stacklevel=5,
         )
     outside = [path for path in left if _is_recording(path) and path.partition("/")[0] in entry.own]
     if outside:
         warnings.warn(
-            f"recordings not taken: {len(outside)}, as they lie outside the folders that README, Your own data, names: "
-            f"{first_five(outside)}",
+            f"recordings not taken: {len(outside)}, as they lie outside the folders that docs/data.md names: "
+            f"{preview(outside)}",
             stacklevel=5,
         )
 
@@ -406,7 +406,7 @@ def _row(path: str, said: dict, entry: Format) -> dict:
     return row | {"attack": said.get("attack") or group or entry.unnamed.format(split=split)}
 
 
-def _bona_fide(entry: Format, asked: Asked, files: list[str]) -> list[dict]:
+def _bona_fide(entry: Format, asked: Request, files: list[str]) -> list[dict]:
     """Rows of the bona fide folder that the user has named, all in eval."""
     folder = _folder(asked)
     if not folder:
@@ -427,7 +427,7 @@ def _bona_fide(entry: Format, asked: Asked, files: list[str]) -> list[dict]:
     return rows
 
 
-def _folder(asked: Asked) -> str:
+def _folder(asked: Request) -> str:
     """Normalise the bona fide folder: ./real/ becomes real."""
     folder = asked.bonafide.strip("/")
     return folder and posixpath.normpath(folder)
@@ -446,7 +446,7 @@ def _id(path: str) -> str:
     return path.rpartition(".")[0].replace("/", "-")
 
 
-def _compare_counts(table: pd.DataFrame, entry: Format, asked: Asked) -> None:
+def _compare_counts(table: pd.DataFrame, entry: Format, asked: Request) -> None:
     for split in asked.splits:
         published = entry.counts.get(asked.subset if entry.subsets else split)
         if published is None:
@@ -572,16 +572,16 @@ def _check_recordings(table: pd.DataFrame, root: Path, there: frozenset[str]) ->
     missing = [path for path in table["path"].tolist() if path not in there and not (root / path).is_file()]
     if not missing:
         return
-    named = first_five(missing)
+    named = preview(missing)
     if len(missing) == len(table):
         raise UserError(f"{root}: none of the {len(table)} recordings is there: {named}")
     warnings.warn(f"{len(missing)} of {len(table)} recordings are missing: {named}", stacklevel=3)
 
 
-def first_five(names: list[str]) -> str:
+def preview(names: list[str]) -> str:
     """Join the first five names and count the others.
 
-    >>> first_five(list("abcdefgh"))
+    >>> preview(list("abcdefgh"))
     'a, b, c, d, e and 3 more'
     """
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,14 +1,14 @@
 """A trained network with its calibration, to score recordings."""
 
-from aasist_lib.detector.detector import COLUMNS, MIN_SECONDS, Detector, Examined, find, in_words, printable, windows
+from aasist_lib.detector.detector import COLUMNS, MIN_SECONDS, Detector, Score, find, printable, verbal_llr, windows
 
 __all__ = [
     "COLUMNS",
     "MIN_SECONDS",
     "Detector",
-    "Examined",
+    "Score",
     "find",
-    "in_words",
+    "verbal_llr",
     "printable",
     "windows",
 ]

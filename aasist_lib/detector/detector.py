@@ -28,7 +28,7 @@ COLUMNS = ["path", "seconds", "llr", "decision", "error"]
 
 
 @dataclass(frozen=True)
-class Examined:
+class Score:
     """Result for one recording.
 
     `llr` is the natural-log likelihood ratio, higher for bona fide, of the mean of the windows' logits; `decision` is
@@ -79,13 +79,13 @@ class Detector:
             raise UserError(f"policy: there is no {policy!r}; use {', '.join(self.thresholds)}")
         return "spoof" if llr < self.thresholds[policy or self.policy] else "bonafide"
 
-    def examine(
+    def score_one(
         self,
         source,
         *,
         max_seconds: audio.Limit = None,
         on_window: Callable[[tuple[float, float, float]], None] | None = None,
-    ) -> Examined:
+    ) -> Score:
         """Score a recording of any length, and each window of it, with a few windows in memory.
 
         Parameters
@@ -126,7 +126,7 @@ class Detector:
             if on_window:
                 on_window(found[-1])
         llr = float(self.calibrated(np.average(logits, weights=samples)))
-        return Examined(sum(samples) / rate, llr, self.decide(llr), tuple(found))
+        return Score(sum(samples) / rate, llr, self.decide(llr), tuple(found))
 
     def score(self, paths, *, show_progress: bool = False) -> pd.DataFrame:
         """Score files, and all audio files below folders.
@@ -144,7 +144,7 @@ class Detector:
             One row per file, in order: path (see `printable`), seconds, llr (natural-log likelihood ratio, higher for
             bona fide; NaN without a score), decision ("bonafide", "spoof" or ""), error ("" or why there is no score).
         """
-        import pandas as pd  # slow to import, and `examine` does not need it
+        import pandas as pd  # slow to import, and `score_one` does not need it
 
         found, _ = find(paths)
         if show_progress and len(found) > 1:
@@ -157,7 +157,7 @@ class Detector:
         """One row of `score` as a dict; does not raise for a bad file."""
         row = {"path": printable(path), "seconds": math.nan, "llr": math.nan, "decision": "", "error": ""}
         try:
-            found = self.examine(path)
+            found = self.score_one(path)
         except audio.BadAudio as error:  # without the path, which the row has already
             return {**row, "error": f"{error.reason} ({error.detail})" if error.detail else error.reason}
         except UserError as error:
@@ -243,7 +243,7 @@ def printable(path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def in_words(llr: float) -> str:
+def verbal_llr(llr: float) -> str:
     """A natural-log likelihood ratio in words."""
     first, second = "bona fide speech", "the fakes the detector was calibrated on"
     if llr < 0:

@@ -27,7 +27,7 @@ from aasist_lib.features.wavelet import WaveletPackets
 
 __all__ = [
     "CQT", "LFCC", "MFCC", "Deltas", "EncoderStates", "FrontEnd", "LogMel", "LogSpectrum", "Normalise", "Stack",
-    "Waveform", "WaveletPackets", "build", "dct_matrix", "mel_filters", "sources",
+    "Waveform", "WaveletPackets", "build", "dct_matrix", "mel_filters",
 ]  # fmt: skip
 
 
@@ -54,7 +54,7 @@ class Waveform(nn.Module):
         return waveforms[:, :, None]
 
 
-class Stack(nn.Module):
+class Concat(nn.Module):
     """The concatenated coefficients of several transforms that share their frames."""
 
     def __init__(self, transforms: Sequence[nn.Module]):
@@ -76,7 +76,7 @@ class Stack(nn.Module):
         return torch.cat([transform.dense(waveforms) for transform in self.transforms], -1)
 
 
-class TwoSpectra(Stack):
+class MultiResolution(Concat):
     """`LogSpectrum` in a short window, for pitch pulses, and one `times` longer, for harmonics, as two channels."""
 
     channels = 2
@@ -142,7 +142,7 @@ KINDS = {
     "lfcc": [LFCC],
     "logmel": [LogMel],
     "logspec": [LogSpectrum],
-    "logspec2": [TwoSpectra],
+    "logspec2": [MultiResolution],
     "cqt": [CQT],
     "wavelet": [WaveletPackets],
     "mfcc+wavelet": [MFCC, WaveletPackets],
@@ -193,7 +193,7 @@ def build(features: dict) -> FrontEnd:
     ]
     if kind in AS_THEY_ARE:
         return FrontEnd(transforms[0])
-    return FrontEnd(transforms[0] if len(transforms) == 1 else Stack(transforms), deltas, normalise)
+    return FrontEnd(transforms[0] if len(transforms) == 1 else Concat(transforms), deltas, normalise)
 
 
 def channel_names(features: dict) -> list[str]:

@@ -107,7 +107,7 @@ def _per_node(norm: layers.BatchNorm, x: Tensor) -> Tensor:
     return norm(x.flatten(0, 1)).view_as(x)
 
 
-class Graph(nn.Module):
+class GraphAttention(nn.Module):
     """Graph attention between all nodes of one graph, (b, n, w) -> (b, n, out)."""
 
     TEMPERATURE = 2.0
@@ -129,7 +129,7 @@ class Graph(nn.Module):
         return functional.selu(_per_node(self.norm, x))
 
 
-class TwoGraphs(nn.Module):
+class HeterogeneousAttention(nn.Module):
     """Heterogeneous attention: (b, t, w), (b, f, w) and the stack node (b, 1, w) to the same with width `out`."""
 
     TEMPERATURE = 100.0
@@ -169,7 +169,7 @@ class TwoGraphs(nn.Module):
         return x[:, :t], x[:, t:], stack
 
 
-class Keep(nn.Module):
+class GraphPool(nn.Module):
     """Graph pooling: the share of nodes with the highest scores, scaled by them, (b, n, w) -> (b, kept, w)."""
 
     def __init__(self, width: int, share: float):
@@ -190,10 +190,10 @@ class Branch(nn.Module):
     def __init__(self, width: int, share: float):
         super().__init__()
         self.stack = nn.Parameter(torch.randn(1, 1, width))
-        self.first = TwoGraphs(width, BRANCH)
-        self.keep_moments = Keep(BRANCH, share)
-        self.keep_bands = Keep(BRANCH, share)
-        self.second = TwoGraphs(BRANCH, BRANCH)
+        self.first = HeterogeneousAttention(width, BRANCH)
+        self.keep_moments = GraphPool(BRANCH, share)
+        self.keep_bands = GraphPool(BRANCH, share)
+        self.second = HeterogeneousAttention(BRANCH, BRANCH)
         self.dropout = nn.Dropout(0.2)
 
     def forward(self, moments: Tensor, bands: Tensor) -> list[Tensor]:
@@ -229,8 +229,8 @@ class AASIST(nn.Module):
             Filters(), *[Residual(a, b, first=a == 1) for a, b in zip(maps, maps[1:], strict=False)]
         )  # (b, w, 23, 29)
         self.positions = nn.Parameter(torch.randn(1, BANDS, size.width))
-        self.bands = nn.Sequential(Graph(size.width, size.width), Keep(size.width, size.bands))
-        self.moments = nn.Sequential(Graph(size.width, size.width), Keep(size.width, size.moments))
+        self.bands = nn.Sequential(GraphAttention(size.width, size.width), GraphPool(size.width, size.bands))
+        self.moments = nn.Sequential(GraphAttention(size.width, size.width), GraphPool(size.width, size.moments))
         self.branches = nn.ModuleList(Branch(size.width, size.branch) for _ in range(2))
         self.dropout = nn.Dropout(0.5)
         self.output = nn.Linear(EMBEDDING, 2)

@@ -30,7 +30,7 @@ class Options:
         layers.check_options(self, least=4)
 
 
-class Excite(nn.Module):
+class SqueezeExcite(nn.Module):
     """Squeeze and excitation: scale each map by a gate from 0 to 1 computed from the means of all maps."""
 
     def __init__(self, channels: int):
@@ -53,7 +53,7 @@ class Residual(nn.Module):
             nn.ReLU(),
             nn.Conv2d(out, out, 3, padding=1, bias=False),
             layers.BatchNorm(out),
-            Excite(out),
+            SqueezeExcite(out),
         )
         if channels == out and stride == (1, 1):
             self.shortcut = nn.Identity()

@@ -34,7 +34,7 @@ class Options:
             raise UserError(f"model.layers: {self.layers} is not at least 1")
 
 
-class Positions(nn.Module):
+class ConvPositions(nn.Module):
     """Conditional positional encoding: a depthwise convolution over tokens, added to them, (b, n, w)."""
 
     def __init__(self, width: int):
@@ -70,7 +70,7 @@ class Transformer(nn.Module):
             nn.GELU(),
             nn.Conv1d(width, width, 5, stride=3, padding=2),  # (b, w, t/6)
         )
-        self.positions = Positions(width)
+        self.positions = ConvPositions(width)
         self.layers = nn.ModuleList(
             layers.Attention(width, options.heads, options.dropout) for _ in range(options.layers)
         )

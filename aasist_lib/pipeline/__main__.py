@@ -36,9 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     # each command imports only what it needs: nbconvert and papermill take a second each
-    from aasist_lib.pipeline.run import kept_inside
+    from aasist_lib.pipeline.run import cache_environment
 
-    os.environ.update(kept_inside(paths.root()))
+    os.environ.update(cache_environment(paths.root()))
     os.environ.pop("JUPYTER_PATH", None)  # else kernels and nbconvert templates of another installation are found
     match given.command:
         case "check":

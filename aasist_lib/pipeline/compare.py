@@ -64,7 +64,7 @@ def runs(root: Path, num: int = 50) -> pd.DataFrame:
     """List runs to choose from, newest first: workspace, HEAD, experiments, and commits that changed metrics."""
     if not _has_history(root):
         return pd.DataFrame([{"Run": WORKSPACE, "What": "the working tree"} | _main(load(root, WORKSPACE).headline)])
-    with _told():
+    with errors_told():
         table = dvc.api.exp_show(repo=str(root), num=num)
         with Repo.open(str(root)) as repo:
             subjects = {
@@ -131,15 +131,15 @@ def load(root: Path, rev: str = WORKSPACE) -> Run:
         The run does not exist, its settings or metrics cannot be read, or the folder has no history.
     """
     rev = rev or WORKSPACE
-    commit = "" if rev == WORKSPACE else _resolve(root, rev)
-    settings, data = (_read(root, commit, name) for name in (PARAMS, "data.dvc"))
+    commit = "" if rev == WORKSPACE else resolve(root, rev)
+    settings, data = (read_at(root, commit, name) for name in (PARAMS, "data.dvc"))
     scores, note = _scores(root, rev, commit)
     try:
-        outs = (_yaml(data) or {}).get("outs", [{}])
+        outs = (parse_yaml(data) or {}).get("outs", [{}])
         return Run(
             rev=rev,
             commit=commit[:7],
-            params=dict(_flat(_yaml(settings) or {})),
+            params=dict(_flat(parse_yaml(settings) or {})),
             headline=_headline(root, commit),
             scores=scores,
             data=outs[0].get("md5", ""),
@@ -151,17 +151,17 @@ def load(root: Path, rev: str = WORKSPACE) -> Run:
 
 def _headline(root: Path, commit: str) -> dict[str, dict]:
     """Measures by condition, with intervals where they are recorded."""
-    if table := _read(root, commit, TABLE):
+    if table := read_at(root, commit, TABLE):
         return evaluation.apart(pd.read_csv(StringIO(table)))[0]
-    found = json.loads(_read(root, commit, HEADLINE) or "{}")
+    found = json.loads(read_at(root, commit, HEADLINE) or "{}")
     return {condition: found[condition] for condition in evaluation.CONDITIONS if condition in found}
 
 
-def _resolve(root: Path, rev: str) -> str:
+def resolve(root: Path, rev: str) -> str:
     """Hash of a commit or experiment."""
     if not _has_history(root):
         raise UserError(f"{root} is no repository of git and DVC: there is '{WORKSPACE}' to compare and nothing else")
-    with _told(), Repo.open(str(root)) as repo:
+    with errors_told(), Repo.open(str(root)) as repo:
         try:
             return resolve_rev(repo.scm, rev)
         except RevError:
@@ -174,12 +174,12 @@ def _has_history(root: Path) -> bool:
     """Whether the folder is a DVC repository with git; the copy of `make quick` has none."""
     if not (root / ".dvc").is_dir():
         return False
-    with _told(), Repo.open(str(root)) as repo:
+    with errors_told(), Repo.open(str(root)) as repo:
         return not isinstance(repo.scm, NoSCM)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def errors_told() -> Iterator[None]:
     """Turn errors of DVC into a UserError of one line."""
     try:
         yield
@@ -187,7 +187,7 @@ def _told() -> Iterator[None]:
         raise UserError(f"DVC: {' '.join(str(error).split())}") from None
 
 
-def _read(root: Path, commit: str, name: str) -> str | None:
+def read_at(root: Path, commit: str, name: str) -> str | None:
     """Text of a file, from git or from DVC's cache; None if in neither."""
     try:
         if not commit:
@@ -199,9 +199,9 @@ def _read(root: Path, commit: str, name: str) -> str | None:
 
 def _scores(root: Path, rev: str, commit: str) -> tuple[pd.DataFrame | None, str]:
     """Scores of a run, or None and the reason."""
-    text = _read(root, commit, SCORES)
+    text = read_at(root, commit, SCORES)
     if text is None:
-        return None, _why_no_scores(rev, commit, _read(root, commit, "dvc.lock") or "")
+        return None, _why_no_scores(rev, commit, read_at(root, commit, "dvc.lock") or "")
     scores = pd.read_csv(
         StringIO(text), dtype=dict.fromkeys(["utt_id", "speaker", "attack"], str), keep_default_na=False
     )
@@ -227,7 +227,7 @@ def _why_no_scores(rev: str, commit: str, lock: str) -> str:
     )
 
 
-def _yaml(text: str | None) -> Any:
+def parse_yaml(text: str | None) -> Any:
     return YAML(typ="safe", pure=True).load(text) if text else None
 
 

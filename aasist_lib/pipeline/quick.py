@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from aasist_lib import params
 from aasist_lib.base.errors import UserError
-from aasist_lib.pipeline.run import kept_inside
+from aasist_lib.pipeline.run import cache_environment
 
 # results and state of the copy, which an update must not overwrite
 OWN = ("dvc.lock", "data.dvc", "metrics/", "reports/")
@@ -43,7 +43,7 @@ def quick(root: Path, folder: Path) -> int:
     copy(root, folder)
     beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # stages call `python`
     downloads = os.environ.get("AASIST_DOWNLOADS", str(root / ".cache/downloads"))
-    environment = os.environ | kept_inside(root) | {"PATH": beside, "AASIST_DOWNLOADS": downloads}
+    environment = os.environ | cache_environment(root) | {"PATH": beside, "AASIST_DOWNLOADS": downloads}
     status = subprocess.call([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment)
     if status == 0:
         print(f"\nThe report of the tiny corpus (its numbers mean nothing): {folder / 'reports/index.html'}")

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from aasist_lib import evaluation, params, plots
 from aasist_lib.base import files, provenance
 from aasist_lib.base.errors import UserError
-from aasist_lib.corpora.copies import made_here
+from aasist_lib.corpora.copies import is_vocoded
 from aasist_lib.pipeline import datasheet, modelcard, standings
 from aasist_lib.store import indexes
 
@@ -390,7 +390,7 @@ def _index(folder: Path) -> pd.DataFrame:
     table = indexes.read(folder)
     columns = "utt_id label speaker attack split condition language source codec pair_id".split()
     found = table.reindex(columns=columns, fill_value="").assign(seconds=table["seconds"])
-    return found[~made_here(found)]  # without copies
+    return found[~is_vocoded(found)]  # without copies
 
 
 def _csv(path: Path) -> pd.DataFrame:

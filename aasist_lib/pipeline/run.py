@@ -161,12 +161,12 @@ def environment(root: Path, threads: int) -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         **{pool: str(threads) for pool in pools},
         "OPENBLAS_NUM_THREADS": "1",  # it uses at most one thread per core, and results depend on the number
-        **kept_inside(root),
+        **cache_environment(root),
         "AASIST_TERMINAL": os.ttyname(2) if os.isatty(2) else progress.LOG,
     }
 
 
-def kept_inside(root: Path) -> dict[str, str]:
+def cache_environment(root: Path) -> dict[str, str]:
     """Create cache folders in the project (unless the user has set others); return them by environment variable."""
     folders = {name: os.environ.get(name, str(root / folder)) for name, folder in KEPT_INSIDE.items()}
     for folder in folders.values():

@@ -40,10 +40,10 @@ def verify(root: Path, rev: str = "HEAD") -> tuple[bool, str]:
     UserError
         A stage is not up to date, or the commit has no results.
     """
-    commit = compare._resolve(root, rev)
-    order = list(compare._yaml((root / "dvc.yaml").read_text("utf-8"))["stages"])
+    commit = compare.resolve(root, rev)
+    order = list(compare.parse_yaml((root / "dvc.yaml").read_text("utf-8"))["stages"])
     _check_up_to_date(root, order)
-    there, here = (compare._yaml(compare._read(root, at, "dvc.lock")) for at in (commit, ""))
+    there, here = (compare.parse_yaml(compare.read_at(root, at, "dvc.lock")) for at in (commit, ""))
     if not there:
         raise UserError(f"{rev} has no results: it has no dvc.lock. Name a commit that has: git log -- dvc.lock")
     there, here = there["stages"], here["stages"]
@@ -60,17 +60,17 @@ def verify(root: Path, rev: str = "HEAD") -> tuple[bool, str]:
     ]
     if later:
         lines.append(f"Then in {', '.join(later)}.")
-    recordings, rates = ([compare._read(root, at, name) for at in (commit, "")] for name in (RECORDINGS, EVAL))
+    recordings, rates = ([compare.read_at(root, at, name) for at in (commit, "")] for name in (RECORDINGS, EVAL))
     if all(recordings):
         lines.append(_recordings(*map(_digests, recordings)))
     if all(rates):
-        board = json.loads(compare._read(root, commit, BOARD) or '{"results": []}')
+        board = json.loads(compare.read_at(root, commit, BOARD) or '{"results": []}')
         lines += _error_rates(*map(json.loads, rates), board, standings.data_of(there))
     return False, "\n".join(lines)
 
 
 def _check_up_to_date(root: Path, order: list[str]) -> None:
-    with compare._told(), Repo.open(str(root)) as repo:
+    with compare.errors_told(), Repo.open(str(root)) as repo:
         status = repo.status()
     if status:
         first = min(status, key=lambda name: order.index(name) if name in order else len(order))

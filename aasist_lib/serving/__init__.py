@@ -1,4 +1,4 @@
 """Ways to use a detector: HTTP service (`app`, `run`), cloud functions, ONNX export, bulk and streaming scoring.
 
-The service scores with `Detector.examine` alone. It needs the extra `serve`.
+The service scores with `Detector.score_one` alone. It needs the extra `serve`.
 """

@@ -1,4 +1,4 @@
-"""Routes of the HTTP service. `Detector.examine` scores; every refusal is a problem (problems.py)."""
+"""Routes of the HTTP service. `Detector.score_one` scores; every refusal is a problem (problems.py)."""
 
 import asyncio
 from http import HTTPStatus
@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from aasist_lib.detector import in_words
+from aasist_lib.detector import verbal_llr
 from aasist_lib.serving import problems
 from aasist_lib.serving.inference import ConcurrencyLimit, Scorer, Unscorable
 from aasist_lib.serving.limits import Limits
@@ -32,7 +32,7 @@ ANSWER_EXAMPLE = {
     "model": {"network_sha256": HASH, "calibration_sha256": HASH[::-1]},
     "files": [
         {
-            "name": "voice.wav", "seconds": 4.2, "llr": 3.2, "decision": "bonafide", "meaning": in_words(3.2),
+            "name": "voice.wav", "seconds": 4.2, "llr": 3.2, "decision": "bonafide", "meaning": verbal_llr(3.2),
             "windows": [WINDOW_EXAMPLE],
         },
         {"name": "notes.txt", "error": {"reason": "not-audio", "detail": "not audio: Format not recognised"}},
@@ -218,7 +218,7 @@ async def _score(files: list[UploadFile], scorer: Scorer, metrics: Metrics, poli
         entries.append(
             Scored(
                 name=file.filename, seconds=found.seconds, llr=found.llr,
-                decision=scorer.detector.decide(found.llr, policy), meaning=in_words(found.llr),
+                decision=scorer.detector.decide(found.llr, policy), meaning=verbal_llr(found.llr),
                 windows=[Window(start=start, end=end, llr=llr) for start, end, llr in found.windows],
             )
         )  # fmt: skip

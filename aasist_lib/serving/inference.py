@@ -48,7 +48,7 @@ class Scorer:
     async def score(self, file: BinaryIO):
         """Score a seekable file in a thread; if cancelled, stop at the next window and read `file` no more."""
         stop = threading.Event()
-        job = self.pool.submit(self.examine, file, stop)
+        job = self.pool.submit(self.score_one, file, stop)
         done = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(done)
@@ -59,7 +59,7 @@ class Scorer:
                 done.exception()  # else asyncio logs that the exception was never retrieved
             raise
 
-    def examine(self, file: BinaryIO, stop: threading.Event | None = None):
+    def score_one(self, file: BinaryIO, stop: threading.Event | None = None):
         """Score a recording in this thread."""
 
         def on_window(*_):
@@ -68,7 +68,7 @@ class Scorer:
 
         on_window()
         try:
-            return self.detector.examine(SeekSafe(file), max_seconds=self._most_seconds, on_window=on_window)
+            return self.detector.score_one(SeekSafe(file), max_seconds=self._most_seconds, on_window=on_window)
         except audio.BadAudio as error:
             said = f"{error.reason}: {error.detail}" if error.detail else error.reason
             raise Unscorable(error.reason, said) from None

@@ -44,7 +44,7 @@ def _try_out(scorer, detector: str | Path) -> None:
     file = io.BytesIO()
     soundfile.write(file, np.random.default_rng(0).normal(0, 0.01, 32000), 16000, format="WAV")
     try:
-        scorer.pool.submit(scorer.examine, file).result()
+        scorer.pool.submit(scorer.score_one, file).result()
     except Unscorable as error:
         raise UserError(f"{detector} does not score faint noise ({error.detail}): train or export it again") from None
 

@@ -35,7 +35,7 @@ from aasist_lib.base import files, provenance
 from aasist_lib.base.errors import UserError, tells_of_full_disk
 from aasist_lib.base.jobs import keep_memory
 from aasist_lib.base.workers import in_processes, on_a_cluster
-from aasist_lib.corpora.copies import made_here, with_copies
+from aasist_lib.corpora.copies import is_vocoded, with_vocoded
 from aasist_lib.store import indexes
 from aasist_lib.store.indexes import PLACE
 
@@ -99,7 +99,7 @@ def extract(
         "features" or "waveforms"; always the latter for the kind `waveform`.
     copies
         Vocoder copies per bona fide recording of train, added as spoofs of the attack `resynthesis`
-        (`vocoders.copied`); each depends on its utt_id alone.
+        (`vocoders.vocode`); each depends on its utt_id alone.
     workers
         Processes with one thread each; 1 works in this process.
     min_seconds
@@ -123,13 +123,13 @@ def extract(
     audio_root, folder = Path(audio_root), Path(folder)
     front_end = build(features)
     _check(table, audio_root)
-    table = with_copies(table, copies)
+    table = with_vocoded(table, copies)
     partial = folder.with_name(f"{folder.name}.partial")
     states = _states(table, audio_root)
-    own = ~made_here(table)
+    own = ~is_vocoded(table)
     _check_missing(table[own], states[own], max_bad_fraction)
     _start_or_go_on(partial, _key(table, states, [features, holds], min_seconds))
-    made, size = made_here(table), rows_per_shard(len(table))
+    made, size = is_vocoded(table), rows_per_shard(len(table))
 
     def job(number: int) -> Job:
         rows = slice(number * size, (number + 1) * size)
@@ -148,7 +148,7 @@ def extract(
     places = pd.concat(records, ignore_index=True)
     del records
     bad, table = (places["reason"] != "").to_numpy(), table.reset_index(drop=True)
-    of_corpus = ~made_here(table)  # a copy is not rejected again for its recording
+    of_corpus = ~is_vocoded(table)  # a copy is not rejected again for its recording
     asked = bad & of_corpus
     rejected = pd.concat([table.loc[asked, ["utt_id", "path"]], places.loc[asked, ["reason", "detail"]]], axis=1)
     files.write(partial / "rejected.csv", rejected[REJECTED].to_csv(index=False))
@@ -245,7 +245,7 @@ class Store:
     @property
     def recordings(self) -> pd.DataFrame:
         """The rows of `table` without the vocoder copies."""
-        return self.table[~made_here(self.table)]
+        return self.table[~is_vocoded(self.table)]
 
     def select(self, split: str) -> np.ndarray:
         """Row numbers of a split, ascending."""
@@ -363,7 +363,7 @@ def _check_missing(table: pd.DataFrame, states: np.ndarray, allowed: float) -> N
     if len(missing) > allowed * len(table) or len(missing) == len(table):
         raise UserError(
             f"{len(missing)} of {len(table)} recordings are missing, more than extract.max_bad_fraction allows "
-            f"({allowed:g}): {corpora.first_five(missing)}. Put them there, take them out of the corpus, or allow more"
+            f"({allowed:g}): {corpora.preview(missing)}. Put them there, take them out of the corpus, or allow more"
         )
 
 
@@ -432,7 +432,7 @@ def _too_many(rejected: pd.DataFrame, total: int, allowed: float, listed: str) -
 
 def _summary(index: pd.DataFrame, rejected: int) -> Summary:
     splits: dict = {}
-    copies = made_here(index)
+    copies = is_vocoded(index)
     index = index.loc[~copies, ["split", "label", "seconds"]]
     for (split, label), rows in index.groupby(["split", "label"]):
         counted = {"utterances": len(rows), "seconds": round(float(rows["seconds"].sum()), 6)}
@@ -545,7 +545,7 @@ def _waveform(path: Path, front_end, min_seconds: float, copy: str) -> np.ndarra
         return audio.BadAudio(path, "too short", f"{seconds:.3f} s, less than {shortest:g} s")
     if copy:
         rng = np.random.default_rng(zlib.crc32(copy.encode()))
-        return vocoders.copied(waveform, front_end.sample_rate, rng)
+        return vocoders.vocode(waveform, front_end.sample_rate, rng)
     return waveform
 
 

@@ -247,7 +247,7 @@ def _calibrated(dev: pd.DataFrame, method: str):
     fakes = dev["label"] == "spoof"
     speakers = dev.loc[~fakes, "speaker"], dev.loc[fakes, "speaker"]
     classes = evaluation.split_classes(dev, "score")
-    return calibration.cautious(*classes, dev.loc[fakes, "attack"], *speakers, method=method).fit
+    return calibration.fit_held_out(*classes, dev.loc[fakes, "attack"], *speakers, method=method).fit
 
 
 def _job(system: System, seed: int, store: Path, folder: Path, corpus: str, utterances: int, measured_by: str) -> Job:

@@ -135,7 +135,7 @@ def yaml(path: Path) -> Any:
 def waveforms(root: Path, workers: int, systems: Sequence[System] = ()) -> Path:
     """Store of the corpus's waveforms, extracted again only if the corpus or its settings changed.
 
-    It has enough vocoder copies for all systems; each training leaves out the surplus (`copies.beyond`).
+    It has enough vocoder copies for all systems; each training leaves out the surplus (`copies.excess_copies`).
     """
     settings = params.load(root / "params.yaml")
     table, _ = corpora.from_settings(root / "data", settings["corpus"])

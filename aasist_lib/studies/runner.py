@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aasist_lib import evaluation
 from aasist_lib.base.errors import UserError
-from aasist_lib.base.jobs import one_thread
+from aasist_lib.base.jobs import single_threaded
 from aasist_lib.base.progress import at_hand, progress
 from aasist_lib.base.workers import in_processes
 from aasist_lib.store import Store, indexes
@@ -98,6 +98,6 @@ def check_waveforms(store: Path, users: str) -> None:
 
 def _work(measure: Callable[..., dict], job) -> None:
     os.environ["AASIST_TERMINAL"] = ""  # the bar over runs is enough
-    with one_thread():
+    with single_threaded():
         found = measure(job)
     evaluation.save_json(job.path, found)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from aasist_lib import evaluation, metrics, training
 from aasist_lib.base.errors import UserError
-from aasist_lib.corpora.copies import beyond
+from aasist_lib.corpora.copies import excess_copies
 from aasist_lib.corpora.folds import Item, in_proportion, items, left_out
 from aasist_lib.store import Store
 from aasist_lib.studies import plans, runner
@@ -144,7 +144,7 @@ def measured(job: Job) -> dict:
         in_proportion(table[dev & spoof & ~table["attack"].isin(attacks)], "attack", DEV_TRIALS, 1),
     ])  # fmt: skip
     out |= (dev & ~table.index.isin(chosen.index)).to_numpy()
-    out |= beyond(table, settings["extract"]["copies"])
+    out |= excess_copies(table, settings["extract"]["copies"])
     network = job.folder / f"{job.path.stem}-network"
     start = time.monotonic()
     parts = {name: settings[name] for name in ("model", "train", "augment")}
@@ -153,7 +153,7 @@ def measured(job: Job) -> dict:
         draws=job.draws, **parts,
     )  # fmt: skip
     minutes = (time.monotonic() - start) / 60
-    there = (table["split"] == "train") & out & ~beyond(table, 0)
+    there = (table["split"] == "train") & out & ~excess_copies(table, 0)
     groups = [
         chosen,
         *(in_proportion(table[there & ~spoof & (table["source"] == name)], "speaker", TRIALS, 1) for name in sources),

@@ -19,7 +19,7 @@ import torch
 from aasist_lib import features, models, training
 from aasist_lib.base import provenance
 from aasist_lib.base.errors import UserError
-from aasist_lib.base.jobs import done, one_thread, runs, write
+from aasist_lib.base.jobs import done, runs, single_threaded, write
 from aasist_lib.corpora import copies
 from aasist_lib.corpora.folds import in_proportion
 from aasist_lib.models import aasist
@@ -90,7 +90,7 @@ def _trained(system: System, seed: int, store: Path, stem: Path, key: str) -> tu
     held, start = Store(store, system.settings["features"]), time.time()
     before = _spent(clock, checkpoints, key)
     clock.write_text(json.dumps({"key": key, "start": start, "before": before}), "utf-8")
-    out = copies.beyond(held.table, system.settings["extract"]["copies"])
+    out = copies.excess_copies(held.table, system.settings["extract"]["copies"])
     training.fit(held, stem, seed=seed, threads=1, checkpoints=checkpoints, leave_out=out, **parts)
     minutes = (before + time.time() - start) / 60
     clock.unlink()
@@ -151,7 +151,7 @@ def _published(system: System, store: Path, stem: Path, utterances: int, key: st
 def _score_piece(piece: Piece) -> None:
     store, network = Store(piece.store), aasist.load_published(piece.weights)
     rows = pd.Series(store.table.index, store.table["utt_id"])[list(piece.utt_ids)]
-    with one_thread(), torch.inference_mode():
+    with single_threaded(), torch.inference_mode():
         logits = [network.logits(torch.from_numpy(store.read(row))[None])[0] for row in rows]
     found = [(bonafide - spoof).item() for spoof, bonafide in logits]
     write(piece.path, [{"utt_id": name, "score": score} for name, score in zip(piece.utt_ids, found, strict=True)])
@@ -180,7 +180,7 @@ def milliseconds(network: torch.nn.Module, of: Mapping) -> float:
     front_end = features.build(dict(of)).eval()
     waveform = 0.1 * torch.randn(1, round(SECONDS * front_end.sample_rate), generator=torch.Generator().manual_seed(0))
     times = []
-    with one_thread(), torch.inference_mode():
+    with single_threaded(), torch.inference_mode():
         for _ in range(REPEATS + 2):  # the first two are for warm-up
             start = time.perf_counter()
             network(front_end(waveform))

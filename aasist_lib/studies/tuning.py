@@ -35,10 +35,10 @@ from aasist_lib import params, training
 from aasist_lib.augment import Augment
 from aasist_lib.base import files, paths, provenance
 from aasist_lib.base.errors import UserError
-from aasist_lib.base.jobs import one_thread
+from aasist_lib.base.jobs import single_threaded
 from aasist_lib.base.progress import progress
 from aasist_lib.base.workers import in_processes
-from aasist_lib.corpora.copies import beyond
+from aasist_lib.corpora.copies import excess_copies
 from aasist_lib.store import Store, indexes
 from aasist_lib.studies import plans, runner
 
@@ -127,7 +127,7 @@ class Prune(plans.Section):
     epochs: params.Count
 
 
-class Asked(plans.Section):
+class Request(plans.Section):
     """A file such as experiments/tune.yaml: `change` is laid over params.yaml for every trial."""
 
     trials: params.Count
@@ -148,7 +148,7 @@ class Plan:
 
     def __init__(self, path: Path, base: Path):
         self.file, self.base = path.name, base
-        self.asked = plans.checked(Asked, plans.yaml(path), path.name)
+        self.asked = plans.checked(Request, plans.yaml(path), path.name)
         self.fixed = _flat(self.asked.change)
         self.settings({})
         raw = plans.yaml(base)
@@ -349,9 +349,9 @@ def _work(job: Job) -> None:
             raise optuna.TrialPruned
 
     held = Store(search.store, settings["features"])
-    out = beyond(held.table, settings["extract"]["copies"])
+    out = excess_copies(held.table, settings["extract"]["copies"])
     try:
-        with one_thread():
+        with single_threaded():
             history = training.fit(
                 held, folder / "network", model=settings["model"], train=settings["train"],
                 augment=settings["augment"], seed=settings["seed"], threads=1, checkpoints=folder / "checkpoints",

@@ -156,7 +156,7 @@ def fit(
             }  # fmt: skip
             distributed.launch(call, devices, checkpoint.folder)
             module.history = checkpoint.history()
-        tell = Tell(on_epoch if rank == 0 else None, checkpoint)
+        tell = EpochCallback(on_epoch if rank == 0 else None, checkpoint)
         for row in module.history:
             tell(row)
         if not module.finished():
@@ -243,7 +243,7 @@ def _logit(network: nn.Module, store: Store, row: int) -> float:
     return float(np.average(logits, weights=[end - start for start, end in spans]))
 
 
-class Draws(Sampler):
+class PairSampler(Sampler):
     """Sampler of (epoch, position, row, moment), bona fide and spoof in turn; `moment` in [0, 1) places the crop."""
 
     def __init__(self, table: pd.DataFrame, count: int, seed: int, pair_fraction: float = 0.0):
@@ -406,9 +406,9 @@ class Training(pl.LightningModule):
 
     # data
 
-    def draws(self) -> Draws:
+    def draws(self) -> PairSampler:
         table = self.store.table[["utt_id", "label", "speaker", "attack", "pair_id"]].iloc[self.rows["train"]]
-        return Draws(table, self.steps * self.batch_size, self.seed, self.settings.pair_fraction)
+        return PairSampler(table, self.steps * self.batch_size, self.seed, self.settings.pair_fraction)
 
     def train_dataloader(self) -> DataLoader:
         draws = distributed.Share(self.draws(), self.share)
@@ -454,7 +454,7 @@ class Training(pl.LightningModule):
         held, targets, draws = batch
         rng = np.random.default_rng((self.seed, self.global_step, 2))
         if rng.random() < self.settings.adversarial:
-            held = self._against(held, targets, rng)
+            held = self._adversarial(held, targets, rng)
         with torch.no_grad():
             features = self.masks(self.store.maps(held), draws)
             if self.settings.mixup:
@@ -472,7 +472,7 @@ class Training(pl.LightningModule):
         self.lr = self.optimizers().param_groups[0]["lr"]
         return loss
 
-    def _against(self, held: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
+    def _adversarial(self, held: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
         """Adversarial waveforms within an L-infinity bound: FGSM for one step, PGD for several."""
         self.network.eval()  # keeps adversarial iterates out of the running statistics
         steps, size = self.settings.adversarial_steps, (self.processes, len(held), 1, 1)
@@ -609,7 +609,7 @@ class Checkpoint(pl.Callback):
         trainer.should_stop = module.finished()
 
 
-class Tell(pl.Callback):
+class EpochCallback(pl.Callback):
     """Calls `on_epoch` after each epoch; if it raises, the checkpoint is removed so that the run is not resumed."""
 
     def __init__(self, on_epoch: Callable[[dict], None] | None, checkpoint: Checkpoint):

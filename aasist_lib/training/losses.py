@@ -12,8 +12,8 @@ from torch.nn.functional import logsigmoid, softplus
 
 from aasist_lib.base.errors import UserError
 
-FOCUS = 2.0  # gamma of the focal loss
-SCALE, REAL, FAKE = 20.0, 0.9, 0.2  # alpha and the two margins of the one-class softmax, as published
+GAMMA = 2.0  # gamma of the focal loss
+ALPHA, M_REAL, M_FAKE = 20.0, 0.9, 0.2  # alpha and the two margins of the one-class softmax, as published
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -24,12 +24,12 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 def focal(outputs: Tensor, targets: Tensor) -> Tensor:
     """Focal loss with gamma 2 (Lin et al., 2017): little weight on easy utterances; outputs are log odds."""
     real, fake = outputs.sigmoid(), (-outputs).sigmoid()
-    return -targets * fake**FOCUS * logsigmoid(outputs) - (1 - targets) * real**FOCUS * logsigmoid(-outputs)
+    return -targets * fake**GAMMA * logsigmoid(outputs) - (1 - targets) * real**GAMMA * logsigmoid(-outputs)
 
 
 def one_class(outputs: Tensor, targets: Tensor) -> Tensor:
     """One-class softmax (Zhang, Jiang and Duan, 2021); outputs are cosines with a learned direction."""
-    return targets * softplus(SCALE * (REAL - outputs)) + (1 - targets) * softplus(SCALE * (outputs - FAKE))
+    return targets * softplus(ALPHA * (M_REAL - outputs)) + (1 - targets) * softplus(ALPHA * (outputs - M_FAKE))
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
