@@ -113,6 +113,7 @@ $(READY): requirements.lock pyproject.toml
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@# for `dvc` without make; its own configuration cannot hold a path that is not ASCII
 	echo 'export DVC_SITE_CACHE_DIR="$${VIRTUAL_ENV%/.venv}/.cache/dvc"' >> .venv/bin/activate
+	.venv/bin/python -m aasist_lib.pipeline plots-page
 	@# JupyterLab does not ask whether it may fetch news, and looks for no updates
 	mkdir -p .venv/share/jupyter/lab/settings
 	echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \

@@ -53,6 +53,7 @@ import soundfile
 from aasist_lib import corpora, params, store
 from aasist_lib.audit.reference import differences_from_reference
 from aasist_lib.base.errors import UserError
+from aasist_lib.store.store import checksum
 
 ROWS = [
     {"utt_id": "b", "path": "audio/b.flac", "label": "spoof", "split": "eval", "condition": "unseen", "attack": "x"},
@@ -449,7 +450,7 @@ def test_not_there(unpack):
     assert refused(root, "asvspoof5") == (
         "ROOT: ASVspoof5.train.tsv is not in it, nor in a folder below; unpack ASVspoof 5 there"
     )
-    assert refused(root, "asvspoof2019la").endswith("; the nearest is 'asvspoof2019_la'")
+    assert refused(root, "asvspoof2019la").endswith(": did you mean 'asvspoof2019_la'?")
     assert refused(root, eval_format="in_the_wildd").startswith("corpus.eval_format: 'in_the_wildd' is not one of ")
     assert refused(root, subset="evaluation").startswith("corpus.subset: 'evaluation' is not one of eval, progress")
     assert refused(root, "for_norm") == "ROOT: holds no utterances in this format; see corpus.format"
@@ -762,7 +763,7 @@ def test_empty_columns_and_rows_of_a_spreadsheet(tmp_path):
 def test_refused_without_files(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         corpora.read(tmp_path / "nothing")
-    with pytest.raises(UserError, match="nearest is 'protocol'"):
+    with pytest.raises(UserError, match="did you mean 'protocol'"):
         corpora.read(tmp_path, "protocoll")
     with pytest.raises(UserError, match="protocol.csv: not found"):
         corpora.read(tmp_path)
@@ -817,7 +818,8 @@ def test_differences_from_reference(speech, speech_files, tmp_path):
     shard[5, 7] += 1  # a frame of the first recording
     np.save(tmp_path / "features/shard-00000.npy", shard)
     about = json.loads((tmp_path / "features/meta.json").read_text())
-    (tmp_path / "features/meta.json").write_text(json.dumps(about | {"checksums": {}}))  # as if it had been written so
+    about["checksums"]["shard-00000.npy"] = checksum(tmp_path / "features/shard-00000.npy")  # as if written so
+    (tmp_path / "features/meta.json").write_text(json.dumps(about))
     broken, _ = differences_from_reference(store.Store(tmp_path / "features"), speech, 3)
     assert broken.iloc[0] > 0.9
     other = dict(kind="logspec", sample_rate=16000, n_fft=512, hop_length=160, n_bands=40, deltas=1, normalise="mean")

@@ -136,7 +136,7 @@ def test_saving_a_notebook(clone, run):
     cell.execution_count, cell.outputs = 7, [nbformat.v4.new_output("stream", text="saved in JupyterLab")]
     nbformat.write(notebook, path)
     said = run("dvc", "repro")
-    assert [line for line in said.splitlines() if "Running stage" in line] == ["Running stage 'notebooks':"]
+    assert [line for line in said.splitlines() if "Running stage" in line] == ["Running stage 'sources':"]
     path.write_bytes(source)
     run("dvc", "repro")
     assert run("git", "status", "--porcelain") == ""

@@ -17,6 +17,7 @@
 | the leaderboard: order, means, seeds, intervals, attacks, claims, the same part for all | test_leaderboard |
 | the leaderboard is as readable as the rest, says what it is of, and goes when its results do | test_leaderboard_page |
 | the figures of the leaderboard show the data; the same bytes twice | test_leaderboard_figures |
+| `dvc plots show` can be read offline | test_plots_page |
 | the table in README.md | test_readme, test_committed_readme_is_current |
 | `dvc plots diff`: each confusion matrix under its condition and beside its revision | test_confusion_template |
 """
@@ -512,6 +513,16 @@ def test_committed_readme_is_current(tmp_path):
 def test_provenance(project):
     rows = dict(report._provenance(project))
     assert rows["trained with"] == "python 3.0, torch 0.4, numpy 0.2, librosa 0.1"
+
+
+def test_plots_page(project):
+    from dvc_render.html import HTML
+    from dvc_render.vega import VegaRenderer
+
+    text = report.write_plots_page(project).read_text("utf-8")
+    page = HTML(text).with_scripts(VegaRenderer.SCRIPTS).with_element("<p>a plot</p>").embed()
+    assert "<p>a plot</p>" in page and "vegaEmbed" in page
+    assert "jsdelivr" not in page and not re.search(r"<script[^>]+src", page)
 
 
 def test_confusion_template():

@@ -334,6 +334,7 @@ def test_what_is_left_out_is_never_read(tmp_path, monkeypatch):
             for row in table[left_out & (table["shard"] == shard) & poison].itertuples():
                 x[row.start : row.start + row.frames] = np.nan
             np.save(folder / f"shard-{shard:05d}.npy", x)
+        write_index(folder, table, FEATURES, coefficients=24, channels=3)  # with their checksums
         training.fit(
             folder, tmp_path / f"network-{name}", model=MODEL, train=TRAIN | {"max_epochs": 1}, seed=7, threads=1,
             checkpoints=tmp_path / "checkpoints", leave_out=left_out, draws=40,
@@ -735,7 +736,7 @@ def test_adversarial(waveforms, tmp_path, monkeypatch):
         assert after > before
         return found
 
-    monkeypatch.setattr(training.Training, "_against", look)
+    monkeypatch.setattr(training.Training, "_adversarial", look)
     for steps in (1, 3):
         fit(
             waveforms["waveforms"], tmp_path, name=f"n{steps}", max_epochs=2, adversarial=1.0,

@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("report", help="write reports/ from runs/ and metrics/")
     command = commands.add_parser("readme", help="write the table of metrics into README.md")
     command.add_argument("--check", action="store_true", help="only say whether it is current")
+    command = commands.add_parser("plots-page", help="write the page that `dvc plots show` fills, for reading offline")
     command = commands.add_parser("quick", help="the whole pipeline on the tiny corpus, in a folder of its own")
     command.add_argument("folder", nargs="?", type=Path, default=Path("build/quick"))
     command = commands.add_parser("compare", help="two runs side by side, as markdown for a pull request")
@@ -66,6 +67,10 @@ def _run(given: argparse.Namespace) -> int:
             from aasist_lib.pipeline.report import update_readme
 
             update_readme(paths.root(), only_check=given.check)
+        case "plots-page":
+            from aasist_lib.pipeline.report import write_plots_page
+
+            write_plots_page(paths.root())
         case "quick":
             from aasist_lib.pipeline.quick import quick
 

@@ -108,6 +108,7 @@ def write(root: Path) -> list[Path]:
         text = templates.get_template(template).render(nav=nav, page=name, **values)
         files.write(folder / name, "\n".join(line.rstrip() for line in text.splitlines()) + "\n")
     (folder / "confusion.png").write_bytes(plots.png(plots.confusion(_csv(root / "metrics/confusion.csv"))))
+    write_plots_page(root)
     return [folder / name for name in pages]
 
 
@@ -129,6 +130,17 @@ def update_readme(root: Path, *, only_check: bool = False) -> None:
     if only_check:
         raise UserError(f"README.md does not show {TABLES}/eval.csv: run `python -m aasist_lib.pipeline readme`")
     files.write(path, new)
+
+
+def write_plots_page(root: Path) -> Path:
+    """Write `.cache/plots.html`, the template of `dvc plots show`, with its drawing library (0.9 MB) inside."""
+    import vl_convert
+
+    page = (TEMPLATES / "plots.html").read_text(encoding="utf-8")
+    path = root / ".cache/plots.html"
+    path.parent.mkdir(exist_ok=True)
+    files.write(path, page.replace("{vega}", vl_convert.javascript_bundle()))
+    return path
 
 
 def _datasheet(root: Path, used: pd.DataFrame) -> dict:
