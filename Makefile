@@ -83,7 +83,7 @@ compare: $(READY)    ## two runs as markdown for a pull request: make compare A=
 	@python -m aasist_lib.pipeline compare "$(or $(A),HEAD)" "$(or $(B),workspace)"
 
 experiments: $(READY) ## those of `dvc exp run`: settings that differ and equal error rates, in 120 columns
-	@dvc exp show --only-changed --drop '.*/|(data|features|notebooks|params\.yaml|requirements\.lock)$$' \
+	@dvc exp show --only-changed --drop '.*/|(aasist_lib|data|features|notebooks|params\.yaml|requirements\.lock)$$' \
 	  --drop '(known|unseen|all)\.(?!eer)'
 
 verify: $(READY)     ## whether results here are those of git to the byte, and if not, where and how far they part
