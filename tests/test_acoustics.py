@@ -1,4 +1,4 @@
-"""aasist_lib.acoustics
+"""aasist_lib.audit.acoustics
 
 | what | test |
 |---|---|

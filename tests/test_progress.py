@@ -1,4 +1,4 @@
-"""aasist_lib.progress
+"""aasist_lib.base.progress
 
 | what | test |
 |---|---|

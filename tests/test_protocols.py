@@ -1,4 +1,4 @@
-"""aasist_lib.protocols
+"""aasist_lib.corpora.protocols
 
 | what | test |
 |---|---|
