@@ -209,7 +209,6 @@ def _default_detector() -> Path:
 
 def _table(rows, detector) -> str:
     """Aligned columns, then the meaning of the first LLR and the decision rule in words."""
-
     from aasist_lib.detector import verbal_llr
 
     width = max([len("file"), *(len(path) for path in rows["path"])])
