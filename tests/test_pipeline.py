@@ -83,7 +83,7 @@ def command(project):
 
 CHILD = """
 import time
-from aasist_lib import progress
+from aasist_lib.base import progress
 progress.FIRST = 0.1
 with progress.progress(total=2, desc="in a child"):
     time.sleep(0.5)
@@ -93,7 +93,7 @@ with progress.progress(total=2, desc="in a child"):
 def test_run(project, command):
     stage = notebook(
         "import os, subprocess, sys, time, warnings\nfrom pathlib import Path\nimport aasist_lib\n"
-        "from aasist_lib import progress\nprogress.FIRST = progress.EVERY = 0.1",
+        "from aasist_lib.base import progress\nprogress.FIRST = progress.EVERY = 0.1",
         "print(Path.cwd() == Path(aasist_lib.__file__).parents[1])\nprint(os.environ['PYTHONHASHSEED'])",
         "warnings.warn('for the person who watches')\nprint(seed, model['name'])",
         "for step in progress.progress(range(3), desc='listening'):\n    print(step)\n    time.sleep(0.3)",
