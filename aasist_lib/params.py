@@ -1,23 +1,15 @@
 """Schema of `params.yaml`, checked strictly.
 
 Every key is required and known, and every value has a type and a range, so that a typing error stops a run at its
-start.
+start. This is the only place where settings are checked; comments in params.yaml say what they mean.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from aasist_lib.base import files, paths
@@ -26,8 +18,12 @@ from aasist_lib.base.errors import UserError
 Count = Annotated[int, Field(ge=1)]
 WholeNumber = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+Replicates = Annotated[int, Field(ge=20)]  # fewer have no 2.5 % quantile
+BothClasses = Annotated[int, Field(ge=2)]  # at least one of each
 
 
 def _rising(ends: list[float]) -> list[float]:
@@ -40,9 +36,20 @@ Range = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator
 
 
 class Section(BaseModel):
-    """A section of params.yaml: its keys with type and range. Comments in params.yaml explain them."""
+    """A section of params.yaml, or of another YAML file of settings: its keys with type and range."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+def _at_most(small: str, large: str) -> Any:
+    """A validator of a section: its setting `small` is not above its setting `large`."""
+
+    def check(self):
+        if getattr(self, small) > getattr(self, large):
+            raise ValueError(f"{small} ({getattr(self, small)}) must not exceed {large} ({getattr(self, large)})")
+        return self
+
+    return model_validator(mode="after")(check)
 
 
 Format = Literal[
@@ -55,40 +62,21 @@ class Corpus(Section):
     profile: Literal["default", "small", "tiny"]
     workers: Count
     format: Format
-    eval_format: str
+    eval_format: Literal["", Format]
     bonafide: str
     subset: Literal["eval", "progress", "hidden", "all"]
-
-    @field_validator("eval_format")
-    @classmethod
-    def _is_a_format(cls, name):
-        if name and name not in get_args(Format):
-            raise ValueError(
-                f"'{name}' is none of '' and {', '.join(get_args(Format))}: {files.nearest(name, get_args(Format))}"
-            )
-        return name
 
 
 class Mfcc(Section):
     n_mfcc: Count
     n_mels: Count
-
-    @model_validator(mode="after")
-    def _fits(self):
-        if self.n_mfcc > self.n_mels:
-            raise ValueError(f"n_mfcc ({self.n_mfcc}) must not exceed n_mels ({self.n_mels})")
-        return self
+    _fits = _at_most("n_mfcc", "n_mels")
 
 
 class Lfcc(Section):
     n_lfcc: Count
     n_filters: Count
-
-    @model_validator(mode="after")
-    def _fits(self):
-        if self.n_lfcc > self.n_filters:
-            raise ValueError(f"n_lfcc ({self.n_lfcc}) must not exceed n_filters ({self.n_filters})")
-        return self
+    _fits = _at_most("n_lfcc", "n_filters")
 
 
 class Logmel(Section):
@@ -146,19 +134,14 @@ class Features(Section):
     cqt: Cqt
     wavelet: Wavelet
     wav2vec2: States
-
-    @model_validator(mode="after")
-    def _fits(self):
-        if self.hop_length > self.n_fft:
-            raise ValueError(f"hop_length ({self.hop_length}) must not exceed n_fft ({self.n_fft})")
-        return self
+    _fits = _at_most("hop_length", "n_fft")
 
 
 class Extract(Section):
     workers: Count
     holds: Literal["features", "waveforms"]
     copies: WholeNumber
-    min_seconds: Annotated[float, Field(ge=0)]
+    min_seconds: NotNegative
     max_bad_fraction: Share
 
 
@@ -177,9 +160,6 @@ class Compute(Section):
         return self
 
 
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-
-
 class Heads(Section):
     """A network whose attention heads share its width."""
 
@@ -194,18 +174,18 @@ class Heads(Section):
 
 
 class CnnAttention(Heads):
-    dropout: Dropout
+    dropout: BelowOne
     spectrum: bool
 
 
 class Resnet(Section):
     width: Count
-    dropout: Dropout
+    dropout: BelowOne
 
 
 class Transformer(Heads):
     layers: Count
-    dropout: Dropout
+    dropout: BelowOne
 
 
 class Aasist(Section):
@@ -216,7 +196,7 @@ class Wav2vec2(Section):
     encoder: str
     trained: Literal["head", "all"]
     width: Count
-    dropout: Dropout
+    dropout: BelowOne
 
 
 class Model(Section):
@@ -240,7 +220,7 @@ class Augment(Section):
     rawboost: Share
     rawboost_kinds: list[Literal["convolutive", "impulsive", "stationary"]]
     equaliser: Share
-    equaliser_db: Annotated[float, Field(ge=0)]
+    equaliser_db: NotNegative
     band: Share
     band_hz: Range
     speed: Share
@@ -258,19 +238,19 @@ class Train(Section):
     loss: Literal["cross_entropy", "focal", "one_class"]
     bonafide_weight: Positive
     lr: Positive
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: NotNegative
     warmup_fraction: Share
     time_masks: WholeNumber
     time_mask_frames: WholeNumber
     coefficient_masks: WholeNumber
     coefficient_mask_width: WholeNumber
-    channel_jitter: Annotated[float, Field(ge=0)]
-    pair_fraction: Annotated[float, Field(ge=0, le=1)]
-    mixup: Annotated[float, Field(ge=0)]
+    channel_jitter: NotNegative
+    pair_fraction: Share
+    mixup: NotNegative
     adversarial: Share
     adversarial_db: Range
     adversarial_steps: Count
-    averaging: Annotated[float, Field(ge=0, lt=1)]
+    averaging: BelowOne
     init_from: str
     freeze_cnn_epochs: WholeNumber
 
@@ -286,19 +266,19 @@ class Calibrate(Section):
 
 
 class Evaluate(Section):
-    bootstrap: Annotated[int, Field(ge=20)]  # fewer replicates have no 2.5 % quantile
+    bootstrap: Replicates
     worst: WholeNumber
 
 
 class Audit(Section):
     workers: Count
-    bootstrap: Annotated[int, Field(ge=20)]
-    utterances: Annotated[int, Field(ge=2)]  # at least one of each class
+    bootstrap: Replicates
+    utterances: BothClasses
     fakes: Count
     fold_draws: Count
     held_out_attacks: WholeNumber
     held_out_sources: WholeNumber
-    held_out_trials: Annotated[int, Field(ge=2)]
+    held_out_trials: BothClasses
 
 
 class Params(Section):
@@ -337,30 +317,22 @@ def load(path: Path | None = None) -> dict[str, Any]:
     UserError
         One line for each key that is unknown, missing, or of a wrong type or range.
     """
-    settings = _checked(Params, _raw(path), (), _name(path))
-    return {section: _chosen(section, value) for section, value in settings.items()}
+    path = path or _default()
+    return overlaid({}, path, path.name)
 
 
 def read(section: str, path: Path | None = None) -> Any:
-    """Read one section of the settings, such as `train`; mistakes in other sections do not matter.
+    """Read one section of the settings, such as `train`, as in `load`; mistakes in other sections do not matter.
 
-    Returns
-    -------
-    section
-        As in `load`.
-
-    Raises
-    ------
-    UserError
-        As `load`, or the section does not exist.
+    UserError as of `load`, or if the section does not exist.
     """
+    path = path or _default()
     field = Params.model_fields.get(section)
     if field is None:
-        raise UserError(f"{_name(path)} has no section '{section}': {files.nearest(section, Params.model_fields)}")
-    raw = _raw(path)
-    if section not in raw:
-        raise UserError(f"{_name(path)}: {section} is missing")
-    return _chosen(section, _checked(Annotated[field.annotation, field], raw[section], (section,), _name(path)))
+        raise UserError(f"{path.name} has no section '{section}': {files.nearest(section, Params.model_fields)}")
+    alone = create_model(section, __base__=Section, **{section: (field.annotation, field)})
+    content = {key: value for key, value in parse(path).items() if key == section}
+    return _chosen(section, checked(alone, content, path.name).model_dump()[section])
 
 
 def overlaid(changes: dict, path: Path | None = None, name: str = "changes") -> dict[str, Any]:
@@ -383,7 +355,7 @@ def overlaid(changes: dict, path: Path | None = None, name: str = "changes") -> 
     >>> overlaid({"features": {"kind": "logspec", "logspec": {"n_bands": 40}}})["features"]["n_bands"]
     40
     """
-    settings = _checked(Params, merged(_raw(path), changes), (), name)
+    settings = checked(Params, merged(parse(path or _default()), changes), name).model_dump()
     return {section: _chosen(section, value) for section, value in settings.items()}
 
 
@@ -400,6 +372,73 @@ def merged(settings: dict, changes: dict) -> dict:
     return found
 
 
+def parse(path: Path) -> dict:
+    """Content of a YAML file of settings, by YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is text."""
+    try:
+        content = YAML(typ="safe", pure=True).load(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except YAMLError as error:
+        raise UserError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path.name} must be sections of `key: value` lines")
+    return content
+
+
+def checked(schema: type[Section], content: Any, name: str) -> Any:
+    """Settings as a model; UserError with one line for each mistake, which begins with `name`, a file or a place in it.
+
+    >>> checked(Mfcc, {"n_mfcc": 20, "n_mel": 40}, "mine.yaml")
+    Traceback (most recent call last):
+    aasist_lib.base.errors.UserError: mine.yaml: n_mels is missing
+    mine.yaml: n_mel is not a setting: did you mean 'n_mels'?
+    """
+    try:
+        return schema.model_validate(content)
+    except ValidationError as errors:
+        raise UserError("\n".join(_explain(error, schema, name) for error in errors.errors())) from None
+
+
+def _explain(error: dict, schema: type[Section], name: str) -> str:
+    """An error of pydantic in the words of a person who edits the file."""
+    where, value, kind = error["loc"], error["input"], error["type"]
+    key = ": ".join(filter(None, (name, ".".join(map(str, where)))))
+    if kind == "extra_forbidden":
+        return f"{key} is not a setting: {files.nearest(where[-1], _keys(schema, where[:-1]))}"
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind in ("float_type", "int_type") and isinstance(value, str):
+        return f"{key}: '{value}' is text, not a number{_as_number(value)}"
+    if kind == "literal_error":
+        choices = re.findall("'(.*?)'", error["ctx"]["expected"])
+        shown = ", ".join(choice or "''" for choice in choices)
+        return f"{key}: '{value}' is none of {shown}: {files.nearest(value, choices)}"
+    if kind == "model_type":
+        return f"{key} must hold `key: value` lines, not {value!r}"
+    if kind == "value_error":
+        return f"{key}: {error['ctx']['error']}"
+    return f"{key}: {value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _as_number(text: str) -> str:
+    """Advice to write a number that stands in quotes without them, and with a point, as YAML 1.1 needs it."""
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    if not math.isfinite(number):
+        return ""
+    mantissa, e, exponent = text.lower().partition("e")
+    return f": write {mantissa if '.' in mantissa or not e else mantissa + '.0'}{e}{exponent} without quotes"
+
+
+def _keys(schema: Any, where: tuple) -> list[str]:
+    """The valid keys at this place, below sections and dicts of sections."""
+    for key in where:
+        schema = schema.model_fields[key].annotation if hasattr(schema, "model_fields") else get_args(schema)[1]
+    return list(schema.model_fields)
+
+
 def _chosen(section: str, value: Any) -> Any:
     """Reduce `features` and `model` to the settings of the chosen kind or network, on one level."""
     choice = {"features": "kind", "model": "name"}.get(section)
@@ -411,67 +450,5 @@ def _chosen(section: str, value: Any) -> Any:
     return common
 
 
-def _name(path: Path | None) -> str:
-    return path.name if path else "params.yaml"
-
-
-def _raw(path: Path | None) -> dict:
-    """Parse the file as YAML 1.2, as DVC does: 1e-3 is a number, `no` is text."""
-    path = path or paths.root() / "params.yaml"
-    try:
-        raw = YAML(typ="safe", pure=True).load(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except YAMLError as error:
-        raise UserError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path.name} must be sections of `key: value` lines")
-    return raw
-
-
-def _checked(schema, raw: Any, above: tuple, name: str) -> Any:
-    try:
-        checked = TypeAdapter(schema).validate_python(raw, strict=True)
-    except ValidationError as errors:
-        lines = [f"{name}: {_explain(error, above)}" for error in errors.errors()]
-        raise UserError("\n".join(lines)) from None
-    return checked.model_dump() if isinstance(checked, BaseModel) else checked
-
-
-def _explain(error: dict, above: tuple) -> str:
-    """Put an error of pydantic into the words of a person who edits the file."""
-    where = (*above, *error["loc"])
-    key, value, kind = ".".join(map(str, where)), error["input"], error["type"]
-    if kind == "extra_forbidden":
-        return f"{key} is not a setting: {files.nearest(where[-1], _keys(where[:-1]))}"
-    if kind == "missing":
-        return f"{key} is missing"
-    if kind in ("float_type", "int_type") and isinstance(value, str):
-        return f"{key}: '{value}' is text, not a number{_as_number(value)}"
-    if kind == "literal_error":
-        choices = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{key}: '{value}' is none of {', '.join(choices)}: {files.nearest(value, choices)}"
-    if kind == "model_type":
-        return f"{key} must hold `key: value` lines, not {value!r}"
-    if kind == "value_error":
-        return f"{key}: {error['ctx']['error']}"
-    return f"{key}: {value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _as_number(text: str) -> str:
-    try:
-        number = float(text)
-    except ValueError:
-        return ""
-    if not math.isfinite(number):
-        return ""
-    mantissa, e, exponent = text.lower().partition("e")
-    return f": write {mantissa if '.' in mantissa or not e else mantissa + '.0'}{e}{exponent} without quotes"
-
-
-def _keys(where: tuple) -> list[str]:
-    """Return the valid keys of the section at this place."""
-    schema = Params
-    for key in where:
-        schema = schema.model_fields[key].annotation
-    return list(schema.model_fields)
+def _default() -> Path:
+    return paths.root() / "params.yaml"

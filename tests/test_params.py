@@ -6,18 +6,29 @@
 | a section alone; mistakes elsewhere do not matter to it | test_section_alone |
 | every kind of mistake is named with its key and what to do | test_mistakes |
 | settings may be laid over the file's, and are checked alike | test_overlaid |
+| of an encoder's layers: all, mean, or different numbers | test_layers |
 | several mistakes are told together | test_together |
 | a file that is no YAML, or absent | test_no_settings |
+| every kind, network and choice of the schema is one that the library has, and the other way round | test_choices |
+| the settings of a kind or network are those that its class takes | test_classes |
 """
 
+import dataclasses
+import inspect
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from aasist_lib import params
+from aasist_lib import calibration, corpora, evaluation, features, models, params, store
+from aasist_lib.augment import effects, rawboost
 from aasist_lib.base.errors import UserError
+from aasist_lib.evaluation import scorefiles
+from aasist_lib.features.normalise import WAYS
+from aasist_lib.models import aasist
+from aasist_lib.training import distributed, losses
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 TEXT = COMMITTED.read_text("utf-8")
@@ -74,6 +85,8 @@ def test_whole_number_where_a_share_is_meant(changed):
         ("mfcc", "  mfcc: {n_mfcc: 20, n_mels: 64.5}", "features.mfcc.n_mels: 64.5"),
         ("deltas", "  deltas: 3", "features.deltas: 3"),
         ("noise_snr_db", "  noise_snr_db: [30, 5]", "augment.noise_snr_db: 30 to 5 is no range"),
+        ("address", "  address: tcp://x:1", "compute: address tcp://x:1 is of a Dask cluster: set backend: dask"),
+        ("eval_format", "  eval_format: wavefak", "none of '', protocol, "),
         ("hop_length", "  hop_length: 99999", "features: hop_length (99999) must not exceed n_fft"),
         ("resnet", "  resnet: {width: 0, dropout: 0.3}", "model.resnet.width: 0"),
         (
@@ -108,6 +121,16 @@ def test_overlaid():
         params.overlaid({"train": {"lrr": 1.0}}, COMMITTED, "lfcc-gmm")
 
 
+@pytest.mark.parametrize("layers", ["all", "mean", [0, 5], [], [1, 1], [-1], [1.5], [True], "last", 3])
+def test_layers(layers):
+    changes = {"features": {"kind": "wav2vec2", "wav2vec2": {"layers": layers}}}
+    if layers in ("all", "mean", [0, 5]):
+        assert params.overlaid(changes, COMMITTED)["features"]["layers"] == layers
+    else:
+        with pytest.raises(UserError, match="^changes: features.wav2vec2.layers: .* is neither all, nor mean"):
+            params.overlaid(changes, COMMITTED)
+
+
 def test_together(changed):
     with pytest.raises(UserError) as error:
         params.load(changed("lr", "  learning_rate: 0.1"))
@@ -124,3 +147,43 @@ def test_no_settings(tmp_path, text, said):
         params.load(path)
     with pytest.raises(UserError, match="cannot be read"):
         params.load(tmp_path / "absent.yaml")
+
+
+FEATURES, MODEL, AUGMENT = params.Features.model_fields, params.Model.model_fields, params.Augment.model_fields
+CHOICES = [  # what the schema offers, what the library has
+    (params.Format, corpora.FORMATS),
+    (params.Corpus.model_fields["subset"].annotation, scorefiles.SUBSETS),
+    (FEATURES["kind"].annotation, features.KINDS),
+    (FEATURES["normalise"].annotation, WAYS),
+    (params.Extract.model_fields["holds"].annotation, store.HOLDS),
+    (params.Compute.model_fields["accelerator"].annotation, distributed.ACCELERATORS),
+    (MODEL["name"].annotation, models.NETWORKS),
+    (params.Aasist.model_fields["size"].annotation, aasist.SIZES),
+    (get_args(AUGMENT["rawboost_kinds"].annotation)[0], rawboost.KINDS),
+    (params.Train.model_fields["loss"].annotation, losses.LOSSES),
+    (params.Calibrate.model_fields["policy"].annotation, calibration.POLICIES),
+    (params.Calibrate.model_fields["policy"].annotation, evaluation.tables.POLICIES),
+]
+
+
+@pytest.mark.parametrize("offered, there", CHOICES)
+def test_choices(offered, there):
+    assert set(get_args(offered)) == set(there)
+
+
+def test_codecs():
+    """Without the two that the audit alone applies."""
+    assert set(get_args(get_args(AUGMENT["codecs"].annotation)[0])) <= set(effects.CODECS)
+
+
+def test_classes():
+    for kind, classes in features.KINDS.items():
+        taken = {name for made in classes for name in inspect.signature(made).parameters} - set(features.COMMON)
+        assert taken == {key for part in kind.split("+") if part in FEATURES for key in _keys(FEATURES[part])}
+    for name, (options, _) in models.NETWORKS.items():
+        taken = {field.name for field in dataclasses.fields(options)} - {"coefficients", "channels", "head"}
+        assert taken == _keys(MODEL[name])
+
+
+def _keys(field) -> set[str]:
+    return set(field.annotation.model_fields)

@@ -102,7 +102,7 @@ def test_never_read(waveforms, tmp_path, monkeypatch, number):
     original, fitted = store.Store.read, training.fit
     monkeypatch.setattr(store.Store, "read", read)
     monkeypatch.setattr(training, "fit", fit)
-    job = selection.Job(system("default", number), 1, 0, 2, waveforms, tmp_path, "key")
+    job = selection.Job(system("default", number), 1, waveforms, tmp_path, "key", fold=0, folds=2)
     selection.measured(job)
     rows = table.loc[sorted(chosen["rows"])]
     items = selection.folds(table, 2)[0]

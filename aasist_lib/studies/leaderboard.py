@@ -34,34 +34,17 @@ RUNS = Path("build/leaderboard/runs")
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(runner.Job):
     """One system with one seed.
 
     `scores`, `key` and `measured_by` hash what the scores, the result and the measures depend on; the first two are ""
     where published weights are missing.
     """
 
-    system: System
-    seed: int
-    store: Path
-    folder: Path
     corpus: str
     utterances: int
     scores: str
-    key: str
     measured_by: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.system.name}-{self.seed}"
-
-    @property
-    def words(self) -> str:
-        return f"{self.system.name} with seed {self.seed}"
-
-    @property
-    def path(self) -> Path:
-        return self.folder / f"{self.name}.json"
 
     @property
     def record(self) -> Path:
@@ -107,7 +90,7 @@ def command(root: Path, workers: int = 2, path: Path | None = None, again: bool 
         The file or a setting in it is invalid, or as `run`.
     """
     path = path or root / SYSTEMS
-    content, systems = plans.content_of(path), plans.read(path, root / "params.yaml")
+    content, systems = plans.read(path, root / "params.yaml")
     store = plans.waveforms(root, workers, systems)
     board = root / f"metrics/{path.stem}.json"
     by_split = Store(store).recordings.groupby("split")
@@ -254,7 +237,7 @@ def _job(system: System, seed: int, store: Path, folder: Path, corpus: str, utte
     scores, settings = system.key(seed, corpus, utterances), system.settings
     rest = [scores, settings["calibrate"], settings["evaluate"]["bootstrap"], utterances]
     key = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16] if scores else ""
-    return Job(system, seed, store, folder, corpus, utterances, scores, key, measured_by)
+    return Job(system, seed, store, folder, key, corpus, utterances, scores, measured_by)
 
 
 def _read_scores(path: Path) -> pd.DataFrame:

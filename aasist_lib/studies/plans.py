@@ -4,14 +4,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML, YAMLError
+from pydantic import Field, model_validator
 
 from aasist_lib import corpora, params, store
-from aasist_lib.base import files
-from aasist_lib.base.errors import UserError
 from aasist_lib.store import indexes
 from aasist_lib.studies.baselines import BASELINES
 from aasist_lib.studies.systems import System
@@ -24,35 +21,16 @@ SECTIONS = ("features", "model", "augment", "train", "calibrate", "evaluate")  #
 Seeds = Annotated[list[params.WholeNumber], Field(min_length=1)]
 
 
-class Section(params.Section):
-    """A part of a YAML file in experiments/, with its keys; a misspelt one is told with what was meant."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _knows(cls, content: Any) -> Any:
-        for key in content if isinstance(content, dict) else ():
-            if key not in cls.model_fields:
-                raise ValueError(f"{key} is not a setting: {files.nearest(key, cls.model_fields)}")
-        return content
-
-
-class Entry(Section):
+class Entry(params.Section):
     """A system: params.yaml with `change`, or with the settings in `file`; `claimed` are results from papers."""
 
     about: str
     change: dict[str, Any] = {}
     file: str = ""
-    baseline: str = ""
+    baseline: Literal["", *BASELINES] = ""
     published: str = ""
     seeds: Seeds | None = None
     claimed: dict[str, Any] = {}
-
-    @field_validator("baseline")
-    @classmethod
-    def _is_there(cls, name):
-        if name and name not in BASELINES:
-            raise ValueError(f"{name} is none of {', '.join(sorted(BASELINES))}")
-        return name
 
     @model_validator(mode="after")
     def _has_one_source(self):
@@ -65,7 +43,7 @@ class Entry(Section):
         return self.model_dump(include={"about", "file", "claimed"}, exclude_unset=True)
 
 
-class Systems(Section):
+class Systems(params.Section):
     """A file of systems by name; `all` is laid over params.yaml for every one of them."""
 
     seeds: Seeds
@@ -76,21 +54,16 @@ class Systems(Section):
     draws: params.Count | None = None
 
 
-def content_of(path: Path) -> Systems:
-    """Content of a file of systems; UserError for a mistake in it."""
-    return checked(Systems, yaml(path), path.name)
-
-
-def read(path: Path, base: Path) -> list[System]:
-    """Systems of a file over the settings in `base` (params.yaml), beside which weights are looked for.
+def read(path: Path, base: Path) -> tuple[Systems, list[System]]:
+    """A file of systems, and these over the settings in `base` (params.yaml), beside which weights are looked for.
 
     UserError for a mistake in either.
     """
-    content, systems = content_of(path), []
+    content, systems = params.checked(Systems, params.parse(path), path.name), []
     for name, entry in content.systems.items():
         change, of = entry.change, f"{path.name}: {name}"
         if entry.file:
-            change, of = yaml(path.parent / entry.file), f"{entry.file} ({of})"
+            change, of = params.parse(path.parent / entry.file), f"{entry.file} ({of})"
         settings = params.overlaid(params.merged(content.all, change), base, of)
         chosen = {section: settings[section] for section in SECTIONS}
         chosen["extract"] = {"copies": settings["extract"]["copies"]}
@@ -98,38 +71,7 @@ def read(path: Path, base: Path) -> list[System]:
         # published weights and their scores involve no randomness
         seeds = content.seeds[:1] if weights else entry.seeds or content.seeds
         systems.append(System(name, entry.about, chosen, tuple(seeds), entry.baseline, weights))
-    return systems
-
-
-def checked(schema: type[params.Section], content: Any, name: str) -> Any:
-    """Content of a YAML file as a model; UserError with one line for each mistake, which begins with `name`."""
-    try:
-        return schema.model_validate(content)
-    except ValidationError as errors:
-        raise UserError("\n".join(_explain(error, name) for error in errors.errors())) from None
-
-
-def _explain(error: dict, name: str) -> str:
-    """An error of pydantic in the words of params.py."""
-    where, value = ".".join(map(str, error["loc"])), error["input"]
-    where = f"{name}: {where}" if where else name
-    match error["type"]:
-        case "missing":
-            return f"{where} is missing"
-        case "model_type":
-            return f"{where} must hold `key: value` lines, not {value!r}"
-        case "value_error":
-            return f"{where}: {error['ctx']['error']}"
-        case _:
-            return f"{where}: {value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def yaml(path: Path) -> Any:
-    """Content of a YAML 1.2 file, as DVC reads it."""
-    try:
-        return YAML(typ="safe", pure=True).load(path)
-    except (OSError, YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    return content, systems
 
 
 def waveforms(root: Path, workers: int, systems: Sequence[System] = ()) -> Path:
@@ -159,4 +101,4 @@ def waveforms(root: Path, workers: int, systems: Sequence[System] = ()) -> Path:
 def data(root: Path) -> str:
     """Hash of data/ in data.dvc; "" without that file."""
     path = root / "data.dvc"
-    return yaml(path)["outs"][0].get("md5", "") if path.is_file() else ""
+    return params.parse(path)["outs"][0].get("md5", "") if path.is_file() else ""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -14,18 +15,46 @@ from aasist_lib.base.jobs import single_threaded
 from aasist_lib.base.progress import at_hand, progress
 from aasist_lib.base.workers import in_processes
 from aasist_lib.store import Store, indexes
+from aasist_lib.studies.systems import System
+
+
+@dataclass(frozen=True)
+class Job:
+    """A system to train with a seed on a store of waveforms; `key` hashes what its result in `folder` depends on."""
+
+    system: System
+    seed: int
+    store: Path
+    folder: Path
+    key: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.system.name}-{self.seed}"
+
+    @property
+    def words(self) -> str:
+        """What the progress says of it."""
+        return f"{self.system.name} with seed {self.seed}"
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    def done(self, row: dict) -> bool:
+        """Whether a result is valid for this job."""
+        return row.get("key") == self.key
 
 
 def run(
-    jobs: Sequence, measure: Callable[..., dict], *, doing: str, kept: Iterable[dict] = (),
+    jobs: Sequence[Job], measure: Callable[[Job], dict], *, doing: str, kept: Iterable[dict] = (),
     save: Callable[[list[dict]], None] = lambda results: None, workers: int = 1,
 ) -> list[dict]:  # fmt: skip
     """Results of all jobs in their order; valid ones, in their files or in `kept`, are not made again.
 
     Parameters
     ----------
-    jobs : each with `system`, `seed`, `words` (for the progress), `path` of its result, and `done(result)`.
-    measure : module-level function, from a job to its result.
+    measure : module-level function.
     doing : title of the progress.
     kept : results of an earlier run, perhaps on another machine.
     save : called with the results so far, at the start and after each one.
@@ -56,7 +85,7 @@ def run(
     return so_far()
 
 
-def result(job, kept: Iterable[dict]) -> dict | None:
+def result(job: Job, kept: Iterable[dict]) -> dict | None:
     """Valid result of a job, from its file or from `kept`."""
     return next(filter(job.done, [read(job.path), *kept]), None)
 
@@ -96,7 +125,7 @@ def check_waveforms(store: Path, users: str) -> None:
         raise UserError(f"{store} holds features, and {users} differ in theirs: extract with extract.holds: waveforms")
 
 
-def _work(measure: Callable[..., dict], job) -> None:
+def _work(measure: Callable[[Job], dict], job: Job) -> None:
     os.environ["AASIST_TERMINAL"] = ""  # the bar over runs is enough
     with single_threaded():
         found = measure(job)

@@ -32,29 +32,20 @@ ASKED = 1  # version of `measured`: a change invalidates earlier results
 
 
 @dataclass(frozen=True)
-class Job:
-    """One candidate trained for one fold; `key` hashes what its result depends on."""
+class Job(runner.Job):
+    """One candidate trained for one fold, with `draws` utterances per epoch."""
 
-    system: System
-    seed: int
     fold: int
     folds: int
-    store: Path
-    folder: Path
-    key: str
     draws: int | None = None
 
     @property
-    def path(self) -> Path:
-        return self.folder / f"{self.system.name}-{self.seed}-{self.fold}.json"
+    def name(self) -> str:
+        return f"{super().name}-{self.fold}"
 
     @property
     def words(self) -> str:
         return f"{self.system.name}, fold {self.fold}"
-
-    def done(self, row: dict) -> bool:
-        """Whether a result is valid for this job."""
-        return row.get("key") == self.key
 
 
 def command(root: Path, workers: int = 2, path: Path | None = None) -> Path:
@@ -69,7 +60,7 @@ def command(root: Path, workers: int = 2, path: Path | None = None) -> Path:
         The file or a setting in it is invalid, or a training fails.
     """
     path = path or root / CANDIDATES
-    content, systems = plans.content_of(path), plans.read(path, root / "params.yaml")
+    content, systems = plans.read(path, root / "params.yaml")
     store = plans.waveforms(root, workers, systems)
     board = root / f"metrics/{path.stem}.json"
     about = {"about": {system.name: system.about for system in systems}, "data": plans.data(root)}
@@ -116,7 +107,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     corpus = runner.of_store(store)
     jobs = [
-        Job(system, seed, fold, folds, store, folder, _key(system, seed, fold, folds, draws, corpus), draws)
+        Job(system, seed, store, folder, _key(system, seed, fold, folds, draws, corpus), fold, folds, draws)
         for system in systems
         for seed in system.seeds
         for fold in range(folds)
@@ -145,7 +136,7 @@ def measured(job: Job) -> dict:
     ])  # fmt: skip
     out |= (dev & ~table.index.isin(chosen.index)).to_numpy()
     out |= excess_copies(table, settings["extract"]["copies"])
-    network = job.folder / f"{job.path.stem}-network"
+    network = job.folder / f"{job.name}-network"
     start = time.monotonic()
     parts = {name: settings[name] for name in ("model", "train", "augment")}
     training.fit(

@@ -26,8 +26,7 @@ import optuna
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import BaseTrial, FrozenTrial, TrialState
 from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 
@@ -52,16 +51,8 @@ DIGITS = 3  # significant digits of sampled numbers, so that settings stay reada
 FEWEST_FOR_IMPORTANCE = 8  # complete trials; importance is unreliable even then
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-class Range(plans.Section):
-    """Numbers from `low` to `high`, integers if `low` is one; `log` samples their logarithms uniformly.
-
-    >>> Range(low=1.0e-4, high=1.0e-2, log=True).value(0.00123456)
-    0.00123
-    """
+class Range(params.Section):
+    """Numbers from `low` to `high`, integers if both are; `log` samples their logarithms uniformly."""
 
     low: Any
     high: Any
@@ -69,25 +60,22 @@ class Range(plans.Section):
 
     @model_validator(mode="after")
     def _is_a_range(self):
-        if not _is_number(self.low) or not _is_number(self.high):
+        if any(type(end) not in (int, float) for end in (self.low, self.high)):
             raise ValueError("low and high must be numbers such as 3.0e-4")
         if not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError(f"{self.low} to {self.high} is no range{' of logarithms' if self.log else ''}")
         return self
 
-    def distribution(self) -> BaseDistribution:
-        kind = IntDistribution if isinstance(self.low, int) else FloatDistribution
-        return kind(self.low, self.high, log=self.log)
-
-    def value(self, drawn: float) -> float:
-        """Setting: the sampled value to three significant digits."""
+    def suggest(self, trial: BaseTrial, key: str) -> float:
+        """Setting of a trial: an integer, or a number of three significant digits."""
         if isinstance(self.low, int):
-            return int(drawn)
+            return trial.suggest_int(key, self.low, self.high, log=self.log)
+        drawn = trial.suggest_float(key, self.low, self.high, log=self.log)
         return min(max(float(f"{drawn:.{DIGITS}g}"), self.low), self.high)
 
     def drawn(self, value: Any) -> Any:
-        """Sample that gives this setting, or None."""
-        return value if _is_number(value) and self.low <= value <= self.high else None
+        """What Optuna draws for this setting, or None."""
+        return value if type(value) in (int, float) and self.low <= value <= self.high else None
 
     def examples(self) -> list:
         """Settings to validate before any training."""
@@ -96,7 +84,7 @@ class Range(plans.Section):
         return [self.low, *between, self.high]
 
 
-class Choices(plans.Section):
+class Choices(params.Section):
     """One of these YAML values, which are JSON in the study because Optuna takes no lists."""
 
     choices: list
@@ -107,11 +95,8 @@ class Choices(plans.Section):
             raise ValueError(f"choices must be a list of different values, not {self.choices!r}")
         return self
 
-    def distribution(self) -> BaseDistribution:
-        return CategoricalDistribution([json.dumps(value) for value in self.choices])
-
-    def value(self, drawn: str) -> Any:
-        return json.loads(drawn)
+    def suggest(self, trial: BaseTrial, key: str) -> Any:
+        return json.loads(trial.suggest_categorical(key, [json.dumps(value) for value in self.choices]))
 
     def drawn(self, value: Any) -> str | None:
         return json.dumps(value) if value in self.choices else None
@@ -120,14 +105,14 @@ class Choices(plans.Section):
         return self.choices
 
 
-class Prune(plans.Section):
+class Prune(params.Section):
     """When the median rule stops a trial: after so many complete trials, and so many epochs of its own."""
 
     trials: params.Count
     epochs: params.Count
 
 
-class Request(plans.Section):
+class Request(params.Section):
     """A file such as experiments/tune.yaml: `change` is laid over params.yaml for every trial."""
 
     trials: params.Count
@@ -148,17 +133,16 @@ class Plan:
 
     def __init__(self, path: Path, base: Path):
         self.file, self.base = path.name, base
-        self.asked = plans.checked(Request, plans.yaml(path), path.name)
+        self.asked = params.checked(Request, params.parse(path), path.name)
         self.fixed = _flat(self.asked.change)
-        self.settings({})
-        raw = plans.yaml(base)
-        now = {key: _at(raw, key) for key in self.asked.space}
-        self.space = {key: self._part(key, entry, now[key]) for key, entry in self.asked.space.items()}
+        raw = params.parse(base)
+        now = _flat(raw)
+        self.space = {key: self._part(key, entry, now) for key, entry in self.asked.space.items()}
         self._check_values()
         for key in [*self.fixed, *self.space]:
             self._check_place(key)
         inside = all(part.drawn(now[key]) is not None for key, part in self.space.items())
-        self.first = now if inside else {}
+        self.first = {key: now[key] for key in self.space} if inside else {}
         rest = _flat({name: raw[name] for name in SECTIONS}) | self.fixed
         rest = {key: value for key, value in rest.items() if key not in self.space}
         self.about = json.dumps([rest, raw["seed"], self.asked.epochs], sort_keys=True)
@@ -168,19 +152,20 @@ class Plan:
         changes = nested({**self.fixed, **tried, "train.max_epochs": self.asked.epochs})
         return params.overlaid(changes, self.base, self.file)
 
-    def tried(self, trial: FrozenTrial) -> dict[str, Any]:
-        """Settings of a trial."""
-        return {key: part.value(trial.params[key]) for key, part in self.space.items() if key in trial.params}
+    def tried(self, trial: BaseTrial) -> dict[str, Any]:
+        """Settings of a trial: drawn, if it runs; those that had been drawn, if it is done."""
+        drawn = trial.params if isinstance(trial, FrozenTrial) else self.space
+        return {key: part.suggest(trial, key) for key, part in self.space.items() if key in drawn}
 
-    def _part(self, key: str, entry: Any, now: Any) -> Range | Choices:
+    def _part(self, key: str, entry: Any, now: Mapping[str, Any]) -> Range | Choices:
         where = f"{self.file}: space: {key}"
-        if isinstance(now, dict):
-            raise UserError(f"{where} is a section: name a setting in it, such as {key}.{next(iter(now))}")
-        if not isinstance(entry, dict):
-            raise UserError(f"{where} must say {{low: ..., high: ...}} or {{choices: [...]}}, not {entry!r}")
-        part = plans.checked(Choices if "choices" in entry else Range, entry, where)
-        if isinstance(part, Range) and any(isinstance(number, float) for number in (part.low, part.high, now)):
-            part.low, part.high = float(part.low), float(part.high)
+        inner = next((name for name in now if name.startswith(f"{key}.")), None)
+        if inner:
+            raise UserError(f"{where} is a section: name a setting in it, such as {inner}")
+        schema = Choices if isinstance(entry, dict) and "choices" in entry else Range
+        part = params.checked(schema, entry, where)
+        if schema is Range and float in map(type, (part.low, part.high, now.get(key))):
+            return Range(low=float(part.low), high=float(part.high), log=part.log)
         return part
 
     def _check_place(self, key: str) -> None:
@@ -339,7 +324,7 @@ def _work(job: Job) -> None:
     os.environ["AASIST_TERMINAL"] = ""  # the bar over trials is enough
     search, plan = job.search, job.search.plan
     study = _study(search, job.name, job.place)
-    trial = study.ask({key: part.distribution() for key, part in plan.space.items()})
+    trial = study.ask()
     settings = plan.settings(plan.tried(trial))
     folder = search.folder / job.name / f"trial-{_began_as(trial)}"
 
@@ -453,9 +438,3 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> dict:
     for key, value in settings.items():
         found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
     return found
-
-
-def _at(settings: Any, key: str) -> Any:
-    for name in key.split("."):
-        settings = settings.get(name) if isinstance(settings, dict) else None
-    return settings
