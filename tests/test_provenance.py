@@ -113,7 +113,7 @@ def test_who_uses_it(tmp_path, monkeypatch):
     network = models.build(MODEL["name"], **{k: v for k, v in MODEL.items() if k != "name"}, coefficients=8, channels=1)
 
     def keys():
-        of_training = loop._key(store, network, loop._settings(TRAIN), {}, 1, 1, None, None)
+        of_training = loop._key(store, network, loop.Settings(**TRAIN), {}, 1, 1, None, None)
         return of_training, holdout._key(store, [])
 
     first = keys()

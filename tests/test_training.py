@@ -615,7 +615,7 @@ def test_scores_refuse_other_features(store, trained, tmp_path):
 
 
 def test_errors_of_people(store, tmp_path):
-    with pytest.raises(UserError, match="learning_rate"):
+    with pytest.raises(UserError, match="train: learning_rate is not a setting"):
         fit(store, tmp_path, learning_rate=1.0)
     with pytest.raises(UserError, match="no longer a number.*epoch 1"):
         fit(store, tmp_path, lr=1.0e30)
@@ -761,7 +761,7 @@ def test_losses(store, tmp_path):
         assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0], name
     scores = training.scores(tmp_path / "one_class", store, "dev", threads=1)["score"]
     assert scores.between(-1, 1).all()
-    with pytest.raises(UserError, match="train.loss: there is no 'hinge'"):
+    with pytest.raises(UserError, match="train: loss: 'hinge' is none of cross_entropy, focal, one_class"):
         fit(store, tmp_path, loss="hinge")
 
 

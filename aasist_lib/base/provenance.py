@@ -44,9 +44,11 @@ def code_of(*sources: str) -> dict[str, str]:
 def code_key(*modules: str, alone: Iterable[str] = ()) -> bytes:
     """A hash (32 bytes) of what modules and all that they import do; `alone` are counted without their imports.
 
-    It is the key of kept work: a changed docstring keeps it, a changed number does not.
+    It is the key of kept work: a changed docstring keeps it, a changed number does not. `params` does not count, since
+    it only says which settings are valid.
     """
     found = code_of(*modules) | {name: _meaning(ast.parse(_file(name).read_bytes())) for name in alone}
+    found.pop("aasist_lib.params", None)
     return hashlib.sha256(repr(sorted(found.values())).encode()).digest()
 
 

@@ -37,6 +37,8 @@ from aasist_lib.augment import Augment
 from aasist_lib.base import paths, provenance
 from aasist_lib.base.errors import UserError, tells_of_full_disk
 from aasist_lib.base.progress import progress
+from aasist_lib.params import Train as Settings
+from aasist_lib.params import checked
 from aasist_lib.store import Store, indexes
 from aasist_lib.training import distributed, losses
 
@@ -46,35 +48,6 @@ GRADIENT_NORM = 1.0  # gradient clipping: one outlier batch early on can undo th
 
 class Diverged(UserError):
     """The training loss is not finite."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The params section `train`; see the comments in params.yaml."""
-
-    max_epochs: int
-    patience: int
-    batch_size: int
-    precision: str
-    crop_seconds: float
-    loss: str
-    bonafide_weight: float
-    lr: float
-    weight_decay: float
-    warmup_fraction: float
-    time_masks: int
-    time_mask_frames: int
-    coefficient_masks: int
-    coefficient_mask_width: int
-    channel_jitter: float
-    pair_fraction: float
-    mixup: float
-    adversarial: float
-    adversarial_db: tuple[float, float]
-    adversarial_steps: int
-    averaging: float
-    init_from: str
-    freeze_cnn_epochs: int
 
 
 @tells_of_full_disk("output")
@@ -124,7 +97,7 @@ def fit(
         If a setting is invalid, a split lacks a class, the store holds features and augmentation needs waveforms,
         `init_from` does not fit, or the loss is not finite (`Diverged`).
     """
-    settings, store = _settings(train), store if isinstance(store, Store) else Store(store)
+    settings, store = checked(Settings, train, "train"), store if isinstance(store, Store) else Store(store)
     accelerator = distributed.chosen((compute or {}).get("accelerator", "cpu"))
     rank, processes = distributed.world()
     with _reproducible(threads, seed, accelerator == "cpu"), _quiet():
@@ -651,13 +624,6 @@ class Progress(pl.Callback):
         self.bar.close()
 
 
-def _settings(train: dict) -> Settings:
-    try:
-        return Settings(**train)
-    except TypeError as error:
-        raise UserError(f"train: {str(error).replace('Settings.__init__() ', '')}") from None
-
-
 def _described(name: str, network: nn.Module) -> dict:
     """The section `model` with every option spelt out, so that changed defaults spoil no trained network."""
     options = dataclasses.asdict(network.options)
@@ -680,7 +646,7 @@ def _key(
     store: Store, network: nn.Module, settings: Settings, augment, seed: int, threads: int, leave_out, draws
 ) -> str:
     """Hash of everything that the result depends on; a checkpoint with the same key may be resumed."""
-    options = [dataclasses.asdict(network.options), dataclasses.asdict(settings), augment]
+    options = [dataclasses.asdict(network.options), settings.model_dump(), augment]
     about = [*options, store.features, store.holds, seed, threads, draws]
     key = hashlib.sha256(json.dumps([*about, torch.__version__, pl.__version__], sort_keys=True).encode())
     for piece in indexes.text(store.table):
