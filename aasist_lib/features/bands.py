@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from aasist_lib.base.errors import UserError
 from aasist_lib.features.packing import pack, repeat, unpack
 
 AMIN = 1e-10  # power below which a band counts as silent (librosa.power_to_db)
@@ -79,10 +78,3 @@ def in_pieces(work: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
         return work(frames)
     piece = max(1, CACHE_FLOATS // frames.shape[1])
     return torch.cat([work(frames[start : start + piece]) for start in range(0, len(frames), piece)])
-
-
-def check_counts(**settings) -> None:
-    """Refuse settings that are not positive integers."""
-    for name, value in settings.items():
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"features.{name}: {value!r} is not a positive whole number")

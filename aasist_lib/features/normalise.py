@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from aasist_lib.base import files
+from aasist_lib.base.errors import UserError
+
 SLIDING_SECONDS = 3.0
 VARIANCE_FLOOR = 1e-2  # dB²: keeps silence, which hardly varies, from being scaled up to look like speech
 WAYS = ("none", "mean", "mean_variance", "sliding_mean", "sliding_mean_variance")
@@ -30,6 +33,8 @@ class Normalise(nn.Module):
 
     def __init__(self, how: str, frame_rate: float):
         super().__init__()
+        if how not in WAYS:
+            raise UserError(f"features.normalise: there is no {how!r}; {files.nearest(how, WAYS)}")
         self.how, self.variance = how, how.endswith("variance")
         self.half = round(SLIDING_SECONDS / 2 * frame_rate) if how.startswith("sliding") else None
 

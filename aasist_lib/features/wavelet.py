@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
-from aasist_lib.features.bands import Bands, check_counts, in_pieces
+from aasist_lib.features.bands import Bands, in_pieces
 
 
 class WaveletPackets(Bands):
@@ -38,7 +38,6 @@ class WaveletPackets(Bands):
         wavelet: str = "sym8",
         level: int = 5,
     ):
-        check_counts(sample_rate=sample_rate, n_fft=n_fft, hop_length=hop_length, level=level)
         if n_fft % 2**level:
             raise UserError(
                 f"features.n_fft: {n_fft} is not divisible by 2^level = {2**level}: halves must come out even"

@@ -15,7 +15,6 @@ Options that networks share: `coefficients`, rows of the input over all channels
 "linear", or "cosine" for the one-class softmax loss.
 """
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -53,20 +52,14 @@ def build(name: str, **options) -> nn.Module:
     Raises
     ------
     UserError
-        For an unknown name or option (the nearest valid one is named), or a value out of range.
+        If the network does not fit the features, or its encoder cannot be read.
 
     Examples
     --------
     >>> build("cnn_attention", coefficients=60, channels=3, width=32).options.width
     32
     """
-    if name not in NETWORKS:
-        raise UserError(f"model.name: '{name}' is unknown: {files.nearest(name, NETWORKS)}")
     kind, network = NETWORKS[name]
-    known = [field.name for field in dataclasses.fields(kind)]
-    for option in options:
-        if option not in known:
-            raise UserError(f"model.{option}: {name} has no such option: {files.nearest(option, known)}")
     return network(kind(**options))
 
 

@@ -54,8 +54,6 @@ class Options:
 
     def __post_init__(self):
         layers.check_waveforms(self, "aasist")
-        if self.size not in SIZES:
-            raise UserError(f"model.size: '{self.size}' is unknown: use {' or '.join(SIZES)}")
 
 
 def filters() -> Tensor:
@@ -244,7 +242,8 @@ class AASIST(nn.Module):
         return self.output(self.embed(features)).flip(1)
 
     def embed(self, features: Tensor) -> Tensor:
-        x = layers.waveforms(features, MIN_FRAMES)
+        layers.check_features(features, 1, MIN_FRAMES)
+        x = features[:, 0]
         x = x.repeat(1, math.ceil(SAMPLES / x.shape[1]))[:, :SAMPLES]
         x = self.cnn(x).abs()  # (b, w, 23, 29)
         bands = self.bands(x.amax(dim=3).transpose(1, 2) + self.positions)  # (b, 11, w)

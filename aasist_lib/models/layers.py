@@ -8,8 +8,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from aasist_lib.base.errors import UserError
 from aasist_lib.features import dct_matrix
 
-HEADS = {"linear": "any logit", "cosine": "between -1 and 1, for the one-class softmax"}
-
 
 class BatchNorm(_BatchNorm):
     """Batch normalisation of (b, c, ...); torch's uses MKL's root, whose last bit differs between Intel and AMD.
@@ -133,36 +131,10 @@ def output(head: str, size: int) -> nn.Linear:
     return Cosine(size) if head == "cosine" else nn.Linear(size, 1)
 
 
-def check_options(options, least: int = 1) -> None:
-    """Refuse invalid options; `least` coefficients per channel are needed."""
-    if options.channels < 1 or options.coefficients % options.channels:
-        raise UserError(f"{options.coefficients} coefficients do not divide into {options.channels} channels")
+def check_rows(options, least: int) -> None:
+    """Refuse to build a network that needs `least` coefficients a channel for features that have fewer."""
     if (rows := options.coefficients // options.channels) < least:
         raise UserError(f"model.name: this network needs at least {least} coefficients a channel, not {rows}")
-    if options.head not in HEADS:
-        raise UserError(f"model.head: '{options.head}' is unknown: use {' or '.join(HEADS)}")
-    check_numbers(options)
-
-
-def check_numbers(options) -> None:
-    """Refuse an invalid width, number of heads or dropout."""
-    if options.width < 1:
-        raise UserError(f"model.width: {options.width} is not at least 1")
-    heads = getattr(options, "heads", 1)
-    if heads < 1 or options.width % heads:
-        raise UserError(f"model.width: {options.width} is not a multiple of model.heads, {heads}")
-    if not 0 <= options.dropout < 1:
-        raise UserError(f"model.dropout: {options.dropout} is not between 0 and 1")
-
-
-def check_features(features: Tensor, coefficients: int, frames: int) -> None:
-    """Refuse features with another number of coefficients or fewer than `frames` frames."""
-    _check_dimensions(features, "coefficients, frames")
-    if features.shape[1] != coefficients or features.shape[2] < frames:
-        raise UserError(
-            f"the network takes {coefficients} coefficients and at least {frames} frames, "
-            f"not {features.shape[1]} and {features.shape[2]}"
-        )
 
 
 def check_waveforms(options, name: str) -> None:
@@ -171,17 +143,10 @@ def check_waveforms(options, name: str) -> None:
         raise UserError(f"model.name: {name} takes waveforms: set features.kind: waveform")
 
 
-def waveforms(features: Tensor, least: int) -> Tensor:
-    """(b, 1, samples) -> (b, samples); UserError for other shapes or fewer than `least` samples."""
-    _check_dimensions(features, "1, samples")
-    if features.shape[1] != 1 or features.shape[2] < least:
+def check_features(features: Tensor, coefficients: int, frames: int) -> None:
+    """Refuse features with another number of coefficients, 1 for waveforms, or fewer than `frames` frames."""
+    if features.ndim != 3 or features.shape[1] != coefficients or features.shape[2] < frames:
         raise UserError(
-            f"the network takes waveforms of at least {least} samples, "
-            f"not {features.shape[1]} rows of {features.shape[2]}: set features.kind: waveform"
+            f"the network takes features of shape (batch, {coefficients}, {frames} or more), "
+            f"not {tuple(features.shape)}"
         )
-    return features[:, 0]
-
-
-def _check_dimensions(features: Tensor, rest: str) -> None:
-    if features.ndim != 3:
-        raise UserError(f"the network takes a tensor of shape (batch, {rest}), not {tuple(features.shape)}")

@@ -27,7 +27,7 @@ class Options:
     head: str = "linear"
 
     def __post_init__(self):
-        layers.check_options(self, least=4)
+        layers.check_rows(self, least=4)
 
 
 class SqueezeExcite(nn.Module):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from aasist_lib.base.errors import UserError
 from aasist_lib.models import layers
 
 MIN_FRAMES = 8
@@ -27,11 +26,6 @@ class Options:
     layers: int = 4
     dropout: float = 0.1
     head: str = "linear"
-
-    def __post_init__(self):
-        layers.check_options(self)
-        if self.layers < 1:
-            raise UserError(f"model.layers: {self.layers} is not at least 1")
 
 
 class ConvPositions(nn.Module):

@@ -20,7 +20,6 @@ from aasist_lib.features.wav2vec2 import read_encoder, shortest, states
 from aasist_lib.models import layers
 
 LEAST_WIDTH = 128  # of an encoder: fewer coefficients per channel come from another front-end
-TRAINED = ("head", "all")
 
 
 @dataclass(frozen=True)
@@ -44,16 +43,11 @@ class Options:
             raise UserError(
                 "model.name: wav2vec2 takes waveforms or an encoder's states: set features.kind: waveform or wav2vec2"
             )
-        if self.hears and not self.encoder:
-            raise UserError("model.encoder: wav2vec2 needs a folder or a name on the Hugging Face hub")
-        if self.trained not in TRAINED:
-            raise UserError(f"model.trained: '{self.trained}' is unknown: use {' or '.join(TRAINED)}")
         if self.trained == "all" and not self.hears:
             raise UserError(
                 "model.trained: all would train the encoder, which these features have left behind: set "
                 "features.kind: waveform, or model.trained: head"
             )
-        layers.check_numbers(self)
 
     @property
     def hears(self) -> bool:
@@ -119,10 +113,10 @@ class Wav2Vec2(nn.Module):
 
     def states(self, features: Tensor) -> tuple[Tensor, ...]:
         """The hidden states that are averaged, (b, n, h) each."""
+        layers.check_features(features, self.options.coefficients, self.min_frames)
         if self.encoder is None:
-            layers.check_features(features, self.options.coefficients, self.min_frames)
             return features.unflatten(1, (self.options.channels, -1)).transpose(2, 3).unbind(1)
-        x = layers.waveforms(features, self.min_frames)
+        x = features[:, 0]
         # a frozen encoder needs no graph, unless its input needs a gradient
         with torch.set_grad_enabled(torch.is_grad_enabled() and (self.fine_tuned or x.requires_grad)):
             return states(self.encoder, x)
