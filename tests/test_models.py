@@ -267,31 +267,20 @@ def test_spectrum_undoes_the_dct():
     np.testing.assert_allclose(bands, scipy.fft.idct(scaled.numpy(), axis=2, norm="ortho"), atol=1e-5)
 
 
-def test_attention_is_what_the_logit_used():
-    net, x = network(), features(frames=120)
-    between, pooling = net.attention(x)
-    assert between.shape == (2, 4, 30, 30) and pooling.shape == (2, 30)
-    torch.testing.assert_close(between.sum(-1), torch.ones(2, 4, 30))
+@pytest.mark.parametrize(
+    "name, layer, count", [("cnn_attention", (), 30), ("transformer", (0,), 20), ("transformer", (-1,), 20)]
+)
+def test_attention_is_what_the_logit_used(name, layer, count):
+    net, x = network(name), features(frames=120)
+    between, pooling = net.attention(x, *layer)
+    assert between.shape == (2, 4, count, count) and pooling.shape == (2, count)
+    torch.testing.assert_close(between.sum(-1), torch.ones(2, 4, count))
     torch.testing.assert_close(pooling.sum(-1), torch.ones(2))
     # the same logit from these weights by hand
-    tokens, _ = net.transformer(net.tokens(x), need_weights=True)
-    mean = torch.einsum("bn,bnw->bw", pooling, tokens)
-    variance = torch.einsum("bn,bnw->bw", pooling, (tokens - mean[:, None]) ** 2)
-    by_hand = net.output(torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1))[:, 0]
-    torch.testing.assert_close(by_hand, net(x), atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("layer", [0, -1])
-def test_attention_of_the_transformer_is_what_the_logit_used(layer):
-    net, x = network("transformer"), features(frames=120)
-    between, pooling = net.attention(x, layer)
-    assert between.shape == (2, 4, 20, 20) and pooling.shape == (2, 20)
-    torch.testing.assert_close(between.sum(-1), torch.ones(2, 4, 20))
-    torch.testing.assert_close(pooling.sum(-1), torch.ones(2))
     tokens = net.tokens(x)
-    for block in net.layers:
+    for block in net.layers if name == "transformer" else [net.transformer]:
         tokens, _ = block(tokens)
-    tokens = net.norm(tokens)
+    tokens = net.norm(tokens) if name == "transformer" else tokens
     mean = torch.einsum("bn,bnw->bw", pooling, tokens)
     variance = torch.einsum("bn,bnw->bw", pooling, (tokens - mean[:, None]) ** 2)
     by_hand = net.output(torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1))[:, 0]
