@@ -24,7 +24,6 @@
 | scores | one by one, long ones in windows; another front-end is refused |
 """
 
-import dataclasses
 import json
 import shutil
 import signal
@@ -492,7 +491,7 @@ def test_masks(store):
 
 def test_channel_jitter(store):
     plain = training.Settings(**{**TRAIN, "time_masks": 0, "coefficient_masks": 0})
-    opened, jittered = Store(store), dataclasses.replace(plain, channel_jitter=6.0)
+    opened, jittered = Store(store), plain.model_copy(update={"channel_jitter": 6.0})
     added = []
     for position in range(60):
         draw = (0, position, 1, 0.3)
