@@ -1,7 +1,8 @@
 """Schema of `params.yaml`, checked strictly.
 
 Every key is required and known, and every value has a type and a range, so that a typing error stops a run at its
-start. This is the only place where settings are checked; comments in params.yaml say what they mean.
+start. Elsewhere only what depends on a corpus, an encoder or a wavelet is checked. Comments in params.yaml say what
+settings mean.
 """
 
 import math
