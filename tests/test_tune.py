@@ -363,7 +363,8 @@ def test_the_committed_file():
     for section in ("features", "model", "augment"):
         assert settings[section] == now[section]
     assert settings["train"] == now["train"] | {"max_epochs": plan.asked.epochs}
-    assert all(part.value(part.drawn(plan.first[key])) == plan.first[key] for key, part in plan.space.items())
+    drawn = {key: part.drawn(plan.first[key]) for key, part in plan.space.items()}
+    assert plan.tried(optuna.trial.FixedTrial(drawn)) == plan.first
 
 
 @pytest.mark.parametrize(
@@ -379,7 +380,7 @@ def test_the_committed_file():
         ({"space": {"train.lr": {"low": 0.2, "high": 0.1}}}, "space: train.lr: 0.2 to 0.1 is no range"),
         ({"space": {"train.lr": {"low": 0.0, "high": 0.1, "log": True}}}, "0.0 to 0.1 is no range of logarithms"),
         ({"space": {"train.lr": {"low": "3e-4", "high": 0.1}}}, "low and high must be numbers such as 3.0e-4"),
-        ({"space": {"train.lr": {"low": 0.1, "hihg": 0.2}}}, "hihg is not a setting: did you mean 'high'?"),
+        ({"space": {"train.lr": {"low": 0.1, "high": 0.2, "lgo": True}}}, "lgo is not a setting: did you mean 'log'?"),
         ({"space": {"train.lr": [0.1, 0.2]}}, "space: train.lr must hold `key: value` lines, not [0.1, 0.2]"),
         ({"space": {"train.lr": {"choices": [0.1, 0.1]}}}, "choices must be a list of different values"),
         ({"space": {"features.kind": {"choices": ["mfcc", "lffc"]}}}, "did you mean 'lfcc'?"),
