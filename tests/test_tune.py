@@ -380,7 +380,7 @@ def test_the_committed_file():
         ({"space": {"train.lr": {"low": 0.2, "high": 0.1}}}, "space: train.lr: 0.2 to 0.1 is no range"),
         ({"space": {"train.lr": {"low": 0.0, "high": 0.1, "log": True}}}, "0.0 to 0.1 is no range of logarithms"),
         ({"space": {"train.lr": {"low": "3e-4", "high": 0.1}}}, "low and high must be numbers such as 3.0e-4"),
-        ({"space": {"train.lr": {"low": 0.1, "high": 0.2, "lgo": True}}}, "lgo is not a setting: did you mean 'log'?"),
+        ({"space": {"train.lr": {"low": 0.1, "high": 0.2, "logg": True}}}, "logg is not a setting: did you mean 'log'"),
         ({"space": {"train.lr": [0.1, 0.2]}}, "space: train.lr must hold `key: value` lines, not [0.1, 0.2]"),
         ({"space": {"train.lr": {"choices": [0.1, 0.1]}}}, "choices must be a list of different values"),
         ({"space": {"features.kind": {"choices": ["mfcc", "lffc"]}}}, "did you mean 'lfcc'?"),
