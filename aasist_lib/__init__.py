@@ -4,7 +4,6 @@
 """
 
 import os
-import warnings
 from pathlib import Path
 
 # Set before numpy and torch are loaded; child processes inherit them.
@@ -15,10 +14,8 @@ for _line in Path(__file__).with_name("pins.env").read_text("utf-8").splitlines(
 # Waiting threads sleep instead of spinning: training is several times faster where other processes want a core.
 # Set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Else onnxruntime, which Lightning imports, sends telemetry and keeps a device id in the home directory.
+# Else onnxruntime sends telemetry and keeps a device id in the home directory.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# A library behind Lightning looks for notebook widgets, which this project does not use.
-warnings.filterwarnings("ignore", "IProgress not found")
 
 __all__ = ["Detector"]
 

@@ -84,7 +84,7 @@ def main(folder: Path, data: Path | None = None) -> None:
             threads=threads, checkpoints=folder / "checkpoints",
         )  # fmt: skip
         tell(f"training on {held}", folder / "network")
-    dev, test = (training.scores(folder / "network", folder / "waveforms", split) for split in ("dev", "eval"))
+    dev, test = (store.scores(folder / "network", folder / "waveforms", split) for split in ("dev", "eval"))
     tell("scores", dev["score"].to_numpy(), test["score"].to_numpy())
     for fitted in calibration.fit_isotonic, calibration.fit_affine:
         fit = fitted(*evaluation.split_classes(dev, "score"))

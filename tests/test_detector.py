@@ -3,14 +3,14 @@
 | test | what must hold |
 |---|---|
 | real speech | every recording of tests/speech, whatever its format and rate, gets a finite llr |
-| one pipeline | the same llr as by way of the store and `training.scores`, within 1e-4 |
+| one pipeline | the same llr as by way of the store and `store.scores`, within 1e-4 |
 | decision | spoof if and only if llr is below the threshold of the policy; llr is the calibrated mean logit |
 | long files | mean of windows weighted by length, cut alike for files and for the store |
 | one recording | `score_one` gives what `score` does and each window; file objects too; too long ones are refused |
 | an hour | needs hardly more memory than a minute |
 | unusable files | a row with the reason; the rest go on |
 | folders | searched in order, hidden files left out |
-| loading | one line that names the file that is missing or broken; no Lightning, no training; importing it, no torch |
+| loading | one line that names the file that is missing or broken; no training; importing it, no torch |
 """
 
 import io
@@ -26,7 +26,7 @@ import pytest
 import soundfile
 import torch
 
-from aasist_lib import audio, calibration, models, store, training
+from aasist_lib import audio, calibration, models, store
 from aasist_lib.base.errors import UserError
 from aasist_lib.detector import Detector, find, verbal_llr, windows
 
@@ -81,7 +81,7 @@ def test_same_as_by_way_of_the_store(detector, folder, speech, speech_files, tmp
         }
     )  # fmt: skip
     store.extract(table, speech, tmp_path / "features", FEATURES)
-    by_store = training.scores(folder, tmp_path / "features", "eval", threads=1).set_index("utt_id")
+    by_store = store.scores(folder, tmp_path / "features", "eval", threads=1).set_index("utt_id")
     alone = detector.score(speech_files)
     by_store = 2.0 * by_store.loc[[Path(path).stem for path in alone["path"]], "score"] + 0.25
     np.testing.assert_allclose(alone["llr"], by_store, atol=1e-4)
@@ -333,11 +333,11 @@ def test_loading_says_what_is_missing_or_broken(folder, tmp_path, name):
         assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_loads_neither_lightning_nor_anything_before_it_is_asked(folder):
+def test_loads_nothing_before_it_is_asked(folder):
     code = (
         "import sys; from aasist_lib import Detector, calibration, detector;"
         "heavy = {'torch', 'scipy', 'pandas', 'librosa', 'onnxruntime'} & set(sys.modules); assert not heavy, heavy;"
-        "Detector.load(sys.argv[1]); assert 'torch' in sys.modules and 'pytorch_lightning' not in sys.modules"
+        "Detector.load(sys.argv[1]); assert 'torch' in sys.modules and 'aasist_lib.training' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=Path(__file__).parents[1])
 

@@ -23,14 +23,13 @@ import psutil
 import pytest
 import soundfile as sf
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from test_training import FEATURES, MODEL, SPEECH, TRAIN, bytes_of, count_steps, table
 
 from aasist_lib import params, store
 from aasist_lib.base.errors import UserError
-from aasist_lib.training import distributed
+from aasist_lib.training import distributed, sampling
 from aasist_lib.training import loop as training
 
 ROOT = Path(__file__).parents[1]
@@ -134,13 +133,12 @@ def test_stage(speech, two, tmp_path):
 
 def in_world(monkeypatch, rank: int, size: int) -> None:
     """This process as torchrun would have started it."""
-    monkeypatch.setattr(TorchElasticEnvironment, "detect", lambda: True)
     for name, value in {"RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
 
 
 def test_deal(monkeypatch):
-    draws = training.PairSampler(table({"ann": 40}, {"tts": 50}), 64, seed=1)
+    draws = sampling.PairSampler(table({"ann": 40}, {"tts": 50}), 64, seed=1)
     parts = []
     for rank in range(4):
         in_world(monkeypatch, rank, 4)
@@ -156,20 +154,6 @@ def test_deal(monkeypatch):
         assert dealt == whole[16 * batch : 16 * batch + 16]
 
 
-def test_trainer(monkeypatch):
-    assert distributed.world() == (0, 1)
-    alone = distributed.trainer("cpu")
-    assert (alone["accelerator"], alone["devices"]) == ("cpu", 1)
-    assert isinstance(alone["plugins"][0], LightningEnvironment) and "strategy" not in alone
-    in_world(monkeypatch, 5, 6)
-    assert distributed.world() == (5, 6)
-    for accelerator, backend in (("cpu", "gloo"), ("gpu", "nccl")):
-        several = distributed.trainer(accelerator)
-        assert (several["accelerator"], several["devices"], several["num_nodes"]) == (accelerator, 2, 3)
-        assert several["strategy"].process_group_backend == backend
-        assert isinstance(several["plugins"][0], TorchElasticEnvironment)
-
-
 def test_what_cannot_be(speech, tmp_path, monkeypatch, capfd):
     how = HOW | {"store": speech, "output": tmp_path / "network", "checkpoints": tmp_path / "c"}
     with pytest.raises(UserError, match="^compute.accelerator: 'tpu' is none of cpu, gpu, auto$"):
@@ -177,14 +161,14 @@ def test_what_cannot_be(speech, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match="^compute.accelerator: gpu, but torch finds 0 here, not 1: set it to cpu or"):
         training.fit(**how, compute={"accelerator": "gpu"})
-    assert distributed.chosen("auto") == "cpu"
+    assert distributed.device("auto").type == "cpu"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert distributed.chosen("auto") == distributed.chosen("gpu") == "gpu"
+    assert distributed.device("auto") == distributed.device("gpu") == torch.device("cuda", 0)
     in_world(monkeypatch, 0, 2)
-    assert distributed.chosen("auto") == "cpu"  # one for two processes
-    with pytest.raises(UserError, match="^train.batch_size: 8 is not so many couples for each of 3 processes alike$"):
+    assert distributed.device("auto").type == "cpu"  # one for two processes
+    with pytest.raises(UserError, match="^train.batch_size: 8 is not so many pairs for each of 3 processes alike$"):
         in_world(monkeypatch, 0, 3)
         training.fit(**how)
-    monkeypatch.setattr(distributed, "of_all", lambda epochs, device: epochs)  # the others have none
+    monkeypatch.setattr(distributed, "all_sum", lambda epochs, place: epochs)  # the others have none
     with pytest.raises(UserError, match="different checkpoints"):
-        distributed.agree(1, "cpu")
+        distributed.check_same_epoch(1, "cpu")

@@ -337,7 +337,7 @@ def test_augment(corpus, held, encoder, tmp_path):
 def detector(held, trained, tmp_path_factory):
     """As the stage calibrate makes one."""
     folder = tmp_path_factory.mktemp("detector")
-    dev = training.scores(trained[0], held, "dev", threads=1)
+    dev = store.scores(trained[0], held, "dev", threads=1)
     spoof = dev["label"] == "spoof"
     speakers = dev.loc[~spoof, "speaker"], dev.loc[spoof, "speaker"]
     found = calibration.fit_held_out(
@@ -357,7 +357,7 @@ def test_all_the_way(held, trained, detector, corpus, encoder):
     assert about["features"] == settings_of(encoder) and about["parameters"] < 20_000
     loaded = Detector.load(folder)
     for split in "dev", "eval":
-        by_store = training.scores(folder, held, split, threads=1).set_index("utt_id")["score"]
+        by_store = store.scores(folder, held, split, threads=1).set_index("utt_id")["score"]
         files = loaded.score([corpus[0] / f"{utt_id}.wav" for utt_id in by_store.index])
         assert (files["error"] == "").all() and set(files["decision"]) <= {"bonafide", "spoof"}
         np.testing.assert_allclose(files["llr"], calibrated(by_store), atol=3e-3)

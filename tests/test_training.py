@@ -30,6 +30,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,12 @@ from aasist_lib import metrics, models
 from aasist_lib import store as storing
 from aasist_lib.augment import Augment
 from aasist_lib.base.errors import UserError
+from aasist_lib.base.progress import NOBODY
+from aasist_lib.params import Train
 from aasist_lib.store import Store, indexes
 from aasist_lib.store.store import VERSION, checksum
 from aasist_lib.training import loop as training
-from aasist_lib.training import losses
+from aasist_lib.training import losses, sampling
 
 FEATURES = dict(kind="mfcc", sample_rate=16000, n_mfcc=8, n_fft=512, hop_length=160, n_mels=32, deltas=2)
 MODEL = dict(name="cnn_attention", width=16, heads=2, dropout=0.3)
@@ -159,7 +162,7 @@ def test_learns_and_writes(trained):
 
 def test_the_best_epoch_is_kept(store, trained):
     folder, history = trained
-    dev = training.scores(folder, store, "dev", threads=1)
+    dev = storing.scores(folder, store, "dev", threads=1)
     bonafide = dev["label"] == "bonafide"
     eer = metrics.eer(dev["score"][bonafide], dev["score"][~bonafide]).value
     assert round(float(eer), 6) == history["dev_eer"].min()
@@ -167,6 +170,7 @@ def test_the_best_epoch_is_kept(store, trained):
 
 def test_same_bytes_again_and_silent(store, trained, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AASIST_TERMINAL", NOBODY)  # no progress
     torch.rand(3)  # whatever the caller drew before must not matter
     history = fit(store, tmp_path)
     assert bytes_of(tmp_path / "network") == bytes_of(trained[0])
@@ -214,12 +218,12 @@ def test_killed_and_started_again(store, trained, tmp_path):
 KILLED = """
 import os, signal
 from aasist_lib.training import loop as training
-original = training.Training.training_step
-def step(self, *given):
-    if self.global_step == {at}:
+original = training.Training.step
+def step(self, batch):
+    if self.steps_done == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, *given)
-training.Training.training_step = step
+    return original(self, batch)
+training.Training.step = step
 """
 
 
@@ -239,10 +243,10 @@ def test_killed_at_any_step(store, trained, tmp_path):
 
 
 def count_steps(run) -> int:
-    steps, original = [], training.Training.training_step
+    steps, original = [], training.Training.step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            training.Training, "training_step", lambda *given: steps.append(1) or original(*given), raising=True
+            training.Training, "step", lambda self, batch: steps.append(1) or original(self, batch), raising=True
         )
         run()
     return len(steps)
@@ -276,15 +280,15 @@ def test_other_settings_start_afresh(store, interrupted, change):
 
 
 def test_interrupted_by_hand(store, trained, tmp_path, monkeypatch):
-    handler, original = signal.getsignal(signal.SIGINT), training.Training.training_step
+    handler, original = signal.getsignal(signal.SIGINT), training.Training.step
 
-    def stop(self, batch, batch_idx):
-        if self.current_epoch == 2:
+    def stop(self, batch):
+        if self.epoch == 2:
             raise KeyboardInterrupt
-        return original(self, batch, batch_idx)
+        return original(self, batch)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.Training, "training_step", stop)
+        patch.setattr(training.Training, "step", stop)
         fit(store, tmp_path)
     assert signal.getsignal(signal.SIGINT) is handler
     assert count_steps(lambda: fit(store, tmp_path)) == 4 * 6
@@ -321,9 +325,8 @@ def test_eval_is_never_read(trained, tmp_path):
     assert bytes_of(tmp_path / "without") == bytes_of(trained[0])
 
 
-def test_what_is_left_out_is_never_read(tmp_path, monkeypatch):
+def test_what_is_left_out_is_never_read(tmp_path):
     weights, steps = [], []
-    monkeypatch.setattr(training.Training, "on_train_end", lambda self: steps.append(self.global_step))
     for name, poison in (("clean", False), ("poisoned", True)):
         folder = write_store(tmp_path / name)
         table = Store(folder).table
@@ -334,10 +337,9 @@ def test_what_is_left_out_is_never_read(tmp_path, monkeypatch):
                 x[row.start : row.start + row.frames] = np.nan
             np.save(folder / f"shard-{shard:05d}.npy", x)
         write_index(folder, table, FEATURES, coefficients=24, channels=3)  # with their checksums
-        training.fit(
-            folder, tmp_path / f"network-{name}", model=MODEL, train=TRAIN | {"max_epochs": 1}, seed=7, threads=1,
-            checkpoints=tmp_path / "checkpoints", leave_out=left_out, draws=40,
-        )  # fmt: skip
+        how = dict(model=MODEL, train=TRAIN | {"max_epochs": 1}, seed=7, threads=1, leave_out=left_out, draws=40)
+        run = partial(training.fit, folder, tmp_path / f"network-{name}", checkpoints=tmp_path / "c", **how)
+        steps.append(count_steps(run))
         weights.append(bytes_of(tmp_path / f"network-{name}"))
     assert weights[0] == weights[1]
     assert steps == [5, 5]
@@ -373,7 +375,7 @@ def table(bonafide: dict, spoof: dict) -> pd.DataFrame:
 
 def test_balance():
     rows = table({"ann": 400, "bob": 100}, {"tts": 900, "vc": 100})
-    draws = training.PairSampler(rows, 3000, seed=1)
+    draws = sampling.PairSampler(rows, 3000, seed=1)
     found = list(draws)
     assert len(found) == len(draws) == 3000
     assert [position for _, position, _, _ in found] == list(range(3000))
@@ -391,7 +393,7 @@ def test_draws_differ_by_epoch_and_seed_alone():
     rows = table({"ann": 20, "bob": 5}, {"tts": 40})
 
     def rows_drawn(seed, epoch):
-        draws = training.PairSampler(rows, 64, seed)
+        draws = sampling.PairSampler(rows, 64, seed)
         draws.set_epoch(epoch)
         return [row for _, _, row, _ in draws]
 
@@ -405,7 +407,7 @@ def test_pairs():
     recordings = rows["utt_id"].iloc[:80].tolist()
     rows.loc[copies, "pair_id"] = [recordings[number % 80] for number in range(100)]
     rows.loc[copies[0], "pair_id"] = "of another split"  # no couple: its recording is not to be trained on
-    draws = training.PairSampler(rows, 400, seed=1, pair_fraction=0.75)
+    draws = sampling.PairSampler(rows, 400, seed=1, pair_fraction=0.75)
     found = [(rows.loc[row], moment) for _, _, row, moment in draws]
     couples = list(zip(found[::2], found[1::2], strict=True))
     assert all(a["label"] == "bonafide" and b["label"] == "spoof" for (a, _), (b, _) in couples)
@@ -415,7 +417,7 @@ def test_pairs():
     drawn = pd.Series([b["attack"] for (_, a), (b, c) in couples if a == c]).value_counts()
     assert drawn[["world", "lpc"]].tolist() == pytest.approx([112.5, 37.5], abs=1.5)
     assert [i for i, ((_, a), (_, b)) in enumerate(couples) if a == b] != list(range(150))  # spread over the batches
-    alone = list(training.PairSampler(table({"ann": 8}, {"tts": 8}), 16, seed=1, pair_fraction=0.75))
+    alone = list(sampling.PairSampler(table({"ann": 8}, {"tts": 8}), 16, seed=1, pair_fraction=0.75))
     assert len(alone) == 16 and len({moment for *_, moment in alone}) == 16
 
 
@@ -427,13 +429,13 @@ def test_batch_larger_than_the_split(store, tmp_path):
 
 
 def test_averaging(store, tmp_path, monkeypatch):
-    seen, original = [], training.Training.on_train_batch_end
+    seen, original = [], training.Training.step
 
-    def look(self, *given):
-        original(self, *given)
+    def look(self, batch):
+        original(self, batch)
         seen.append(self.network.output.weight.detach().clone())
 
-    monkeypatch.setattr(training.Training, "on_train_batch_end", look)
+    monkeypatch.setattr(training.Training, "step", look)
     fit(store, tmp_path, averaging=0.75, max_epochs=1)
     expected = seen[0]
     for weight in seen[1:]:
@@ -446,9 +448,9 @@ def test_averaging(store, tmp_path, monkeypatch):
 
 
 def test_crops(store, monkeypatch):
-    plain = training.Settings(**{**TRAIN, "time_masks": 0, "coefficient_masks": 0})
+    plain = Train(**{**TRAIN, "time_masks": 0, "coefficient_masks": 0})
     opened, lengths = Store(store), Store(store).table["frames"].to_numpy()
-    crops = training.Crops(opened, plain, NOTHING, seed=3)
+    crops = sampling.Crops(opened, plain, NOTHING, seed=3)
     assert crops.length == 64
     short, long = int(np.argmin(lengths)), int(np.argmax(lengths))
     found, target, draw = crops[0, 6, short, 0.4]
@@ -464,15 +466,15 @@ def test_crops(store, monkeypatch):
         np.testing.assert_array_equal(crops[4, 5, long, moment][0], whole[:, start : start + 64])
 
 
-def changed_maps(store: Store, settings: training.Settings, draw: tuple) -> np.ndarray:
-    held, _, place = training.Crops(store, settings, NOTHING, 3)[draw]
-    masks = training.Masks(store, settings, 3)
+def changed_maps(store: Store, settings: Train, draw: tuple) -> np.ndarray:
+    held, _, place = sampling.Crops(store, settings, NOTHING, 3)[draw]
+    masks = sampling.Masks(store, settings, 3)
     return masks(torch.from_numpy(held)[None], torch.from_numpy(place)[None])[0].numpy()
 
 
 def test_masks(store):
-    settings = training.Settings(**{**TRAIN, "time_mask_frames": 10, "coefficient_mask_width": 3})
-    plain = training.Settings(**{**TRAIN, "time_masks": 0, "coefficient_masks": 0})
+    settings = Train(**{**TRAIN, "time_mask_frames": 10, "coefficient_mask_width": 3})
+    plain = Train(**{**TRAIN, "time_masks": 0, "coefficient_masks": 0})
     opened = Store(store)
     masked_frames, masked_coefficients = set(), set()
     for position in range(40):
@@ -490,7 +492,7 @@ def test_masks(store):
 
 
 def test_channel_jitter(store):
-    plain = training.Settings(**{**TRAIN, "time_masks": 0, "coefficient_masks": 0})
+    plain = Train(**{**TRAIN, "time_masks": 0, "coefficient_masks": 0})
     opened, jittered = Store(store), plain.model_copy(update={"channel_jitter": 6.0})
     added = []
     for position in range(60):
@@ -519,7 +521,7 @@ def test_schedule(trained):
 def test_patience_and_best_epoch(store):
     module = training.Training(
         models.build(**MODEL, coefficients=24, channels=3), Store(store),
-        training.Settings(**{**TRAIN, "max_epochs": 9, "patience": 2}), NOTHING, seed=1,
+        Train(**{**TRAIN, "max_epochs": 9, "patience": 2}), None, seed=1,
     )  # fmt: skip
 
     def after(*eers, losses=(0.5,) * 9):
@@ -572,7 +574,7 @@ def test_frozen_convolutions(store, trained, tmp_path):
 
 
 def test_scores(store, trained, tmp_path):
-    found = training.scores(trained[0], store, "eval", threads=1)
+    found = storing.scores(trained[0], store, "eval", threads=1)
     rows = Store(store).select("eval")
     assert found["utt_id"].tolist() == [f"eval_{i:03d}" for i in range(16)]
     assert not {"shard", "start", "frames"} & set(found.columns) and "seconds" in found
@@ -583,16 +585,16 @@ def test_scores(store, trained, tmp_path):
 
 
 def test_scores_of_some_rows(store, trained):
-    dev = training.scores(trained[0], store, "dev", threads=1)
+    dev = storing.scores(trained[0], store, "dev", threads=1)
     rows = Store(store).select("dev")[[5, 2]]
-    some = training.scores(trained[0], store, "", threads=1, rows=rows)
+    some = storing.scores(trained[0], store, "", threads=1, rows=rows)
     assert some["utt_id"].tolist() == dev["utt_id"].iloc[[5, 2]].tolist()
     assert some["score"].tolist() == dev["score"].iloc[[5, 2]].tolist()
 
 
 def test_long_utterances_are_scored_in_windows(trained, tmp_path):
     long = write_store(tmp_path / "features", lengths=(1300, 1999))
-    found = training.scores(trained[0], long, "dev", threads=1)
+    found = storing.scores(trained[0], long, "dev", threads=1)
     opened, network = Store(long), models.load(trained[0])[0]
     row = opened.select("dev")[0]
     frames = int(opened.table["frames"][row])
@@ -608,9 +610,9 @@ def test_scores_refuse_other_features(store, trained, tmp_path):
     meta = json.loads((other / "meta.json").read_text())
     (other / "meta.json").write_text(json.dumps({**meta, "features": {**FEATURES, "n_mels": 40}}))
     with pytest.raises(UserError, match="n_mels.*40.*trained on"):
-        training.scores(trained[0], other, "dev")
+        storing.scores(trained[0], other, "dev")
     with pytest.raises(UserError, match="no utterances of split 'test'"):
-        training.scores(trained[0], store, "test")
+        storing.scores(trained[0], store, "test")
 
 
 def test_errors_of_people(store, tmp_path):
@@ -664,7 +666,7 @@ def test_waveforms_are_held(waveforms):
 
 def test_waveforms_score_as_features_do(waveforms, tmp_path):
     fit(waveforms["features"], tmp_path, max_epochs=2)
-    scores = [training.scores(tmp_path / "network", folder, "dev", threads=1)["score"] for folder in waveforms.values()]
+    scores = [storing.scores(tmp_path / "network", folder, "dev", threads=1)["score"] for folder in waveforms.values()]
     np.testing.assert_allclose(*scores, atol=1e-3)
 
 
@@ -672,8 +674,8 @@ CHANGES = {"noise": 1.0, "noise_snr_db": [10.0, 10.0], "gain": 1.0, "gain_db": [
 
 
 def test_waveforms_are_changed(waveforms, tmp_path):
-    opened, plain = Store(waveforms["waveforms"]), training.Settings(**TRAIN)
-    before, after = (training.Crops(opened, plain, Augment(how, 16000), 3) for how in ({}, CHANGES))
+    opened, plain = Store(waveforms["waveforms"]), Train(**TRAIN)
+    before, after = (sampling.Crops(opened, plain, Augment(how, 16000), 3) for how in ({}, CHANGES))
     added = [after[0, position, 2, 0.3][0] - before[0, position, 2, 0.3][0] for position in range(4)]
     assert np.array_equal(added[0], added[1]) and np.array_equal(added[2], added[3])  # of a couple
     assert not np.allclose(added[1], added[2])
@@ -699,15 +701,15 @@ def test_stopped_while_another_process_changes_waveforms(waveforms, tmp_path, mo
         )  # fmt: skip
         return bytes_of(tmp_path / name)
 
-    undisturbed, step = run("undisturbed"), training.Training.training_step
+    undisturbed, step = run("undisturbed"), training.Training.step
 
-    def stopped(self, *given):
-        if self.global_step == 2:
+    def stopped(self, batch):
+        if self.steps_done == 2:
             raise KeyboardInterrupt
-        return step(self, *given)
+        return step(self, batch)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.Training, "training_step", stopped)
+        patch.setattr(training.Training, "step", stopped)
         run("stopped")
     assert len(list(tmp_path.glob("checkpoints/*.ckpt"))) == 1 and not (tmp_path / "stopped").exists()
     assert run("stopped") == undisturbed
@@ -716,7 +718,7 @@ def test_stopped_while_another_process_changes_waveforms(waveforms, tmp_path, mo
 def test_mixup():
     maps, targets = torch.randn(6, 4, 5), torch.tensor([0.0, 1, 0, 1, 0, 1])
     maps[:, 0, 0] = targets
-    mixed, soft = training._mixed(maps, targets, 0.4, np.random.default_rng(0))
+    mixed, soft = sampling.mixup(maps, targets, 0.4, np.random.default_rng(0))
     torch.testing.assert_close(mixed[:, 0, 0], soft)
     assert ((soft >= 0) & (soft <= 1)).all() and ((soft > 0.01) & (soft < 0.99)).any()
 
@@ -758,7 +760,7 @@ def test_losses(store, tmp_path):
     for name in losses.LOSSES:
         history = fit(store, tmp_path, name=name, loss=name, max_epochs=4, lr=5.0e-3)
         assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0], name
-    scores = training.scores(tmp_path / "one_class", store, "dev", threads=1)["score"]
+    scores = storing.scores(tmp_path / "one_class", store, "dev", threads=1)["score"]
     assert scores.between(-1, 1).all()
     with pytest.raises(UserError, match="train: loss: 'hinge' is none of cross_entropy, focal, one_class"):
         fit(store, tmp_path, loss="hinge")

@@ -181,8 +181,8 @@ def test_interrupted(project, found, tmp_path, monkeypatch):
         tuning.run(asked, 8)
     (kept,) = (tmp_path / "build").glob("*/trial-*/checkpoints/*.ckpt")
     kept = kept.stat().st_mtime_ns, kept
-    steps, step = [], loop.Training.training_step
-    monkeypatch.setattr(loop.Training, "training_step", lambda *given: steps.append(1) or step(*given))
+    steps, step = [], loop.Training.step
+    monkeypatch.setattr(loop.Training, "step", lambda *given: steps.append(1) or step(*given))
     epochs += [0] * 10
     table = tuning.table(tuning.run(asked, 8), asked)
     assert table["state"].tolist().count("fail") == 1

@@ -23,7 +23,7 @@ from aasist_lib.base.jobs import done, single_threaded, write
 from aasist_lib.base.progress import progress
 from aasist_lib.corpora.copies import is_vocoded
 from aasist_lib.corpora.folds import Item, in_proportion, items, left_out
-from aasist_lib.store import Store, indexes
+from aasist_lib.store import Store, indexes, scoring
 
 PER_UTTERANCE = 2  # draws per utterance of train, at most: small corpora need fewer
 FASTER = 2  # divides train.batch_size and multiplies train.lr
@@ -165,7 +165,7 @@ def _train(job: Job) -> None:
             checkpoints=job.path.with_suffix(".checkpoints"), leave_out=out, draws=job.draws,
         )  # fmt: skip
         rows = pd.Series(table.index, table["utt_id"])[list(job.utt_ids)].to_numpy()
-        scored = training.scores(job.network, job.store, "", threads=1, rows=rows)
+        scored = scoring.scores(job.network, job.store, "", threads=1, rows=rows)
     about = {"fold": job.left.name if job.left else REFERENCE, "kind": job.left.kind if job.left else REFERENCE}
     found = [about | row for row in scored[["utt_id", "score"]].to_dict("records")]
     write(job.path, found)

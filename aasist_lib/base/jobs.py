@@ -63,3 +63,23 @@ def keep_memory() -> None:
     """Let this process keep up to 64 MB of freed memory for reuse, which saves a tenth of the time or more."""
     # glibc returns freed arrays to the kernel until a block of up to 32 MB has been freed: then it keeps such blocks
     np.empty(2**25 - 2**16, np.uint8)
+
+
+@contextmanager
+def reproducible(threads: int, seed: int | None = None, strictly: bool = True):
+    """Fixed threads, deterministic algorithms and seed; the caller's settings are restored."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    with torch.random.fork_rng(devices=[]):
+        try:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(strictly)  # some GPU operations have no deterministic version
+            # nothing is read before it is written, and filling takes a tenth of a step
+            torch.utils.deterministic.fill_uninitialized_memory = False
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            torch.use_deterministic_algorithms(before[1])
+            torch.utils.deterministic.fill_uninitialized_memory = filled

@@ -1,13 +1,7 @@
-"""Features or waveforms of a corpus in memory-mapped shards."""
+"""Features or waveforms of a corpus in memory-mapped shards, and their scores."""
 
 from aasist_lib.store.indexes import PLACE
+from aasist_lib.store.scoring import logit, scores
 from aasist_lib.store.store import HOLDS, Store, extract, feature_maps, groups
 
-__all__ = [
-    "HOLDS",
-    "Store",
-    "extract",
-    "feature_maps",
-    "groups",
-    "PLACE",
-]
+__all__ = ["HOLDS", "PLACE", "Store", "extract", "feature_maps", "groups", "logit", "scores"]

@@ -19,7 +19,7 @@ from aasist_lib import evaluation, metrics, training
 from aasist_lib.base.errors import UserError
 from aasist_lib.corpora.copies import excess_copies
 from aasist_lib.corpora.folds import Item, in_proportion, items, left_out
-from aasist_lib.store import Store
+from aasist_lib.store import Store, scoring
 from aasist_lib.studies import plans, runner
 from aasist_lib.studies.systems import System
 
@@ -154,7 +154,7 @@ def measured(job: Job) -> dict:
         ),
     ]
     rows = pd.concat(groups).index.unique().to_numpy()
-    scored = training.scores(network, store, "", threads=1, rows=rows)
+    scored = scoring.scores(network, store, "", threads=1, rows=rows)
     about = json.loads((network / "network.json").read_text("utf-8"))
     row = {"key": job.key, "system": system.name, "seed": job.seed, "fold": job.fold, "minutes": round(minutes, 2)}
     row |= {"best_epoch": about["best_epoch"], "dev_eer": about["dev_eer"]}

@@ -23,7 +23,7 @@ from aasist_lib.base.jobs import done, runs, single_threaded, write
 from aasist_lib.corpora import copies
 from aasist_lib.corpora.folds import in_proportion
 from aasist_lib.models import aasist
-from aasist_lib.store import Store
+from aasist_lib.store import Store, scoring
 from aasist_lib.studies import baselines
 
 PIECE = 25  # utterances per job
@@ -94,7 +94,7 @@ def _trained(system: System, seed: int, store: Path, stem: Path, key: str) -> tu
     training.fit(held, stem, seed=seed, threads=1, checkpoints=checkpoints, leave_out=out, **parts)
     minutes = (before + time.time() - start) / 60
     clock.unlink()
-    scores = pd.concat([training.scores(stem, held, split, threads=1) for split in SPLITS], ignore_index=True)
+    scores = pd.concat([scoring.scores(stem, held, split, threads=1) for split in SPLITS], ignore_index=True)
     network, trained = models.load(stem)
     about = {"parameters": trained["parameters"], "best_epoch": trained["best_epoch"], "minutes": minutes}
     return about | {"milliseconds": milliseconds(network, system.settings["features"])}, scores

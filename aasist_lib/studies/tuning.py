@@ -24,7 +24,6 @@ from typing import Annotated, Any
 import numpy as np
 import optuna
 import pandas as pd
-import pytorch_lightning as pl
 import torch
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
 from pydantic import Field, model_validator
@@ -210,7 +209,7 @@ class Search:
         """Name of the study: hash of everything that results depend on, so that its trials are comparable."""
         space, asked = {key: repr(part) for key, part in self.plan.space.items()}, self.plan.asked
         about = [space, asked.seed, asked.draws, asked.prune.trials, asked.prune.epochs, self.plan.about]
-        key = hashlib.sha256(json.dumps([*about, torch.__version__, pl.__version__], sort_keys=True).encode())
+        key = hashlib.sha256(json.dumps([*about, torch.__version__], sort_keys=True).encode())
         key.update((self.store / indexes.NAME).read_bytes())
         for shard in sorted(self.store.glob("shard-*.npy")):
             key.update(b"%d %d\n" % (shard.stat().st_size, shard.stat().st_mtime_ns))

@@ -1,9 +1,5 @@
-"""Training of a network on a store, and its scores."""
+"""Training of a network on a store."""
 
-from aasist_lib.training.loop import Diverged, fit, scores
+from aasist_lib.training.loop import Diverged, fit
 
-__all__ = [
-    "Diverged",
-    "fit",
-    "scores",
-]
+__all__ = ["Diverged", "fit"]

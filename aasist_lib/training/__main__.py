@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aasist_lib.base import paths
 from aasist_lib.base.errors import UserError
+from aasist_lib.base.progress import NOBODY
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
         call = json.loads(Path(arguments[0]).read_text(encoding="utf-8")) if arguments else _stage()
         from aasist_lib import training
 
+        if os.environ.get("RANK", "0") != "0":
+            os.environ["AASIST_TERMINAL"] = NOBODY  # one process shows progress
         training.fit(output=None, **call)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":

@@ -9,13 +9,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
 from aasist_lib.base.errors import UserError
@@ -26,46 +26,51 @@ ACCELERATORS = ("cpu", "gpu", "auto")
 
 def world() -> tuple[int, int]:
     """Rank of this process and number of processes; (0, 1) unless started by torchrun."""
-    if not TorchElasticEnvironment.detect():
-        return 0, 1
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def chosen(accelerator: str) -> str:
-    """The accelerator, "cpu" or "gpu", that "auto" stands for; UserError if it is unknown or lacks GPUs."""
+def device(accelerator: str) -> torch.device:
+    """Where this process computes, for "cpu", "gpu" or "auto"; UserError if that is unknown or lacks GPUs."""
     if accelerator not in ACCELERATORS:
         raise UserError(f"compute.accelerator: '{accelerator}' is none of {', '.join(ACCELERATORS)}")
-    there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if world()[1] > 1 else 1
-    if accelerator == "auto":
-        return "gpu" if there >= wanted else "cpu"
-    if accelerator == "gpu" and there < wanted:
-        raise UserError(f"compute.accelerator: gpu, but torch finds {there} here, not {wanted}: set it to cpu or auto")
-    return accelerator
+    existing, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if accelerator == "gpu" and existing < wanted:
+        raise UserError(
+            f"compute.accelerator: gpu, but torch finds {existing} here, not {wanted}: set it to cpu or auto"
+        )
+    if accelerator == "cpu" or existing < wanted:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def trainer(accelerator: str, some_frozen: bool = False) -> dict:
-    """Arguments for Lightning's Trainer; `some_frozen`: whether some weights have no gradient in some epochs."""
-    size = world()[1]
-    if size == 1:
-        # else Lightning looks for a cluster
-        return {"accelerator": accelerator, "devices": 1, "plugins": [LightningEnvironment()]}
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    strategy = DDPStrategy(
-        process_group_backend="nccl" if accelerator == "gpu" else "gloo",
-        broadcast_buffers=False,  # identical in all processes already
-        find_unused_parameters=some_frozen,
-    )
-    return {
-        "accelerator": accelerator, "devices": here, "num_nodes": size // here, "strategy": strategy,
-        "plugins": [TorchElasticEnvironment()],
-    }  # fmt: skip
+@contextmanager
+def group(place: torch.device) -> Iterator[None]:
+    """Connect the processes of torchrun, each of which computes on its `place`."""
+    if world()[1] == 1:
+        yield
+        return
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def parallel(network: nn.Module, some_frozen: bool) -> nn.Module:
+    """The network with its gradients averaged over all processes; `some_frozen`: in some epochs some have none."""
+    if world()[1] == 1:
+        return network
+    # the buffers are identical in all processes already
+    return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=some_frozen)
 
 
 def share(batch_size: int) -> int:
     """Share of a batch per process, in pairs of a bona fide and a spoofed utterance; UserError if uneven."""
     size = world()[1]
     if size > 1 and batch_size % (2 * size):
-        raise UserError(f"train.batch_size: {batch_size} is not so many couples for each of {size} processes alike")
+        raise UserError(f"train.batch_size: {batch_size} is not so many pairs for each of {size} processes alike")
     return batch_size // size
 
 
@@ -86,11 +91,11 @@ class Share(Sampler):
         return (draw for place, draw in enumerate(self.draws) if place // self.count % self.size == self.rank)
 
 
-def of_all(values: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
+def all_sum(values: np.ndarray, place: torch.device | str = "cpu") -> np.ndarray:
     """The sum over all processes, bit-identical in each."""
     if world()[1] == 1:
         return values
-    total = torch.from_numpy(np.array(values, dtype=np.float64)).to(device)
+    total = torch.from_numpy(np.array(values, dtype=np.float64)).to(place)
     distributed.all_reduce(total)
     return total.cpu().numpy()
 
@@ -134,11 +139,11 @@ def share_batch_norm(network: nn.Module) -> None:
                 part.__class__ = SharedBatchNorm  # the same weights under the same names
 
 
-def agree(epochs: int, device: torch.device | str) -> None:
+def check_same_epoch(epochs: int, place: torch.device | str) -> None:
     """Refuse to train where processes resume from different epochs."""
-    if of_all(np.array(epochs), device) != world()[1] * epochs:
+    if all_sum(np.array(epochs), place) != world()[1] * epochs:
         raise UserError(
-            "the processes find different checkpoints: run all from one folder that their hosts share, or start afresh"
+            "the processes have different checkpoints: run all from one folder that their hosts share, or start afresh"
         )
 
 

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from aasist_lib.base.errors import UserError
-
 GAMMA = 2.0  # gamma of the focal loss
 ALPHA, M_REAL, M_FAKE = 20.0, 0.9, 0.2  # alpha and the two margins of the one-class softmax, as published
 
@@ -44,10 +42,3 @@ def weighted(losses: Tensor, targets: Tensor, bonafide_weight: float) -> Tensor:
     """Mean over a batch in which bona fide utterances have weight `bonafide_weight` and spoofs 1."""
     weights = 1 + (bonafide_weight - 1) * targets
     return (weights * losses).sum() / weights.sum()
-
-
-def named(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of that name; UserError if there is none."""
-    if name not in LOSSES:
-        raise UserError(f"train.loss: there is no '{name}'; there are: {', '.join(LOSSES)}")
-    return LOSSES[name]
