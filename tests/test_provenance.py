@@ -4,7 +4,7 @@
 |---|---|
 | comments, docstrings, layout and a module's name change no key | test_words_change_nothing |
 | a number, a default, a name, a line, an annotation does | test_meaning_changes_it |
-| so does whatever the module needs, directly or not, but for the room `base` | test_what_it_imports |
+| so does whatever the module needs, directly or not, but for modules that decide no result | test_what_it_imports |
 | what took hours is kept under such keys: training's and the audit's | test_who_uses_it |
 """
 
@@ -12,6 +12,7 @@ import shutil
 
 import pytest
 
+from aasist_lib import params
 from aasist_lib.audit import holdout
 from aasist_lib.base import provenance
 from aasist_lib.base.provenance import code_key
@@ -83,18 +84,20 @@ def test_what_it_imports(key, tmp_path):
     (tmp_path / "room/__init__.py").write_text("from aasist_lib.room.inner import Step\n")
     (tmp_path / "room/inner.py").write_text(CODE)
     (tmp_path / "room/beside.py").write_text("x = 1\n")
-    (tmp_path / "base/words.py").write_text("x = 1\n")
-    code = "from aasist_lib.base import words\n\ndef f():\n    from aasist_lib.room import Step\n"
+    (tmp_path / "base/errors.py").write_text("x = 1\n")
+    code = "from aasist_lib.base import errors\n\ndef f():\n    from aasist_lib.room import Step\n"
     first = key(code)
     assert list(provenance.code_of(code)) == ["aasist_lib.room.inner"]
     assert list(provenance.code_of("from .room import beside")) == []  # relative to nothing
     assert list(provenance.code_of("from aasist_lib.room import beside")) == ["aasist_lib.room.beside"]
     assert list(provenance.code_of("from aasist_lib import room")) == ["aasist_lib.room", "aasist_lib.room.inner"]
     (tmp_path / "room/beside.py").write_text("x = 2\n")
-    (tmp_path / "base/words.py").write_text("x = 2\n")
+    (tmp_path / "base/errors.py").write_text("x = 2\n")
     assert key(code) == first
     (tmp_path / "room/inner.py").write_text(CODE.replace("0.5", "0.25"))
     assert key(code) != first
+    (tmp_path / "base/files.py").write_text("x = 1\n")  # decides what is written
+    assert list(provenance.code_of("from aasist_lib.base import files")) == ["aasist_lib.base.files"]
 
 
 def test_broken_code(key):
@@ -113,7 +116,7 @@ def test_who_uses_it(tmp_path, monkeypatch):
     network = models.build(MODEL["name"], **{k: v for k, v in MODEL.items() if k != "name"}, coefficients=8, channels=1)
 
     def keys():
-        of_training = loop._key(store, network, loop.Settings(**TRAIN), {}, 1, 1, None, None)
+        of_training = loop._key(store, network, params.Train(**TRAIN), {}, 1, 1, None, None)
         return of_training, holdout._key(store, [])
 
     first = keys()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 LIBRARIES = ("torch", "numpy", "librosa")
 LIBRARY = Path(__file__).parents[1]
+NO_RESULT = ("cluster", "errors", "paths", "progress", "provenance", "workers")  # modules of `base` that decide none
 
 
 def made_with() -> dict[str, str]:
@@ -23,17 +24,17 @@ def code_of(*sources: str) -> dict[str, str]:
     """A hash of each module of this library that the code needs, directly or not.
 
     `sources` are names of modules ("aasist_lib.training") or Python code. Comments, docstrings and layout do not count,
-    nor does the room `base`, on which no result depends. OSError if there is no such module.
+    nor do the modules `NO_RESULT` of `base`. OSError if there is no such module.
 
-    >>> sorted(code_of("from aasist_lib.audio import read"))
-    ['aasist_lib.audio']
+    >>> sorted(code_of("from aasist_lib.base import files, paths"))
+    ['aasist_lib.base.files']
     """
-    found, waiting = {}, []
+    found, waiting, without = {}, [], {"aasist_lib.base", *(f"aasist_lib.base.{name}" for name in NO_RESULT)}
     for source in sources:
         waiting += [source] if source.startswith("aasist_lib.") else _imports(ast.parse(source), "")
     while waiting:
         name = waiting.pop()
-        if name in found or name.split(".")[1] == "base":
+        if name in found or name in without:
             continue
         tree = ast.parse(_file(name).read_bytes())
         found[name] = hashlib.sha256(_meaning(tree).encode()).hexdigest()

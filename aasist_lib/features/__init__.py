@@ -1,9 +1,7 @@
 """Front-ends: torch modules that turn waveforms into feature maps.
 
-`forward` maps a batch of waveforms, (batch, samples), float32, padded at the end, and `lengths`, (batch,), to
-(batch, coefficients, frames). Every utterance gets the values it has alone; frames past its end are 0. `packed` maps a
-list of (samples,) to (frames of all, coefficients), without padding, and each one's frame count, as the store keeps
-them. `dense` maps waveforms of one length to (batch, frames, coefficients) in operations that ONNX export can trace.
+Each maps waveforms of one length, (batch, samples), float32, to (batch, coefficients, frames), one by one. Utterances
+of several lengths are mapped alone: padding would change their values.
 """
 
 from __future__ import annotations
@@ -19,13 +17,12 @@ from aasist_lib.base.errors import UserError
 from aasist_lib.features.cqt import CQT
 from aasist_lib.features.deltas import Deltas
 from aasist_lib.features.normalise import Normalise
-from aasist_lib.features.packing import pack, unpack
 from aasist_lib.features.spectra import LFCC, MFCC, LogMel, LogSpectrum, dct_matrix, mel_filters
 from aasist_lib.features.wav2vec2 import EncoderStates
 from aasist_lib.features.wavelet import WaveletPackets
 
 __all__ = [
-    "CQT", "LFCC", "MFCC", "Deltas", "EncoderStates", "FrontEnd", "LogMel", "LogSpectrum", "Normalise", "Stack",
+    "CQT", "LFCC", "MFCC", "Deltas", "EncoderStates", "FrontEnd", "LogMel", "LogSpectrum", "Normalise",
     "Waveform", "WaveletPackets", "build", "dct_matrix", "mel_filters",
 ]  # fmt: skip
 
@@ -39,17 +36,8 @@ class Waveform(nn.Module):
         super().__init__()
         self.sample_rate = sample_rate
 
-    def frames(self, samples):
-        return samples
-
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return unpack(*self.packed(pack(waveforms, lengths)), waveforms.shape[1])
-
-    def packed(self, waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
-        return torch.cat(waveforms)[:, None], [len(waveform) for waveform in waveforms]
-
-    def dense(self, waveforms: Tensor) -> Tensor:
-        return waveforms[:, :, None]
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return waveforms[:, None]
 
 
 class Concat(nn.Module):
@@ -61,17 +49,9 @@ class Concat(nn.Module):
         first = transforms[0]
         self.sample_rate, self.n_fft, self.hop_length = first.sample_rate, first.n_fft, first.hop_length
         self.coefficients = sum(transform.coefficients for transform in transforms)
-        self.frames = first.frames
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return unpack(*self.packed(pack(waveforms, lengths)), self.frames(waveforms.shape[1]))
-
-    def packed(self, waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
-        maps, counts = zip(*(transform.packed(waveforms) for transform in self.transforms), strict=True)
-        return torch.cat(maps, 1), counts[0]
-
-    def dense(self, waveforms: Tensor) -> Tensor:
-        return torch.cat([transform.dense(waveforms) for transform in self.transforms], -1)
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return torch.cat([transform(waveforms) for transform in self.transforms], 1)
 
 
 class MultiResolution(Concat):
@@ -111,27 +91,14 @@ class FrontEnd(nn.Module):
         self.coefficients = transform.coefficients * (deltas + 1)
         self.number = getattr(transform, "number", "float32")
         self.sample_rate, self.hop_length = transform.sample_rate, transform.hop_length
-        self.frames = transform.frames
         self.min_samples = getattr(transform, "min_samples", 1)
         if deltas:
             self.min_samples = (Deltas.WIDTH - 1) * self.hop_length + transform.n_fft % 2
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(batch, samples) to (batch, coefficients, frames), in the precision of the input even under autocast."""
-        if lengths is None and torch.compiler.is_exporting():
-            return self.dense(waveforms).transpose(1, 2)
-        # bfloat16 has two or three digits, too few for sums over powers 80 dB apart.
-        with torch.autocast(waveforms.device.type, enabled=False):
-            return unpack(*self.packed(pack(waveforms, lengths)), self.frames(waveforms.shape[1]))
-
-    def packed(self, waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
-        static, counts = self.transform.packed(waveforms)
-        static = self.normalise.packed(static, counts)
-        return torch.cat([static, *(deltas.packed(static, counts) for deltas in self.deltas)], 1), counts
-
-    def dense(self, waveforms: Tensor) -> Tensor:
-        static = self.normalise(self.transform.dense(waveforms))
-        return torch.cat([static, *(deltas.dense(static) for deltas in self.deltas)], -1)
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """(batch, samples) to (batch, coefficients, frames)."""
+        static = self.normalise(self.transform(waveforms))
+        return torch.cat([static, *(deltas(static) for deltas in self.deltas)], 1)
 
 
 KINDS = {

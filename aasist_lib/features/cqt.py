@@ -64,13 +64,13 @@ class CQT(Bands):
             self.register_buffer(f"octave_{first}", parts, persistent=False)
             self._octaves.append((f"octave_{first}", longest // 2 - half))
 
-    def power(self, signal: Tensor, count: int | None = None) -> Tensor:
-        found = []
+    def power(self, signal: Tensor) -> Tensor:
+        octaves = []
         for name, skipped in self._octaves:
             kernels = getattr(self, name)
             frames = signal[..., skipped : signal.shape[-1] - skipped].unfold(-1, len(kernels), self.hop_length)
-            found.append(in_pieces(lambda part, kernels=kernels: _power(part @ kernels), frames[..., :count, :]))
-        return torch.cat(found, -1)
+            octaves.append(in_pieces(lambda part, kernels=kernels: _power(part @ kernels), frames))
+        return torch.cat(octaves, -1)
 
 
 def _kernel(frequency: float, length: float, sample_rate: int) -> tuple[Tensor, int]:

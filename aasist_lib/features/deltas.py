@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from aasist_lib.base.errors import UserError
-from aasist_lib.features.packing import pack, repeat, unpack
 
 
 class Deltas(nn.Module):
@@ -30,36 +29,17 @@ class Deltas(nn.Module):
         self.order = order
         self.taps = (math.factorial(order) * fit[order]).tolist()
 
-    def forward(self, coefficients: Tensor, frames: Tensor | None = None) -> Tensor:
-        """(batch, coefficients, frames) to the same shape; `frames`, (batch,), counts those before the padding."""
-        parts = pack(coefficients.transpose(1, 2), frames)
-        counts = [len(part) for part in parts]
-        return unpack(self.packed(torch.cat(parts), counts), counts, coefficients.shape[2])
-
-    def packed(self, x: Tensor, counts: list[int]) -> Tensor:
-        if min(counts) < self.WIDTH:
+    def forward(self, coefficients: Tensor) -> Tensor:
+        """(batch, coefficients, frames) to the same shape."""
+        frames = coefficients.shape[2]
+        if not torch.compiler.is_exporting() and frames < self.WIDTH:
             raise UserError(
-                f"an utterance of {min(counts)} frames has no deltas: they take {self.WIDTH} frames; "
+                f"an utterance of {frames} frames has no deltas: they take {self.WIDTH} frames; "
                 "leave out recordings so short (extract.min_seconds), or set features.deltas: 0"
             )
-        return self.inner(x).index_select(0, self.nearest(counts, x.device))
-
-    def dense(self, x: Tensor) -> Tensor:
-        first = torch.arange(x.shape[1], device=x.device) - self.WIDTH // 2
-        return self.inner(x)[:, first.clamp(min=0).clamp(max=x.shape[1] - self.WIDTH)]
-
-    def inner(self, x: Tensor) -> Tensor:
-        """Derivative over every window of nine frames; windows of packed input may span two utterances."""
-        count = x.shape[-2] - self.WIDTH + 1
-        slopes = x[..., :count, :] * self.taps[0]
+        count = frames - self.WIDTH + 1
+        slopes = coefficients[..., :count] * self.taps[0]
         for offset, tap in enumerate(self.taps[1:], 1):
-            slopes.add_(x[..., offset : offset + count, :], alpha=tap)
-        return slopes
-
-    @classmethod
-    def nearest(cls, counts: list[int], device) -> Tensor:
-        """Per frame, the index of the window of its own utterance nearest around it."""
-        counted, half = torch.tensor(counts, device=device), cls.WIDTH // 2
-        ends = counted.cumsum(0)
-        first = torch.arange(sum(counts), device=device) - half
-        return first.maximum(repeat(ends - counted, counts)).minimum(repeat(ends - cls.WIDTH, counts))
+            slopes.add_(coefficients[..., offset : offset + count], alpha=tap)
+        nearest = torch.arange(frames, device=coefficients.device) - self.WIDTH // 2
+        return slopes[..., nearest.clamp(min=0).clamp(max=count - 1)]

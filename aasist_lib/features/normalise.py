@@ -26,9 +26,9 @@ class Normalise(nn.Module):
 
     Examples
     --------
-    >>> Normalise("mean", 100.0)(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
-    tensor([[-1.,  0.],
-            [ 1.,  0.]])
+    >>> Normalise("mean", 100.0)(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
+    tensor([[[-1.,  1.],
+             [ 0.,  0.]]])
     """
 
     def __init__(self, how: str, frame_rate: float):
@@ -39,13 +39,13 @@ class Normalise(nn.Module):
         self.half = round(SLIDING_SECONDS / 2 * frame_rate) if how.startswith("sliding") else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., frames, coefficients) to the same shape."""
+        """(batch, coefficients, frames) to the same shape."""
         if self.how == "none":
             return x
         exact = x.double()
-        exact = exact - exact.mean(-2, keepdim=True)  # centred first, so that the difference of squares below is stable
+        exact = exact - exact.mean(-1, keepdim=True)  # centred first, so that the difference of squares below is stable
         if self.half is None:
-            mean, square = 0, exact.square().mean(-2, keepdim=True) if self.variance else None
+            mean, square = 0, exact.square().mean(-1, keepdim=True) if self.variance else None
         else:
             mean = self._around(exact)
             square = self._around(exact.square()) if self.variance else None
@@ -54,13 +54,10 @@ class Normalise(nn.Module):
             exact = exact * (square - mean**2).clamp(min=VARIANCE_FLOOR).rsqrt()
         return exact.to(x.dtype)
 
-    def packed(self, x: Tensor, counts: list[int]) -> Tensor:
-        return x if self.how == "none" else torch.cat([self(part) for part in x.split(counts)])
-
     def _around(self, x: Tensor) -> Tensor:
         """Mean over the sliding window of each frame."""
-        count = x.shape[-2]
-        sums = nn.functional.pad(x.cumsum(-2), (0, 0, 1, 0))  # over the first 0, 1, ..., all frames
+        count = x.shape[-1]
+        sums = nn.functional.pad(x.cumsum(-1), (1, 0))  # over the first 0, 1, ..., all frames
         frame = torch.arange(count, device=x.device)
         first, end = (frame - self.half).clamp(min=0), (frame + self.half + 1).clamp(max=count)
-        return (sums[..., end, :] - sums[..., first, :]) / (end - first)[:, None]
+        return (sums[..., end] - sums[..., first]) / (end - first)

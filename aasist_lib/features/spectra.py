@@ -74,8 +74,8 @@ class Spectrum(Bands):
             self.register_buffer(name, block[bins].contiguous(), persistent=False)
             self._blocks.append((name, bins))
 
-    def power(self, signal: Tensor, count: int | None = None) -> Tensor:
-        return in_pieces(self._gathered, signal.unfold(-1, self.n_fft, self.hop_length)[..., :count, :])
+    def power(self, signal: Tensor) -> Tensor:
+        return in_pieces(self._gathered, signal.unfold(-1, self.n_fft, self.hop_length))
 
     def _gathered(self, frames: Tensor) -> Tensor:
         spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window))

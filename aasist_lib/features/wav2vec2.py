@@ -8,7 +8,6 @@ encoder is not trained here. Shapes in comments: b utterances, s samples, n fram
 from __future__ import annotations
 
 import math
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -16,7 +15,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from aasist_lib.base.errors import UserError
-from aasist_lib.features.packing import pack, unpack
 from aasist_lib.features.windows import windows
 
 RATE = 16000  # Hz, of all these encoders' training data
@@ -139,31 +137,25 @@ class EncoderStates(nn.Module):
         self.encoder.eval()
         return self
 
-    def frames(self, samples: int) -> int:
-        return sum(max(1, (end - start) // self.hop_length) for start, end in windows(samples, self.sample_rate))
-
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return unpack(*self.packed(pack(waveforms, lengths)), self.frames(waveforms.shape[1]))
-
-    def packed(self, waveforms: list[Tensor]) -> tuple[Tensor, list[int]]:
-        if (least := min(map(len, waveforms))) < self.min_samples:
+    def forward(self, waveforms: Tensor) -> Tensor:
+        samples = waveforms.shape[1]
+        if torch.compiler.is_exporting():
+            return self._states(waveforms)
+        if samples < self.min_samples:
             raise UserError(
-                f"an utterance of {least} samples is too short for the encoder, which takes {self.min_samples}: "
+                f"an utterance of {samples} samples is too short for the encoder, which takes {self.min_samples}: "
                 "leave out recordings so short (extract.min_seconds)"
             )
-        parts = [wave[start:end] for wave in waveforms for start, end in windows(len(wave), self.sample_rate)]
-        maps = []
-        for length, alike in groupby(parts, len):  # same lengths only: padding would change the states
-            together = max(1, int(TOGETHER_SECONDS * self.sample_rate) // length)
-            for some in torch.stack(list(alike)).split(together):
-                maps.append(self.dense(some).flatten(0, 1))
-        return torch.cat(maps), [self.frames(len(wave)) for wave in waveforms]
+        parts = []
+        for start, end in windows(samples, self.sample_rate):
+            together = max(1, int(TOGETHER_SECONDS * self.sample_rate) // (end - start))
+            parts.append(torch.cat([self._states(some) for some in waveforms[:, start:end].split(together)]))
+        return torch.cat(parts, 2)
 
-    def dense(self, waveforms: Tensor) -> Tensor:
+    def _states(self, waveforms: Tensor) -> Tensor:
         found = states(self.encoder, waveforms)
-        if self.layers == "mean":
-            return torch.stack(found).mean(0)
-        return torch.cat([found[layer] for layer in self.layers], -1)
+        kept = [torch.stack(found).mean(0)] if self.layers == "mean" else [found[layer] for layer in self.layers]
+        return torch.cat(kept, -1).transpose(1, 2)
 
 
 def check_layers(layers, count: int) -> str | list[int]:

@@ -46,8 +46,8 @@ class WaveletPackets(Bands):
         window = torch.hann_window(n_fft, dtype=torch.float64)[:, None]
         self.register_buffer("matrix", (window * packet_matrix(n_fft, wavelet, level)).float(), persistent=False)
 
-    def power(self, signal: Tensor, count: int | None = None) -> Tensor:
-        return in_pieces(self._energies, signal.unfold(-1, self.n_fft, self.hop_length)[..., :count, :])
+    def power(self, signal: Tensor) -> Tensor:
+        return in_pieces(self._energies, signal.unfold(-1, self.n_fft, self.hop_length))
 
     def _energies(self, frames: Tensor) -> Tensor:
         return (frames @ self.matrix).square().unflatten(-1, (self.coefficients, -1)).sum(-1)

@@ -60,13 +60,12 @@ class DftConv(nn.Module):
             first += block.shape[1]
         self.register_buffer("filters", filters.T[None].contiguous())  # (1, bands, bins)
 
-    def dense(self, waveforms: Tensor) -> Tensor:
-        """(batch, samples) to (batch, frames, coefficients), as `Bands.dense`."""
+    def forward(self, waveforms: Tensor) -> Tensor:
         padded = nn.functional.pad(waveforms, (self.half, self.half))[:, None]
         squares = nn.functional.conv1d(padded, self.kernels, stride=self.hop_length).square()
         real, imaginary = squares[:, : self.half + 1], squares[:, self.half + 1 :]
         power = (self.filters @ (real + nn.functional.pad(imaginary, (0, 0, *self.missing)))).transpose(1, 2)
-        return self.finish(torch.maximum(power, lowest(power.amax((1, 2), keepdim=True))).log10())
+        return self.finish(torch.maximum(power, lowest(power)).log10()).transpose(1, 2)
 
 
 class PiecewiseLinear(nn.Module):
@@ -107,7 +106,7 @@ class ExportModule(nn.Module):
         if isinstance(self.network, aasist.AASIST):
             # it repeats short input, by a number that cannot be traced: repeat as for the shortest, then cut
             waveform = waveform[:, : aasist.SAMPLES].repeat(1, self.repeats)[:, : aasist.SAMPLES]
-        score = self.network(self.front_end.dense(waveform).transpose(1, 2))
+        score = self.network(self.front_end(waveform))
         return (self.calibrated(score) if self.calibrated else self.line[0] * score + self.line[1]), score
 
 

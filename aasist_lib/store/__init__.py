@@ -2,6 +2,6 @@
 
 from aasist_lib.store.indexes import PLACE
 from aasist_lib.store.scoring import logit, scores
-from aasist_lib.store.store import HOLDS, Store, extract, feature_maps, groups
+from aasist_lib.store.store import HOLDS, Store, extract
 
-__all__ = ["HOLDS", "PLACE", "Store", "extract", "feature_maps", "groups", "logit", "scores"]
+__all__ = ["HOLDS", "PLACE", "Store", "extract", "logit", "scores"]

@@ -46,7 +46,6 @@ FULL_SCALE = 2**15  # of waveforms
 NUMBERS = {"float32": "<f4", "float16": "<f2"}
 RECORD = {"reason": "str", "detail": "str", "checksum": "str"}  # beside the place, of each utterance of a shard
 REJECTED = ["utt_id", "path", "reason", "detail"]
-BATCH_SECONDS = 80  # of audio per pass through the front-end; a longer recording goes alone
 
 
 @dataclass(frozen=True)
@@ -491,22 +490,18 @@ def _work(job: Job) -> None:
         shape = (NUMBERS[front_end.number], front_end.coefficients) if job.holds == "features" else ("<i2", 1)
         _write_header(file, 0, *shape)
         start = 0
-        asked = zip(job.paths, job.utt_ids, job.made, strict=True)
-        waveforms = (
-            _waveform(job.audio_root / path, front_end, job.min_seconds, utt_id if made else "")
-            for path, utt_id, made in asked
-        )
-        for group in groups(waveforms, front_end):
-            made = _maps(group, front_end) if job.holds == "features" else map(_whole_numbers, group)
-            for item, found in zip(group, made, strict=True):
-                if isinstance(found, audio.BadAudio):
-                    place = {"frames": 0, "seconds": 0.0, "reason": found.reason, "detail": found.detail}
-                else:
-                    file.write(found.tobytes())
-                    seconds = round(len(item) / front_end.sample_rate, 6)
-                    place = {"frames": len(found), "seconds": seconds, "reason": "", "detail": ""}
-                records.append({"shard": job.number, "start": start, **place})
-                start += place["frames"]
+        for path, utt_id, made in zip(job.paths, job.utt_ids, job.made, strict=True):
+            place = {"frames": 0, "seconds": 0.0, "reason": "", "detail": ""}
+            try:
+                waveform = _waveform(job.audio_root / path, front_end, job.min_seconds, utt_id if made else "")
+                content = _features(waveform, front_end) if job.holds == "features" else _integers(waveform)
+            except audio.BadAudio as error:
+                place |= {"reason": error.reason, "detail": error.detail}
+            else:
+                file.write(content.tobytes())
+                place |= {"frames": len(content), "seconds": round(len(waveform) / front_end.sample_rate, 6)}
+            records.append({"shard": job.number, "start": start, **place})
+            start += place["frames"]
         file.seek(0)
         _write_header(file, start, *shape)
     record = pd.DataFrame(records).assign(checksum=checksum(shard))
@@ -519,58 +514,28 @@ def _write_header(file, frames: int, kind: str, width: int) -> None:
     np.lib.format.write_array_header_1_0(file, about)
 
 
-def groups(waveforms, front_end):
-    """Group waveforms (or errors), in order, into lists of up to `BATCH_SECONDS`."""
-    group, samples = [], 0
-    for item in waveforms:
-        size = len(item) if isinstance(item, np.ndarray) else 0
-        if group and samples + size > BATCH_SECONDS * front_end.sample_rate:
-            yield group
-            group, samples = [], 0
-        group.append(item)
-        samples += size
-    if group:
-        yield group
-
-
-def _waveform(path: Path, front_end, min_seconds: float, copy: str) -> np.ndarray | audio.BadAudio:
+def _waveform(path: Path, front_end, min_seconds: float, copy: str) -> np.ndarray:
     """The recording, or its vocoder copy if `copy` is the utt_id of one; BadAudio if it cannot be used."""
-    try:
-        waveform = audio.read(path, front_end.sample_rate)
-    except audio.BadAudio as error:
-        return error
+    waveform = audio.read(path, front_end.sample_rate)
     shortest = max(min_seconds, front_end.min_samples / front_end.sample_rate)
     seconds = len(waveform) / front_end.sample_rate
     if seconds < shortest:
-        return audio.BadAudio(path, "too short", f"{seconds:.3f} s, less than {shortest:g} s")
+        raise audio.BadAudio(path, "too short", f"{seconds:.3f} s, less than {shortest:g} s")
     if copy:
         rng = np.random.default_rng(zlib.crc32(copy.encode()))
         return vocoders.vocode(waveform, front_end.sample_rate, rng)
     return waveform
 
 
-def _maps(group: list, front_end) -> list[np.ndarray | audio.BadAudio]:
-    """Feature maps (frames, coefficients) in order; errors pass through."""
-    maps = iter(feature_maps([item for item in group if isinstance(item, np.ndarray)], front_end))
-    found = [next(maps) if isinstance(item, np.ndarray) else item for item in group]
-    overflow = audio.BadAudio("", "not finite", "samples so far beyond full scale that their power overflows")
-    if front_end.number == "float16":
-        overflow = audio.BadAudio("", "not finite", "a coefficient is beyond 65504, which 16 bits cannot hold")
+def _features(waveform: np.ndarray, front_end) -> np.ndarray:
+    """The feature map, (frames, coefficients), as the store keeps it; BadAudio if numbers of that type cannot."""
     with np.errstate(over="ignore"):
-        found = [x.astype(NUMBERS[front_end.number]) if isinstance(x, np.ndarray) else x for x in found]
-    return [overflow if isinstance(x, np.ndarray) and not np.isfinite(x).all() else x for x in found]
+        content = front_end(torch.from_numpy(waveform)[None])[0].T.numpy().astype(NUMBERS[front_end.number])
+    if not np.isfinite(content).all():
+        raise audio.BadAudio("", "not finite", f"a coefficient is beyond the range of {front_end.number}")
+    return content
 
 
-def _whole_numbers(item: np.ndarray | audio.BadAudio) -> np.ndarray | audio.BadAudio:
-    """A waveform as int16, (samples, 1), clipped at full scale; errors pass through."""
-    if isinstance(item, audio.BadAudio):
-        return item
-    return np.clip(np.round(item * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype("<i2")[:, None]
-
-
-def feature_maps(waveforms: list[np.ndarray], front_end) -> list[np.ndarray]:
-    """Feature maps (frames, coefficients) of waveforms, computed together."""
-    if not waveforms:
-        return []
-    maps, counts = front_end.packed([torch.from_numpy(waveform) for waveform in waveforms])
-    return np.split(maps.numpy(), np.cumsum(counts)[:-1])
+def _integers(waveform: np.ndarray) -> np.ndarray:
+    """A waveform as int16, (samples, 1), clipped at full scale."""
+    return np.clip(np.round(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype("<i2")[:, None]
