@@ -9,7 +9,7 @@ The front-end:
 | a frame every 20 ms, whatever the length; the shortest utterance makes one, a shorter one is refused | test_frames |
 | a long recording is its windows one after another | test_long |
 | gradients reach the waveform, right ones, and are finite on silence; the encoder learns nothing | test_gradients |
-| loudness and offset do not matter, training mode and bfloat16 around it change nothing | test_nothing_else_matters |
+| loudness and offset do not matter, training mode changes nothing | test_nothing_else_matters |
 | its exported graph gives the same, for any size | test_onnx |
 | what cannot be is refused in one line | test_refused |
 
@@ -167,9 +167,6 @@ def test_nothing_else_matters(encoder, waves):
     wanted = front_end(wave)
     torch.testing.assert_close(front_end(0.05 * wave + 0.2), wanted, atol=2e-2, rtol=1e-2)
     assert torch.equal(front_end.train()(wave), wanted)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = front_end(wave)
-    assert found.dtype == torch.float32 and torch.equal(found, wanted)
 
 
 @pytest.mark.filterwarnings("ignore")
