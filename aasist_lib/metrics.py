@@ -8,10 +8,9 @@ finite.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +19,9 @@ from scipy.stats import norm, t
 
 from aasist_lib.base.errors import UserError
 from aasist_lib.base.progress import progress
+
+# ASVspoof 5, for target, spoof and nontarget: prior probabilities, and costs of a wrong decision
+PRIORS, COSTS = (0.9405, 0.05, 0.0095), (1.0, 10.0, 10.0)
 
 
 class EER(NamedTuple):
@@ -40,7 +42,8 @@ class MinCost(NamedTuple):
 class DET:
     """Detection error trade-off: both error rates, as fractions, at every threshold.
 
-    `thresholds` (k,) ascend; point i rejects every score <= thresholds[i], and the first point rejects nothing.
+    `thresholds` (k,) ascend; point i rejects every score <= thresholds[i], and the first point rejects nothing. Methods
+    are the functions of the same names.
     """
 
     thresholds: np.ndarray
@@ -57,12 +60,22 @@ class DET:
         return EER(float(value), float(self.thresholds[best]))
 
     def min_dcf(self, prior_spoof=0.05, cost_miss=1.0, cost_false_alarm=10.0) -> MinCost:
-        """See `metrics.min_dcf`."""
         miss, false_alarm = _dcf_weights(prior_spoof, cost_miss, cost_false_alarm)
         return _lowest(miss * self.bonafide_rejected + false_alarm * self.spoof_accepted, self.thresholds)
 
+    def min_tdcf(self, asv: "ASVRates", year: int = 2021, *, priors=PRIORS, costs=COSTS) -> MinCost:
+        if year not in (2019, 2021):
+            raise UserError(f"year: {year!r} is not one of 2019, 2021")
+        target, spoof, nontarget = np.multiply(priors, costs)
+        c0 = target * asv.miss + nontarget * asv.false_alarm
+        c1, c2 = target - c0, spoof * asv.spoof_false_alarm
+        if min(c1, c2) <= 0:
+            raise UserError("t-DCF: this speaker verifier errs too much, or accepts no spoof: no detector can help it")
+        c0 = c0 if year == 2021 else 0.0
+        cost = c0 + c1 * self.bonafide_rejected + c2 * self.spoof_accepted
+        return _lowest(cost / (c0 + min(c1, c2)), self.thresholds)
+
     def auc(self) -> float:
-        """See `metrics.auc`."""
         return float(np.trapezoid(self.bonafide_rejected - 1, self.spoof_accepted))
 
 
@@ -91,11 +104,11 @@ class Counts:
         return float(together[together > 1].sum() / together.sum())
 
     def det(self) -> DET:
-        rejected, found = np.cumsum(self.bonafide, dtype=float), np.cumsum(self.spoof, dtype=float)
+        rejected, detected = np.cumsum(self.bonafide, dtype=float), np.cumsum(self.spoof, dtype=float)
         return DET(
             np.append(self.scores[0] - 0.001, self.scores),
             np.append(0.0, rejected / rejected[-1]),
-            np.append(1.0, (found[-1] - found) / found[-1]),
+            np.append(1.0, (detected[-1] - detected) / detected[-1]),
         )
 
     def eer(self) -> EER:
@@ -282,10 +295,6 @@ def asv_rates(target, spoof, nontarget) -> ASVRates:
     return ASVRates(accepted[0], float(np.mean(target < threshold)), accepted[1])
 
 
-# ASVspoof 5, for target, spoof and nontarget: prior probabilities, and costs of a wrong decision
-PRIORS, COSTS = (0.9405, 0.05, 0.0095), (1.0, 10.0, 10.0)
-
-
 def min_tdcf(bonafide, spoof, asv: ASVRates, year: int = 2021, *, priors=PRIORS, costs=COSTS) -> MinCost:
     """Normalised minimum tandem detection cost, t-DCF (Kinnunen et al. 2018 and 2020).
 
@@ -300,17 +309,7 @@ def min_tdcf(bonafide, spoof, asv: ASVRates, year: int = 2021, *, priors=PRIORS,
     priors : of (target, spoof, nontarget).
     costs : of (target rejected, spoof accepted, nontarget accepted).
     """
-    if year not in (2019, 2021):
-        raise UserError(f"year: {year!r} is not one of 2019, 2021")
-    target, spoofed, nontarget = np.multiply(priors, costs)
-    c0 = target * asv.miss + nontarget * asv.false_alarm
-    c1, c2 = target - c0, spoofed * asv.spoof_false_alarm
-    if min(c1, c2) <= 0:
-        raise UserError("t-DCF: this speaker verifier errs too much, or accepts no spoof: no detector can help it")
-    c0 = c0 if year == 2021 else 0.0
-    curve = det(bonafide, spoof)
-    costs_there = c0 + c1 * curve.bonafide_rejected + c2 * curve.spoof_accepted
-    return _lowest(costs_there / (c0 + min(c1, c2)), curve.thresholds)
+    return det(bonafide, spoof).min_tdcf(asv, year, priors=priors, costs=costs)
 
 
 def a_dcf(target, spoof, nontarget, *, priors=PRIORS, costs=COSTS) -> MinCost:
@@ -330,7 +329,7 @@ def a_dcf(target, spoof, nontarget, *, priors=PRIORS, costs=COSTS) -> MinCost:
     return _lowest(cost / min(miss, from_spoof + from_nontarget), thresholds)
 
 
-Statistics = Callable[[Counts], Mapping[str, float]]
+Statistic = Callable[[Counts], Mapping[str, float]]
 
 
 class Difference(NamedTuple):
@@ -342,8 +341,70 @@ class Difference(NamedTuple):
     probability: float
 
 
+class Factor(NamedTuple):
+    """What trials have in common that are drawn together, such as their speaker.
+
+    `group` (n,) is the number of each trial's group, -1 where this factor does not draw; groups with and groups without
+    bona fide trials are separate `strata`, each (groups,).
+    """
+
+    group: np.ndarray
+    strata: tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The n trials that a bootstrap draws from: bona fide first, each class sorted by score.
+
+    `systems` are the distinct scores of each system, ascending, and the index of each trial's score among them (n,).
+    """
+
+    systems: list[tuple[np.ndarray, np.ndarray]]
+    bonafide: slice
+    spoof: slice
+    factors: list[Factor]
+
+    @classmethod
+    def of(cls, systems, clusters: Mapping[str, tuple] | None) -> "Trials":
+        systems = [checked(*system) for system in systems]
+        sizes = [len(scores) for scores in systems[0]]
+        scores = [np.concatenate(system) for system in systems]
+        # sorted, so that the result does not depend on the order of the trials
+        order = np.lexsort([*reversed(scores), np.repeat([0, 1], sizes)])
+        factors = [_factor(names, sizes, order) for names in (clusters or {}).values()]
+        factors = [factor for factor in factors if (factor.group >= 0).any()]
+        return cls([_distinct(x[order]) for x in scores], slice(sizes[0]), slice(sizes[0], sum(sizes)), factors)
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Number of times that each trial occurs in one bootstrap sample (n,)."""
+        drawn = np.ones(self.spoof.stop, dtype=np.int64)
+        for group, strata in self.factors:
+            of_group = np.ones(sum(map(len, strata)) + 1, dtype=np.int64)  # the last is that of group -1
+            for groups in filter(len, strata):
+                of_group[groups] = _resample(rng, len(groups), max(len(groups) - 1, 1))
+            drawn *= of_group[group]
+        for trials in (self.bonafide, self.spoof):
+            if all((group[trials] < 0).all() for group, _ in self.factors):
+                drawn[trials] = _resample(rng, len(drawn[trials]), len(drawn[trials]))
+        return drawn
+
+    def counts(self, drawn: np.ndarray) -> list[Counts]:
+        """A sample as the `Counts` of each system."""
+        classes = self.bonafide, self.spoof
+        return [
+            Counts(scores, *(np.bincount(row[trials], drawn[trials], len(scores)) for trials in classes))
+            for scores, row in self.systems
+        ]
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of the factor that has fewest; at least 2."""
+        sizes = [self.bonafide.stop, self.spoof.stop - self.bonafide.stop]
+        return max(2, min([max(map(len, strata)) for _, strata in self.factors] or sizes))
+
+
 def bootstrap(
-    statistics: Statistics,
+    statistic: Statistic,
     bonafide,
     spoof,
     *,
@@ -352,7 +413,7 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap confidence intervals of statistics of the scores: name -> (low, high).
+    """Percentile bootstrap confidence intervals of a statistic of the scores: name -> (low, high).
 
     With few groups, plain percentile intervals are too narrow: in a simulation, 85 % coverage instead of 95 % for 5
     speakers and 4 attacks. Two corrections give 94 to 97 % for 5 to 40 groups: G - 1 of G groups are drawn (Rao and Wu
@@ -361,7 +422,7 @@ def bootstrap(
 
     Parameters
     ----------
-    statistics : maps `Counts` to numbers by name.
+    statistic : maps `Counts` to numbers by name.
     clusters : None resamples single trials. Otherwise factors by name, each with the group of every bona fide and every
         spoof trial (None: not applicable): ``{"speaker": (bonafide, spoof), "attack": (None, spoof)}``.
         Groups are resampled, and a trial counts as often as the product of its groups' counts (Owen 2007). Trials of
@@ -378,12 +439,13 @@ def bootstrap(
     >>> low < auc(range(40), range(-20, 20)) < high
     True
     """
-    found, groups = _replicated(statistics, [(bonafide, spoof)], clusters, replicates, seed)
-    return {name: _interval([one[name] for (one,) in found], groups, level) for name in found[0][0]}
+    trials = Trials.of([(bonafide, spoof)], clusters)
+    samples = _samples(statistic, trials, replicates, seed)
+    return {name: _interval([one[name] for (one,) in samples], trials.groups, level) for name in samples[0][0]}
 
 
 def paired(
-    statistics: Statistics,
+    statistic: Statistic,
     first: tuple,
     second: tuple,
     *,
@@ -396,7 +458,7 @@ def paired(
 
     Parameters
     ----------
-    statistics : lower values are better.
+    statistic : lower values are better.
     first, second : (bona fide scores, spoof scores) of each system, with equally many trials in the same order.
 
     >>> scores, better = (range(20), range(-10, 10)), (range(20), range(-15, 5))
@@ -406,17 +468,35 @@ def paired(
     for name, one, other in zip(("bona fide", "spoofed"), first, second, strict=True):
         if len(one) != len(other):
             raise UserError(f"paired: {len(one)} {name} trials of the first system, {len(other)} of the second")
-    found, groups = _replicated(statistics, [first, second], clusters, replicates, seed)
-    whole = [statistics(Counts.of(*system)) for system in (first, second)]
+    trials = Trials.of([first, second], clusters)
+    samples, groups = _samples(statistic, trials, replicates, seed), trials.groups
+    before, after = (statistic(Counts.of(*system)) for system in (first, second))
     differences = {}
-    for name in whole[0]:
-        more = np.array([two[name] - one[name] for one, two in found])
-        less = np.mean(more < 0) + np.mean(more == 0) / 2
+    for name in before:
+        change = np.array([two[name] - one[name] for one, two in samples])
+        lower = np.mean(change < 0) + np.mean(change == 0) / 2
         # bounded by the number of replicates, and corrected by Student's t like the interval
-        less = t.cdf(norm.ppf(np.clip(less, 0.5 / len(more), 1 - 0.5 / len(more))), groups - 1)
-        value = float(whole[1][name] - whole[0][name])
-        differences[name] = Difference(value, *_interval(more, groups, level), float(less))
+        lower = t.cdf(norm.ppf(np.clip(lower, 0.5 / len(change), 1 - 0.5 / len(change))), groups - 1)
+        value = float(after[name] - before[name])
+        differences[name] = Difference(value, *_interval(change, groups, level), float(lower))
     return differences
+
+
+def _samples(statistic: Statistic, trials: Trials, replicates: int, seed: int) -> list[list[Mapping[str, float]]]:
+    """The statistic of every bootstrap sample, for each system; all systems get the same samples."""
+
+    def sample(number: int):
+        rng = np.random.default_rng((seed, number))
+        for _ in range(100):  # few groups may leave a class without trials
+            drawn = trials.draw(rng)
+            if drawn[trials.bonafide].any() and drawn[trials.spoof].any():
+                return [statistic(counts) for counts in trials.counts(drawn)]
+        raise UserError("too few speakers and attacks to draw samples from: use clusters=None")
+
+    if trials.spoof.stop < 50_000:  # too small for threads to help
+        return [sample(number) for number in range(replicates)]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # numpy releases the GIL in long operations
+        return list(progress(pool.map(sample, range(replicates)), replicates, "bootstrap", "replicate"))
 
 
 def _interval(values, groups: int, level: float) -> tuple[float, float]:
@@ -424,41 +504,7 @@ def _interval(values, groups: int, level: float) -> tuple[float, float]:
     return tuple(np.quantile(values, [tail, 1 - tail]).tolist())
 
 
-def _replicated(statistics, systems, clusters, replicates, seed):
-    """Statistics of every system on each sample (the same trials for all systems), and the number of groups."""
-    systems = [checked(*system) for system in systems]
-    # sorted, so that the result does not depend on the order of the trials
-    orders = [np.lexsort([scores[i] for scores in reversed(systems)]) for i in (0, 1)]
-    factors = [_factor(names, orders) for names in (clusters or {}).values()]
-    factors = [factor for factor in factors if any(groups is not None for groups in factor[1])]
-    sizes = [len(order) for order in orders]
-    rows = []  # per system: distinct scores, and the index of each trial's score by class
-    for scores in systems:
-        distinct, row = _distinct(np.concatenate([x[order] for x, order in zip(scores, orders, strict=True)]))
-        rows.append((distinct, *np.split(row, [sizes[0]])))
-
-    def one(number: int):
-        rng = np.random.default_rng((seed, number))
-        for _ in range(100):
-            drawn = _draw(rng, factors, sizes)
-            if drawn[0].any() and drawn[1].any():
-                break
-        else:
-            raise UserError("too few speakers and attacks to draw samples from: use clusters=None")
-        return [
-            statistics(Counts(scores, *map(partial(np.bincount, minlength=len(scores)), of_class, drawn)))
-            for scores, *of_class in rows
-        ]
-
-    groups = max(2, min([max(map(len, strata)) for strata, _ in factors] or sizes))
-    if sum(sizes) < 50_000:  # too small for threads to help
-        return [one(number) for number in range(replicates)], groups
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # numpy releases the GIL in long operations
-        found = pool.map(one, range(replicates))
-        return list(progress(found, replicates, "bootstrap", "replicate")), groups
-
-
-def _distinct(scores):
+def _distinct(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct scores, ascending, and the index of each trial's score among them."""
     order = np.argsort(scores)
     ranked = scores[order]
@@ -468,36 +514,25 @@ def _distinct(scores):
     return ranked[new], rows
 
 
-def _factor(names, orders):
-    """Groups with and without bona fide trials, and the group of every trial by class (None: not resampled)."""
-    names = [np.asarray([] if given is None else given, dtype=object).astype(str) for given in names]
-    flat = np.concatenate(names)
+def _factor(names: tuple, sizes: Sequence[int], order: np.ndarray) -> Factor:
+    """Number the groups named for the bona fide and the spoof trials; a class whose groups cannot vary gets -1."""
+    given = [np.asarray([] if of_class is None else of_class, dtype=object).astype(str) for of_class in names]
+    flat = np.concatenate(given)
     unnamed = flat == ""
-    flat = np.where(unnamed, [f"\n{i}" for i in range(len(flat))], flat) if unnamed.any() else flat
-    groups = np.unique(flat, return_inverse=True)[1]
-    of_class = np.split(groups, [len(names[0])])
-    strata = [np.unique(of_class[0]), np.setdiff1d(groups, of_class[0])]
-    varying = [stratum for stratum in strata if len(stratum) > 1 and not unnamed.all()]
-    varying = np.concatenate(varying or [[]])
-    for i, order in enumerate(orders):
-        of_class[i] = of_class[i][order] if np.isin(of_class[i], varying).any() else None
-    return strata, of_class
+    if unnamed.any():
+        flat = np.where(unnamed, [f"\n{i}" for i in range(len(flat))], flat)
+    numbers = np.unique(flat, return_inverse=True)[1]
+    classes = np.split(numbers, [len(given[0])])
+    strata = np.unique(classes[0]), np.setdiff1d(numbers, classes[0])
+    varying = np.concatenate([[], *(groups for groups in strata if len(groups) > 1 and not unnamed.all())])
+    group = [
+        of_class if np.isin(of_class, varying).any() else np.full(size, -1)
+        for of_class, size in zip(classes, sizes, strict=True)
+    ]
+    return Factor(np.concatenate(group)[order], strata)
 
 
-def _draw(rng, factors, sizes):
-    """Number of times that each trial of each class occurs in one bootstrap sample."""
-    counts = [None, None]
-    for strata, of_class in factors:
-        drawn = np.zeros(sum(map(len, strata)), dtype=np.int64)
-        for groups in filter(len, strata):
-            drawn[groups] = _resample(rng, len(groups), max(len(groups) - 1, 1))
-        for i, groups in enumerate(of_class):
-            if groups is not None:
-                counts[i] = drawn[groups] * (1 if counts[i] is None else counts[i])
-    return [_resample(rng, size, size) if n is None else n for size, n in zip(sizes, counts, strict=True)]
-
-
-def _resample(rng, n, draws):
+def _resample(rng: np.random.Generator, n: int, draws: int) -> np.ndarray:
     return np.bincount(rng.integers(n, size=draws), minlength=n)
 
 
