@@ -20,11 +20,8 @@ SHRINKAGES = np.round(np.arange(1.0, 0.199, -0.05), 2)
 FOLDS = 5  # of bona fide speakers
 
 
-def claimed(scores, prior_spoof: float) -> np.ndarray:
-    """LLR of uncalibrated logits: score - log((1 - prior_spoof) / prior_spoof), without the class prior of training.
-
-    `prior_spoof` is the fraction of spoofs among the weighted draws of training, from network.json.
-    """
+def uncalibrated_llr(scores, prior_spoof: float) -> np.ndarray:
+    """LLRs that logits claim by themselves: score - log((1 - prior_spoof) / prior_spoof), with `training_prior`."""
     return np.asarray(scores, dtype=np.float64) - np.log((1 - prior_spoof) / prior_spoof)
 
 
@@ -62,7 +59,6 @@ class Affine:
         return self.scale <= 0
 
     def describe(self) -> str:
-        """Description in words, with a warning where the scores are inverted."""
         text = f"llr = {self.scale:.3f} x score {'+' if self.offset >= 0 else '-'} {abs(self.offset):.3f}"
         if self.inverted:
             text += (
@@ -73,18 +69,7 @@ class Affine:
         return text
 
     def to_dict(self) -> dict:
-        """For JSON; floats keep full precision."""
         return {"kind": "affine", "scale": self.scale, "offset": self.offset}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "Affine":
-        """Inverse of `to_dict`; `UserError` for another kind or values that are not finite numbers."""
-        if values.get("kind") != "affine":
-            raise UserError(f"calibration: kind is {values.get('kind')!r}, not 'affine'")
-        scale, offset = (values.get(name) for name in ("scale", "offset"))
-        if not _is_number(scale) or not _is_number(offset):
-            raise UserError(f"calibration: scale {scale!r} and offset {offset!r} must be finite numbers")
-        return cls(float(scale), float(offset))
 
 
 @dataclass(frozen=True)
@@ -115,7 +100,6 @@ class Isotonic:
         return self.upside_down or not self.llrs[0] < self.llrs[-1]
 
     def describe(self) -> str:
-        """Description in words, with a warning where the scores are inverted or carry no information."""
         text = f"llr rises from {self.llrs[0]:.2f} to {self.llrs[-1]:.2f} over {len(self.scores)} knots"
         if self.inverted:
             text += (
@@ -125,23 +109,8 @@ class Isotonic:
         return text
 
     def to_dict(self) -> dict:
-        """For JSON."""
         knots = {"scores": list(self.scores), "llrs": list(self.llrs)}
         return {"kind": "isotonic", "upside_down": self.upside_down} | knots
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "Isotonic":
-        """Inverse of `to_dict`; `UserError` for another kind, or knots that are not finite or not monotonic."""
-        if values.get("kind") != "isotonic":
-            raise UserError(f"calibration: kind is {values.get('kind')!r}, not 'isotonic'")
-        knots = [values.get(name) for name in ("scores", "llrs")]
-        fine = all(isinstance(knot, list) and knot and all(map(_is_number, knot)) for knot in knots)
-        fine = fine and len(knots[0]) == len(knots[1])
-        if not fine or (np.diff(knots[0]) <= 0).any() or (np.diff(knots[1]) < 0).any():
-            raise UserError("calibration: scores and llrs must be equally long lists of finite, rising numbers")
-        if not isinstance(values.get("upside_down"), bool):
-            raise UserError(f"calibration: upside_down is {values.get('upside_down')!r}, neither true nor false")
-        return cls(*(tuple(map(float, knot)) for knot in knots), values["upside_down"])
 
 
 def _is_number(x) -> bool:
@@ -149,12 +118,28 @@ def _is_number(x) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool) and bool(np.isfinite(x))
 
 
-def from_dict(values: dict) -> "Affine | Isotonic":
-    """Calibration of either kind from its `to_dict`; `UserError` for anything else."""
-    kinds = {"affine": Affine, "isotonic": Isotonic}
-    if values.get("kind") not in kinds:
-        raise UserError(f"calibration: kind is {values.get('kind')!r}, not one of {', '.join(kinds)}")
-    return kinds[values["kind"]].from_dict(values)
+def from_dict(values: dict) -> Affine | Isotonic:
+    """Calibration from its `to_dict`; `UserError` for another kind, or numbers that make none."""
+    kind = values.get("kind")
+    if kind == "affine":
+        scale, offset = values.get("scale"), values.get("offset")
+        if not _is_number(scale) or not _is_number(offset):
+            raise UserError(f"calibration: scale {scale!r} and offset {offset!r} must be finite numbers")
+        return Affine(float(scale), float(offset))
+    if kind == "isotonic":
+        knots, upside_down = [values.get(name) for name in ("scores", "llrs")], values.get("upside_down")
+        numbers = all(isinstance(knot, list) and knot and all(map(_is_number, knot)) for knot in knots)
+        if (
+            not numbers
+            or len(knots[0]) != len(knots[1])
+            or (np.diff(knots[0]) <= 0).any()
+            or (np.diff(knots[1]) < 0).any()
+        ):
+            raise UserError("calibration: scores and llrs must be equally long lists of finite, rising numbers")
+        if not isinstance(upside_down, bool):
+            raise UserError(f"calibration: upside_down is {upside_down!r}, neither true nor false")
+        return Isotonic(*(tuple(map(float, knot)) for knot in knots), upside_down)
+    raise UserError(f"calibration: kind is {kind!r}, not one of {', '.join(METHODS)}")
 
 
 def fit_affine(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Affine:
@@ -177,14 +162,8 @@ def fit_affine(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Affin
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    from aasist_lib.metrics import checked
-
-    bonafide, spoof = checked(bonafide, spoof)
-    weight = _weights(bonafide, spoof, attacks, prior_spoof)
-    scores = np.concatenate([bonafide, spoof])
+    bonafide, spoof, scores, weight = _weighted(bonafide, spoof, attacks, prior_spoof)
     centre, spread = scores.mean(), scores.std()
-    if not spread > 0:
-        raise UserError("calibration: all scores are the same; train the network first")
     x = np.column_stack([(scores - centre) / spread, np.ones(len(scores))])
     sizes = [len(bonafide), len(spoof)]
     target = np.repeat([(sizes[0] + 1) / (sizes[0] + 2), 1 / (sizes[1] + 2)], sizes)
@@ -212,15 +191,8 @@ def fit_isotonic(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Iso
     """
     from scipy.optimize import isotonic_regression
 
-    from aasist_lib.metrics import checked
-
-    bonafide, spoof = checked(bonafide, spoof)
-    weight = _weights(bonafide, spoof, attacks, prior_spoof)
-    scores = np.concatenate([bonafide, spoof])
-    low, high = scores.min(), scores.max()
-    if not low < high:
-        raise UserError("calibration: all scores are the same; train the network first")
-    scores = np.concatenate([scores, [low, high]])
+    bonafide, spoof, scores, weight = _weighted(bonafide, spoof, attacks, prior_spoof)
+    scores = np.concatenate([scores, [scores.min(), scores.max()]])
     real = np.repeat([1.0, 0.0, 1.0, 0.0], [len(bonafide), len(spoof), 1, 1])
     weight = np.concatenate([weight, [(1 - prior_spoof) / len(bonafide), prior_spoof / len(spoof)]])
     distinct, row = np.unique(scores, return_inverse=True)
@@ -234,15 +206,22 @@ def fit_isotonic(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Iso
     return Isotonic(tuple(at.tolist()), tuple(llr[share.blocks[:-1]].tolist()), upside_down)
 
 
-def _weights(bonafide, spoof, attacks, prior_spoof: float) -> np.ndarray:
-    """Weight of every trial, bona fide first; the weights of a class sum to its prior."""
+def _weighted(bonafide, spoof, attacks, prior_spoof: float) -> tuple[np.ndarray, ...]:
+    """Both classes, all scores, bona fide first, and their weights; those of a class sum to its prior."""
+    from aasist_lib.metrics import checked
+
+    bonafide, spoof = checked(bonafide, spoof)
     if not 0 < prior_spoof < 1:
         raise UserError(f"prior_spoof: {prior_spoof} is not between 0 and 1")
+    scores = np.concatenate([bonafide, spoof])
+    if scores.min() == scores.max():
+        raise UserError("calibration: all scores are the same; train the network first")
     of_spoof = np.full(len(spoof), 1 / len(spoof))
     if attacks is not None:
         _, group, size = np.unique(np.asarray(attacks, dtype=str), return_inverse=True, return_counts=True)
         of_spoof = 1 / size[group] / len(size)
-    return np.concatenate([np.full(len(bonafide), (1 - prior_spoof) / len(bonafide)), prior_spoof * of_spoof])
+    weight = np.concatenate([np.full(len(bonafide), (1 - prior_spoof) / len(bonafide)), prior_spoof * of_spoof])
+    return bonafide, spoof, scores, weight
 
 
 @dataclass(frozen=True)
@@ -259,7 +238,6 @@ class HeldOutCalibration:
     attacks: int
 
     def describe(self) -> str:
-        """Description in words."""
         if self.attacks < 2:
             return (
                 f"{self.fit.describe()}; dev has too few kinds of attack to hold one out: expect it to claim too much"
@@ -299,33 +277,32 @@ def fit_held_out(
     bonafide, spoof = checked(bonafide, spoof)
     attacks = np.asarray(attacks, dtype=str)
     fit = {"affine": fit_affine, "isotonic": fit_isotonic}[method]
-    kinds, (fold, spoof_fold) = np.unique(attacks), _folds(speakers, spoof_speakers, len(bonafide), len(spoof))
-    whole = fit(bonafide, spoof, prior_spoof, attacks)
-    if len(kinds) < 2:
-        return HeldOutCalibration(whole, 1.0, (whole(bonafide), whole(spoof)), len(kinds))
-    real, fake = np.zeros(len(bonafide)), np.zeros(len(spoof))
+    names, (fold, spoof_fold) = np.unique(attacks), _folds(speakers, spoof_speakers, len(bonafide), len(spoof))
+    of_all = fit(bonafide, spoof, prior_spoof, attacks)
+    if len(names) < 2:
+        return HeldOutCalibration(of_all, 1.0, (of_all(bonafide), of_all(spoof)), len(names))
+    real, fake = np.zeros(len(bonafide)), np.zeros(len(spoof))  # mean LLRs over the fits without the trial
     folds = np.unique(fold)
-    for kind in kinds:
-        out = attacks == kind
+    for name in names:
+        of_attack = attacks == name
         for number in folds:
-            seen = (fold != number) | (len(folds) == 1)
-            others = ~out & ((spoof_fold != number) | (len(folds) == 1))
-            others = others if others.any() else ~out  # all other attacks are of these speakers
-            there = fit(bonafide[seen], spoof[others], prior_spoof, attacks[others])
-            left = fold == number
-            real[left] += there(bonafide[left]) / len(kinds)
-            own, anyone = out & (spoof_fold == number), out & (spoof_fold < 0)
-            fake[own] = there(spoof[own])
-            fake[anyone] += there(spoof[anyone]) / len(folds)
+            kept = (fold != number) | (len(folds) == 1)
+            kept_spoof = ~of_attack & ((spoof_fold != number) | (len(folds) == 1))
+            kept_spoof = kept_spoof if kept_spoof.any() else ~of_attack  # all other attacks are of these speakers
+            without = fit(bonafide[kept], spoof[kept_spoof], prior_spoof, attacks[kept_spoof])
+            real[fold == number] += without(bonafide[fold == number]) / len(names)
+            same_fold, no_fold = of_attack & (spoof_fold == number), of_attack & (spoof_fold < 0)
+            fake[same_fold] = without(spoof[same_fold])
+            fake[no_fold] += without(spoof[no_fold]) / len(folds)
     # (shrinkages, attacks): the bona fide part is the same for every attack
     costs = np.array([
-        [np.logaddexp(0, -by * real).mean() + np.logaddexp(0, by * fake[attacks == kind]).mean() for kind in kinds]
+        [np.logaddexp(0, -by * real).mean() + np.logaddexp(0, by * fake[attacks == name]).mean() for name in names]
         for by in SHRINKAGES
     ])  # fmt: skip
     best = int(np.argmin(costs.mean(axis=1)))
     gain = costs[0] - costs[best]
-    by = float(SHRINKAGES[best]) if gain.mean() > gain.std(ddof=1) / np.sqrt(len(kinds)) else 1.0
-    return HeldOutCalibration(_shrunk(whole, by), by, (by * real, by * fake), len(kinds))
+    by = float(SHRINKAGES[best]) if gain.mean() > gain.std(ddof=1) / np.sqrt(len(names)) else 1.0
+    return HeldOutCalibration(_shrunk(of_all, by), by, (by * real, by * fake), len(names))
 
 
 def _folds(speakers, spoof_speakers, bonafide: int, spoof: int) -> tuple[np.ndarray, np.ndarray]:

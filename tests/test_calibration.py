@@ -130,7 +130,7 @@ def test_what_the_network_claims_does_not_depend_on_how_training_drew():
     llr = np.array([-1.0, 0.0, 3.0])
     for prior_spoof in (0.5, 0.9, 0.05):
         log_odds = llr + np.log((1 - prior_spoof) / prior_spoof)
-        assert calibration.claimed(log_odds, prior_spoof) == pytest.approx(llr)
+        assert calibration.uncalibrated_llr(log_odds, prior_spoof) == pytest.approx(llr)
 
 
 def test_isotonic_is_the_best_monotonic_calibration():
@@ -305,7 +305,7 @@ def test_mistakes_are_told(tmp_path):
     with pytest.raises(UserError, match="prior_spoof"):
         fit_affine([1, 2], [0], prior_spoof=0)
     with pytest.raises(UserError, match="isotonic"):
-        Affine.from_dict({"kind": "isotonic"})
+        calibration.from_dict({"kind": "isotonic"})
     with pytest.raises(UserError, match="pickle.*affine, isotonic"):
         calibration.from_dict({"kind": "pickle"})
     for knots in (
@@ -322,7 +322,7 @@ def test_mistakes_are_told(tmp_path):
     with pytest.raises(UserError, match="upside_down"):
         calibration.from_dict({"kind": "isotonic", "scores": [0, 1], "llrs": [0, 1]})
     with pytest.raises(UserError, match="offset"):
-        Affine.from_dict({"kind": "affine", "scale": 1.0, "offset": "high"})
+        calibration.from_dict({"kind": "affine", "scale": 1.0, "offset": "high"})
     with pytest.raises(UserError, match="calibrate stage"):
         calibration.load(tmp_path)
     (tmp_path / "calibration.json").write_text(json.dumps({"kind": "affine"}))
