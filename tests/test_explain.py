@@ -29,7 +29,7 @@ from nbclient import NotebookClient
 from torch import nn
 
 from aasist_lib import Detector, audio, calibration, models, plots, store
-from aasist_lib.audit import explain
+from aasist_lib.audit import explain, figures
 from aasist_lib.base.errors import UserError
 from aasist_lib.detector import backends
 from aasist_lib.features import build
@@ -256,10 +256,10 @@ def test_any_detector(name, features, seconds, wave, tmp_path):
     assert (seen is None) == (features["kind"] == "waveform") and (pooling is None) == (name in ("resnet", "aasist"))
     windows = explain.windows(detector, samples, hop=5)
     for figure in (
-        plots.inspection(excerpt, tiles.decibels, seen, pooling, RATE),
-        plots.sliding(windows, detector.threshold),
-        plots.evidence(maps, tiles.times, tiles.hertz, tiles.decibels),
-        plots.deletion(table),
+        figures.inspection(excerpt, tiles.decibels, seen, pooling, RATE),
+        figures.sliding(windows, detector.threshold),
+        figures.evidence(maps, tiles.times, tiles.hertz, tiles.decibels),
+        figures.deletion(table),
     ):
         assert plots.png(figure).startswith(b"\x89PNG")
     assert explain.embed(detector, samples).ndim == 1
@@ -268,17 +268,17 @@ def test_any_detector(name, features, seconds, wave, tmp_path):
 def test_figures_say_what_the_numbers_say(afraid, planted):
     tiles = explain.Tiles(planted, RATE)
     found = explain.occlusion(afraid, tiles)
-    figure = plots.evidence({"occlusion": found}, tiles.times, tiles.hertz, tiles.decibels, marked=1)
+    figure = figures.evidence({"occlusion": found}, tiles.times, tiles.hertz, tiles.decibels, marked=1)
     (frame,) = figure.axes[1].patches
     band, time = np.unravel_index(np.abs(found).argmax(), found.shape)
     assert frame.get_xy() == (tiles.times[time], band) and figure.axes[1].get_title("left") == "Occlusion"
     windows = pd.DataFrame({"start": [0, 1], "end": [2, 3], "llr": [1.0, -1.0], "decision": ["bonafide", "spoof"]})
-    legend = [text.get_text() for text in plots.sliding(windows, 0.25).axes[0].get_legend().get_texts()]
+    legend = [text.get_text() for text in figures.sliding(windows, 0.25).axes[0].get_legend().get_texts()]
     assert legend == ["threshold: +0.25", "called real (1)", "called fake (1)"]
-    plain = plots.inspection(planted, tiles.decibels, None, None, RATE)
+    plain = figures.inspection(planted, tiles.decibels, None, None, RATE)
     assert len([ax for ax in plain.axes if ax.get_ylabel() != "dB"]) == 3  # no features, and no attention:
     assert any("no attention" in text.get_text() for ax in plain.axes for text in ax.texts)
-    assert plots.png(plain) == plots.png(plots.inspection(planted, tiles.decibels, None, None, RATE))
+    assert plots.png(plain) == plots.png(figures.inspection(planted, tiles.decibels, None, None, RATE))
 
 
 def test_bent_calibration_is_weighed_in_logits(wave):

@@ -26,6 +26,7 @@ import soundfile
 from matplotlib.colors import to_hex
 
 from aasist_lib import evaluation, metrics, plots
+from aasist_lib.audit import figures
 from aasist_lib.base.errors import UserError
 
 
@@ -221,8 +222,8 @@ def test_robustness_shows_every_condition_with_its_interval():
     table = pd.DataFrame(rows, columns=["condition", "family", "kind", "words", "eer", "eer_low", "eer_high"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = plots.robustness(table, "Held up")
-        assert plots.png(figure) == plots.png(plots.robustness(table, "Held up"))
+        figure = figures.robustness(table, "Held up")
+        assert plots.png(figure) == plots.png(figures.robustness(table, "Held up"))
     first, second = figure.axes
     assert [ax.get_title("left") for ax in figure.axes] == ["What happens to recordings", "What the detector goes by"]
     assert figure.get_suptitle() == "Held up" and "interval" in second.get_xlabel()
@@ -232,7 +233,7 @@ def test_robustness_shows_every_condition_with_its_interval():
     assert whiskers == pytest.approx([30, 45, 20, 35])
     assert [text.get_text() for text in first.get_legend().get_texts()] == ["as they are: 10.0 %"]
     assert first.lines[-1].get_xdata() == pytest.approx([10, 10])
-    alone = plots.robustness(table[table["family"] == "robustness"].drop(columns=["eer_low", "eer_high"]))
+    alone = figures.robustness(table[table["family"] == "robustness"].drop(columns=["eer_low", "eer_high"]))
     assert len(alone.axes) == 1 and plots.png(alone)
 
 
@@ -299,8 +300,8 @@ def test_shortcuts_beside_the_detector():
     detector = {"known": row(0.05, 0.01, 0.1), "unseen": row(0.12, 0.02, 0.3), "all": row(0.08, 0.01, 0.2)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = plots.shortcuts(results, detector, "Cheap tricks", **limits)
-        again = plots.shortcuts(results, detector, "Cheap tricks", **limits)
+        figure = figures.shortcuts(results, detector, "Cheap tricks", **limits)
+        again = figures.shortcuts(results, detector, "Cheap tricks", **limits)
         assert plots.png(figure) == plots.png(again)
     (ax,) = figure.axes
     assert ax.get_title("left") == "Cheap tricks" and "interval" in ax.get_xlabel() and ax.yaxis_inverted()
@@ -318,4 +319,4 @@ def test_shortcuts_beside_the_detector():
     assert [x[0] for x in upright if len(x) == 2] == pytest.approx([34, 28, 50])  # limits, then guessing
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend.count("guessing") == 1 and sum("limit" in text for text in legend) == 1
-    assert len(plots.shortcuts(results, {}, **limits).axes[0].get_yticklabels()) == 2
+    assert len(figures.shortcuts(results, {}, **limits).axes[0].get_yticklabels()) == 2
