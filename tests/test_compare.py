@@ -365,7 +365,7 @@ def test_changed():
         ["", "real voices", 60, 1, 0],
         ["unseen", "mlsa", 30, 0, 1],
     ]
-    assert compare.changed_words(pair) == "4 decisions of 180 changed: 1 fixed, 3 broken"
+    assert compare.summary_line(pair) == "4 decisions of 180 changed: 1 fixed, 3 broken"
     few = compare.changed_table(made("a", first), made("b", second), table, n=1)
     assert few["Now"].tolist() == ["broken", "fixed"] and {"LLR, a", "LLR, b"} <= set(few.columns)
 

@@ -276,7 +276,7 @@ def test_asv_scores_of_something_else(tmp_path):
     other.write_text(dev.read_text() + "bonafide target nan\n")
     with pytest.raises(UserError, match="asv.txt:2301: expected a number"):
         scorefiles.read_asv(other, trials, keys)
-    foreign = scorefiles.Trials(trials.table, "asvspoof5", "", 0)
+    foreign = scorefiles.Matched(trials.table, "asvspoof5", "", 0)
     with pytest.raises(UserError, match="belong to the corpus"):
         scorefiles.read_asv(dev, foreign, keys)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aasist_lib import audio, evaluation, metrics
+from aasist_lib import audio, evaluation
 from aasist_lib.audit.robustness import cache_key, llr, logit
 from aasist_lib.augment import effects
 from aasist_lib.base.errors import UserError
@@ -195,7 +195,7 @@ def summary(
     real = known.loc[bonafide.index].assign(llr=bonafide)
     real = evaluation.scored(real[real["label"] == "bonafide"])
 
-    def statistics(counts):
+    def statistic(counts):
         return {"eer": counts.eer().value, "spoof_accepted": counts.rates(threshold)["spoof_accepted"]}
 
     before = attacked[attacked["method"] == "none"].set_index("utt_id")["llr"]
@@ -205,15 +205,11 @@ def summary(
         was = before.loc[group.index]
         caught = was < threshold
         trials = pd.concat([real, known.loc[group.index].assign(llr=group["llr"])])
-        classes = evaluation.split_classes(trials)
         row = {"method": method, "db": db, "n_spoof": len(group)}
         for name, column in (("success", "llr"), ("success_16bit", "llr_16bit")):
             row[name] = float((group.loc[caught, column] >= threshold).mean()) if caught.any() else np.nan
-        row |= statistics(metrics.Counts.of(*classes)) | {"llr_change": float((group["llr"] - was).mean())}
-        if replicates:
-            drawn = {"clusters": evaluation.factors(trials), "replicates": replicates, "seed": seed}
-            for name, (low, high) in metrics.bootstrap(statistics, *classes, **drawn).items():
-                row |= {f"{name}_low": low, f"{name}_high": high}
+        row |= {"llr_change": float((group["llr"] - was).mean())}
+        row |= evaluation.with_interval(statistic, trials, replicates=replicates, seed=seed)
         rows.append(row)
     order = {method: i for i, method in enumerate(METHODS)}
     return pd.DataFrame(rows).sort_values(
@@ -223,21 +219,17 @@ def summary(
 
 def readable(summary: pd.DataFrame) -> pd.DataFrame:
     """`summary` as text, in percent, with intervals."""
-    rows = []
-    for row in summary.to_dict("records"):
-        strength = "" if np.isnan(row["db"]) else f", {row['db']:g} dB below"
-
-        def cell(name, row=row):
-            return evaluation.interval(*(row.get(name + end) for end in ("", "_low", "_high")))
-
-        rows.append(
-            {
-                "Attack": METHODS[row["method"]] + strength,
-                "Fakes caught before that pass now (%)": cell("success"),
-                "The same, saved with 16 bits (%)": cell("success_16bit"),
-                "Fakes let through (%)": cell("spoof_accepted"),
-                "Equal error rate (%)": cell("eer"),
-                "Rise of the LLR": f"{row['llr_change']:+.2f}",
-            }
-        )
-    return pd.DataFrame(rows)
+    strength = summary["db"].map(lambda db: "" if np.isnan(db) else f", {db:g} dB below")
+    return evaluation.cells(
+        summary.assign(
+            attack=summary["method"].map(METHODS) + strength, llr_change=summary["llr_change"].map("{:+.2f}".format)
+        ),
+        {
+            "attack": "Attack",
+            "success": "Fakes caught before that pass now (%)",
+            "success_16bit": "The same, saved with 16 bits (%)",
+            "spoof_accepted": "Fakes let through (%)",
+            "eer": "Equal error rate (%)",
+            "llr_change": "Rise of the LLR",
+        },
+    )

@@ -52,28 +52,21 @@ def beside(baselines: Mapping[str, Mapping], detector: Mapping[str, Mapping]) ->
         row = {"name": name, "kind": DETECTOR if is_detector else "shortcut", "words": words, "goal": goal}
         for condition in ("all", "known", "unseen"):
             column = "eer" if condition == "all" else f"eer_{condition}"
-            for end in ("", "_low", "_high"):
-                row[column + end] = measured.get(condition, {}).get(f"eer{end}", math.nan)
+            row |= {column + end: measured.get(condition, {}).get(f"eer{end}", math.nan) for end in evaluation.ENDS}
         rows.append(row | {"missed": bool(row["eer"] < goal)})
     return pd.DataFrame(rows)
 
 
 def comparison_text(table: pd.DataFrame) -> pd.DataFrame:
     """`beside` as text, in percent, with intervals."""
-    found = pd.DataFrame({"What decides": table["words"]})
-    for column, words in {
-        "eer": "EER (%)",
-        "eer_known": "Known attacks (%)",
-        "eer_unseen": "Unseen attacks (%)",
-    }.items():
-        if table[column].notna().any():
-            ends = table[[column, f"{column}_low", f"{column}_high"]].to_numpy()
-            found[words] = [evaluation.interval(*(values if values[1] == values[1] else values[:1])) for values in ends]
-    found["Goal (%)"] = [
+    headings = {"words": "What decides", "eer": "EER (%)", "eer_known": "Known attacks (%)"}
+    headings |= {"eer_unseen": "Unseen attacks (%)"}
+    text = evaluation.cells(table, {name: words for name, words in headings.items() if table[name].notna().any()})
+    text["Goal (%)"] = [
         "" if math.isnan(goal) or math.isnan(eer) else f"{100 * goal:g} or worse: {'missed' if missed else 'met'}"
         for goal, eer, missed in table[["goal", "eer", "missed"]].itertuples(index=False)
     ]
-    return found
+    return text
 
 
 def headline(table: pd.DataFrame) -> list[dict]:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from aasist_lib import evaluation, metrics, training
@@ -253,45 +252,37 @@ def _eer(bonafide: pd.DataFrame, spoof: pd.DataFrame) -> float:
 
 def _against(bonafide: pd.DataFrame, spoof: pd.DataFrame, replicates: int, seed: int) -> dict[str, float]:
     """Equal error rate, with its interval where there are trials to resample."""
-    row = {"eer": _eer(bonafide, spoof)}
-    if not replicates or np.isnan(row["eer"]):
-        return row
-    trials = pd.concat([bonafide, spoof])
-    classes = evaluation.split_classes(trials, "score")
+    if bonafide.empty or spoof.empty:
+        return {"eer": float("nan")}
     # a single speaker or attack cannot be resampled, so its variability is not in the interval
-    factors = evaluation.factors(trials)
     several = {"speaker": bonafide["speaker"].nunique() > 1, "attack": spoof["attack"].nunique() > 1}
-    clusters = {name: factors[name] for name in factors if several[name]} or None
-    drawn = {"clusters": clusters, "replicates": replicates, "seed": seed}
-    (ends,) = metrics.bootstrap(lambda counts: {"eer": counts.eer().value}, *classes, **drawn).values()
-    return row | {"eer_low": ends[0], "eer_high": ends[1]}
+    options = {"factors": [name for name in several if several[name]], "replicates": replicates, "seed": seed}
+    return evaluation.with_interval(evaluation.only_eer, pd.concat([bonafide, spoof]), "score", **options)
 
 
 def readable(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Rows of one kind (attack or source) of `summary` as text, in percent, with intervals."""
     rows = table[table["kind"] == kind]
-    found = pd.DataFrame({"Left out of training": rows["held_out"]})
-    for columns, words in HEADINGS[kind].items():
-        values = rows[list(columns)].astype(float).to_numpy()
-        found[words] = [evaluation.interval(*of) if not np.isnan(of[0]) else "" for of in values]
+    text = evaluation.cells(rows, HEADINGS[kind])
     for column, words in COUNTS[kind].items():
-        found[words] = [str(int(n)) if n == n else "" for n in rows[column]]
-    return found.reset_index(drop=True)
+        text[words] = [str(int(n)) if n == n else "" for n in rows[column]]
+    return text
 
 
-_WITH_ENDS = ("eer", "eer_low", "eer_high")
 HEADINGS = {
     "attack": {
-        _WITH_ENDS: "Its fakes in train against dev's real voices: EER (%)",
-        ("on_dev",): "Its fakes in dev (%)",
-        ("on_dev_reference",): "The same, had it been learnt (%)",
-        ("known",): "Dev's fakes of learnt kinds (%)",
+        "held_out": "Left out of training",
+        "eer": "Its fakes in train against dev's real voices: EER (%)",
+        "on_dev": "Its fakes in dev (%)",
+        "on_dev_reference": "The same, had it been learnt (%)",
+        "known": "Dev's fakes of learnt kinds (%)",
     },
     "source": {
-        _WITH_ENDS: "Its real voices against copies of them: EER (%)",
-        ("against_dev",): "Against dev's fakes (%)",
-        ("known",): "Dev's real voices against those (%)",
-        ("bonafide_rejected",): "Its real voices called fake (%)",
+        "held_out": "Left out of training",
+        "eer": "Its real voices against copies of them: EER (%)",
+        "against_dev": "Against dev's fakes (%)",
+        "known": "Dev's real voices against those (%)",
+        "bonafide_rejected": "Its real voices called fake (%)",
     },
 }
 COUNTS = {

@@ -333,7 +333,7 @@ def summary(
 
 
 def _row(condition, trials, clean, changed, threshold, costs, replicates, seed) -> dict:
-    def statistics(counts):
+    def statistic(counts):
         rates = counts.rates(threshold)
         return {
             "eer": counts.eer().value,
@@ -350,17 +350,15 @@ def _row(condition, trials, clean, changed, threshold, costs, replicates, seed) 
     row |= {"n_bonafide": len(after[0]), "n_spoof": len(after[1]), "unscored": int((~heard).sum())}
     if not len(after[0]) or not len(after[1]):
         return row
-    row |= statistics(metrics.Counts.of(*after))
+    options = {"replicates": replicates, "seed": seed}
+    row |= evaluation.with_interval(statistic, trials, **options)
     for kind in ("known", "unseen"):
-        of = evaluation.select(trials, kind)
-        there = (of["label"] == "spoof").any()
-        row[f"eer_{kind}"] = metrics.eer(*evaluation.split_classes(of)).value if there else np.nan
+        of_kind = evaluation.split_classes(evaluation.select(trials, kind))
+        row[f"eer_{kind}"] = metrics.eer(*of_kind).value if len(of_kind[1]) else np.nan
     row["eer_change"] = row["eer"] - metrics.eer(*before).value
     if replicates:
-        drawn = {"clusters": evaluation.factors(trials), "replicates": replicates, "seed": seed}
-        for name, (low, high) in metrics.bootstrap(statistics, *after, **drawn).items():
-            row |= {f"{name}_low": low, f"{name}_high": high}
-        change = metrics.paired(lambda counts: {"eer": counts.eer().value}, before, after, **drawn)["eer"]
+        clusters = evaluation.clusters_of(trials)
+        change = metrics.paired(evaluation.only_eer, before, after, clusters=clusters, **options)["eer"]
         row |= {"eer_change_low": change.low, "eer_change_high": change.high}
     return row
 
@@ -368,23 +366,20 @@ def _row(condition, trials, clean, changed, threshold, costs, replicates, seed) 
 def readable(summary: pd.DataFrame, family: str) -> pd.DataFrame:
     """Rows of one family of `FAMILIES` of `summary` as text, in percent, with intervals; clean comes first."""
     rows = summary[(summary["family"] == family) | (summary["condition"] == "clean")]
-    columns = {
-        "eer": ("Equal error rate (%)", True),
-        "eer_change": ("More than clean (points)", True),
-        "eer_known": ("Known attacks (%)", True),
-        "eer_unseen": ("Unseen attacks (%)", True),
-        "act_dcf": ("actDCF", False),
-        "bonafide_rejected": ("Real voices called fake (%)", True),
-        "spoof_accepted": ("Fakes let through (%)", True),
+    headings = {
+        "words": "Condition",
+        "eer": "Equal error rate (%)",
+        "eer_change": "More than clean (points)",
+        "eer_known": "Known attacks (%)",
+        "eer_unseen": "Unseen attacks (%)",
+        "act_dcf": "actDCF",
+        "bonafide_rejected": "Real voices called fake (%)",
+        "spoof_accepted": "Fakes let through (%)",
     }
-    found = pd.DataFrame({"Condition": rows["words"]})
-    for name, (words, percent) in columns.items():
-        if name not in rows or rows[name].isna().all():
-            continue
-        ends = ("", "_low", "_high") if name in ("eer", "eer_change") and f"{name}_low" in rows else ("",)
-        found[words] = [
-            evaluation.interval(*values, percent=percent) for values in rows[[name + end for end in ends]].to_numpy()
-        ]
+    headings = {name: words for name, words in headings.items() if name in rows and rows[name].notna().any()}
+    with_ends = ("eer", "eer_change")  # intervals of all measures would fill the page
+    ends = [f"{name}{end}" for name in headings if name not in with_ends for end in ("_low", "_high")]
+    text = evaluation.cells(rows.drop(columns=ends, errors="ignore"), headings)
     if rows["unscored"].any():
-        found["Not scored"] = rows["unscored"]
-    return found.reset_index(drop=True)
+        text["Not scored"] = rows["unscored"].to_numpy()
+    return text

@@ -343,22 +343,14 @@ def _folds(train: pd.DataFrame) -> np.ndarray:
 
 
 def _error_rates(trials: pd.DataFrame, replicates: int, seed: int) -> dict[str, dict[str, float]]:
-    found = {}
+    rates = {}
     for condition in evaluation.CONDITIONS:
         rows = evaluation.select(trials, condition)
-        bonafide, spoof = evaluation.split_classes(rows)
-        if not len(bonafide) or not len(spoof):
-            continue
-        found[condition] = {
-            "n_bonafide": len(bonafide), "n_spoof": len(spoof), "eer": metrics.eer(bonafide, spoof).value
-        }  # fmt: skip
-        if replicates:
-            intervals = metrics.bootstrap(
-                lambda counts: {"eer": counts.eer().value}, bonafide, spoof,
-                clusters=evaluation.factors(rows), replicates=replicates, seed=seed,
-            )  # fmt: skip
-            found[condition] |= dict(zip(("eer_low", "eer_high"), intervals["eer"], strict=True))
-    return found
+        counts = {f"n_{label}": int((rows["label"] == label).sum()) for label in ("bonafide", "spoof")}
+        if all(counts.values()):
+            options = {"replicates": replicates, "seed": seed}
+            rates[condition] = counts | evaluation.with_interval(evaluation.only_eer, rows, **options)
+    return rates
 
 
 # Signal processing.

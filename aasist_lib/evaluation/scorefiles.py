@@ -12,6 +12,7 @@ Every error is a `UserError` of one line that names the file and, where there is
 """
 
 import csv
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +27,14 @@ from aasist_lib.corpora import protocols
 
 FORMATS = ("asvspoof2019", "asvspoof2021", "asvspoof5", "csv")
 SUBSETS = ("eval", "progress", "hidden", "all")  # of the keys of ASVspoof 2021
-LABELS = ("bonafide", "spoof")
+LABELS, ASV_LABELS = ("bonafide", "spoof"), ("target", "nontarget", "spoof")
 OPTIONAL = ["speaker", "attack", "codec", "condition", "split"]  # columns of csv keys, beside utt_id and label
 COLUMNS = ["utt_id", "label", "speaker", "attack", "codec", "condition", "llr"]
 LAYOUTS_2021 = {8: "asvspoof2021_la", 13: "asvspoof2021_df"}  # by the number of columns
 
 
 @dataclass(frozen=True)
-class Trials:
+class Matched:
     """Scores matched to their keys: one row per trial of the keys, in their order, with the columns `COLUMNS`.
 
     `layout` is the format, or asvspoof2021_la or asvspoof2021_df. `subset` is "" where the keys have no parts.
@@ -46,7 +47,7 @@ class Trials:
     left_out: int
 
 
-def read(scores: Path | str, keys: Path | str, format: str, subset: str | None = None) -> Trials:
+def read(scores: Path | str, keys: Path | str, format: str, subset: str | None = None) -> Matched:
     """Read a score file and match it to its keys.
 
     Parameters
@@ -81,21 +82,25 @@ def read(scores: Path | str, keys: Path | str, format: str, subset: str | None =
     left_out = len(found) - len(truth)
     found = found.iloc[place].reset_index(drop=True)
     _check_agreement(found, truth, scores, keys)
-    return Trials(truth.assign(llr=found["llr"])[COLUMNS], layout, subset, left_out)
+    return Matched(truth.assign(llr=found["llr"])[COLUMNS], layout, subset, left_out)
 
 
 def read_scores(path: Path | str, format: str) -> pd.DataFrame:
     """Score file as a table: utt_id, llr (NaN and infinities kept), line (from 1); label and attack where stated."""
     if format == "csv":
-        columns, lines = _with_header(path, ",", "utt_id", "llr or score")
-        table = {"utt_id": columns["utt_id"], "llr": columns["llr" if "llr" in columns else "score"]}
+        table = _with_header(path, ",", "utt_id", "llr or score")
+        table["llr"] = table["llr" if "llr" in table else "score"]
+        table = table[["utt_id", "llr", "line"]]
     elif format == "asvspoof5":
-        columns, lines = _with_header(path, "\t", "filename", "cm-score")
-        table = {"utt_id": columns["filename"], "llr": columns["cm-score"]}
+        table = _with_header(path, "\t", "filename", "cm-score")
+        table = table.rename(columns={"filename": "utt_id", "cm-score": "llr"})[["utt_id", "llr", "line"]]
+    elif format == "asvspoof2019" and _states_key(_lines(path)[0]):
+        table = _spaced(path, "UTT ATTACK KEY SCORE", ["utt_id", "attack", "label", "llr"])
+        _check_labels(table, LABELS, path)
+        table["attack"] = table["attack"].replace(["-", "bonafide"], "")
     else:
-        table, lines = _spaced_scores(path, format)
-    table["llr"] = _numbers(table["llr"], lines, path)
-    table = pd.DataFrame(table).assign(line=lines)
+        table = _spaced(path, "UTT SCORE", ["utt_id", "llr"])
+    table["llr"] = _numbers(table["llr"], table["line"], path)
     _check_once(table, path, "scored")
     return table
 
@@ -104,11 +109,10 @@ def read_keys(path: Path | str, format: str) -> tuple[pd.DataFrame, str]:
     """Keys as a table (utt_id, label, `OPTIONAL` columns with "" if unknown, line from 1), and their layout."""
     layout = format
     if format == "csv":
-        columns, lines = _with_header(path, ",", "utt_id", "label")
-        table = pd.DataFrame(columns).assign(line=lines)
+        table = _with_header(path, ",", "utt_id", "label")
     elif format == "asvspoof5" and _lines(path)[0].startswith("filename\t"):
-        columns, lines = _with_header(path, "\t", "filename", "cm-label")
-        table = pd.DataFrame({"utt_id": columns["filename"], "label": columns["cm-label"], "line": lines})
+        table = _with_header(path, "\t", "filename", "cm-label")
+        table = table.rename(columns={"filename": "utt_id", "cm-label": "label"})[["utt_id", "label", "line"]]
     else:
         if format == "asvspoof2021":
             count = len(_lines(path)[0].split())
@@ -116,10 +120,7 @@ def read_keys(path: Path | str, format: str) -> tuple[pd.DataFrame, str]:
                 raise UserError(f"{path}:1: expected 8 columns (LA) or 13 (DF), found {count}")
             layout = LAYOUTS_2021[count]
         table = protocols.read(path, layout)
-    wrong = table[~table["label"].isin(LABELS)]
-    if len(wrong):
-        row = wrong.iloc[0]
-        raise UserError(f"{path}:{row['line']}: expected bonafide or spoof, found {row['label']!r}")
+    _check_labels(table, LABELS, path)
     _check_once(table, path, "named")
     for column in OPTIONAL:
         if column not in table:
@@ -137,16 +138,15 @@ def _part(keys: pd.DataFrame, path, format: str, subset: str | None) -> tuple[pd
     if format == "asvspoof2021":
         names, default = SUBSETS, "eval"
     else:
-        found = sorted(set(keys[column]))
-        names, default = (*found, "all"), found[0] if len(found) == 1 else "all"
+        splits = sorted(set(keys[column]))
+        names, default = (*splits, "all"), splits[0] if len(splits) == 1 else "all"
     subset = subset or default
     if subset not in names:
         raise UserError(f"--subset {subset}: not one of {', '.join(names)}")
     part = keys if subset == "all" else keys[keys[column] == subset].reset_index(drop=True)
     if part.empty:
-        raise UserError(
-            f"{path}: no trial belongs to the subset {subset}; there are {', '.join(sorted(set(keys[column])))}"
-        )
+        present = ", ".join(sorted(set(keys[column])))
+        raise UserError(f"{path}: no trial belongs to the subset {subset}; there are {present}")
     return part, subset
 
 
@@ -163,48 +163,51 @@ def _lines(path: Path | str) -> list[str]:
     return text.split("\n")
 
 
-def _with_header(path: Path | str, delimiter: str, *needed: str) -> tuple[dict[str, list[str]], list[int]]:
-    """Columns by header name, and the line number of each row; a `needed` name may be "this or that"."""
+def _with_header(path: Path | str, delimiter: str, *needed: str) -> pd.DataFrame:
+    """Table of texts with the number of each row's line; a `needed` column may be "this or that"."""
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     # strict: an unclosed quote would otherwise swallow the following rows
     reader = csv.reader((f"{line}\n" for line in _lines(path)), delimiter=delimiter, quoting=quoting, strict=True)
     try:
         header = [name.strip() for name in next(reader)]
-        rows = [(reader.line_num, row) for row in reader if any(row)]
+        lines, rows = [], []
+        for row in reader:
+            if any(row):
+                lines.append(reader.line_num)
+                rows.append(row)
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: not a row of a table ({error})") from None
     if not all(set(name.split(" or ")) & set(header) for name in needed):
         raise UserError(f"{path}:1: expected a header with {' and '.join(needed)}, found {', '.join(header)}")
     if not rows:
         raise UserError(f"{path}: a header, and nothing below it")
-    wrong = next(((line, row) for line, row in rows if len(row) != len(header)), None)
-    if wrong:
-        raise UserError(f"{path}:{wrong[0]}: expected {len(header)} fields, as in the header, found {len(wrong[1])}")
-    header = protocols.named(header, [row for _, row in rows], path)
-    columns = zip(*(row for _, row in rows), strict=True)
-    return dict(zip(header, map(list, columns), strict=True)), [line for line, _ in rows]
+    for line, row in zip(lines, rows, strict=True):
+        if len(row) != len(header):
+            raise UserError(f"{path}:{line}: expected {len(header)} fields, as in the header, found {len(row)}")
+    header = protocols.named(header, rows, path)
+    return pd.DataFrame(rows, columns=header).assign(line=lines)
 
 
-def _spaced_scores(path: Path | str, format: str) -> tuple[dict[str, list[str]], range]:
-    """Score file without header; fields are counted from the end of the line, because names may contain spaces."""
+def _spaced(path: Path | str, expected: str, columns: list[str], *, spaces: bool = True) -> pd.DataFrame:
+    """Table of texts without header, with the number of each row's line.
+
+    Names in the first column may contain `spaces`, so that fields are counted from the end of the line.
+    """
     lines = _lines(path)
-    states_key = format == "asvspoof2019" and _states_key(lines[0])
-    names = ["utt_id", "attack", "label", "llr"] if states_key else ["utt_id", "llr"]
-    rows = [line.rsplit(None, len(names) - 1) for line in lines]
-    wrong = next((i for i, row in enumerate(rows) if len(row) != len(names)), None)
-    if wrong is not None:
-        raise UserError(
-            f"{path}:{wrong + 1}: expected {'UTT ATTACK KEY SCORE' if states_key else 'UTT SCORE'}, "
-            f"found {lines[wrong].strip()!r}"
-        )
-    table = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-    table["utt_id"] = [name.strip() for name in table["utt_id"]]
-    if states_key:
-        wrong = next((i for i, label in enumerate(table["label"]) if label not in LABELS), None)
-        if wrong is not None:
-            raise UserError(f"{path}:{wrong + 1}: expected bonafide or spoof, found {table['label'][wrong]!r}")
-        table["attack"] = ["" if name in ("-", "bonafide") else name for name in table["attack"]]
-    return table, range(1, len(lines) + 1)
+    rows = [line.rsplit(None, len(columns) - 1) if spaces else line.split() for line in lines]
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(columns):
+            raise UserError(f"{path}:{number}: expected {expected}, found {lines[number - 1].strip()!r}")
+    table = pd.DataFrame(rows, columns=columns).assign(line=range(1, len(rows) + 1))
+    table[columns[0]] = table[columns[0]].str.strip()
+    return table
+
+
+def _check_labels(table: pd.DataFrame, labels: tuple[str, ...], path) -> None:
+    wrong = table[~table["label"].isin(labels)]
+    if len(wrong):
+        expected = f"{', '.join(labels[:-1])} or {labels[-1]}"
+        raise UserError(f"{path}:{wrong['line'].iloc[0]}: expected {expected}, found {wrong['label'].iloc[0]!r}")
 
 
 def _states_key(line: str) -> bool:
@@ -219,17 +222,13 @@ def _check_key_column(found: pd.DataFrame, truth: pd.DataFrame, format: str, pat
         raise UserError(f"{path}:{found['line'].iloc[0]}: expected bonafide or spoof, found {fields[2]!r}")
 
 
-def _numbers(texts: list[str], lines, path) -> np.ndarray:
-    """Scores as float64; NaN and infinities are accepted."""
-    try:
-        if "_" in "".join(texts):  # Python takes 1_000 for a number
-            raise ValueError
-        return np.array([float(text) for text in texts])
-    except ValueError:
-        for text, line in zip(texts, lines, strict=True):
-            if not re.fullmatch(r"\s*[+-]?(nan|inf|infinity|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)\s*", text.lower()):
-                raise UserError(f"{path}:{line}: expected a number as the score, found {text!r}") from None
-        raise
+def _numbers(texts, lines, path, *, nan: bool = True) -> np.ndarray:
+    """Scores as float64; infinities are accepted, and NaN if `nan`."""
+    number = re.compile(r"[+-]?(nan|inf|infinity|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.ASCII | re.IGNORECASE)
+    for text, line in zip(texts, lines, strict=True):
+        if not number.fullmatch(text.strip()) or (not nan and math.isnan(float(text))):
+            raise UserError(f"{path}:{line}: expected a number as the score, found {text!r}")
+    return np.array([float(text) for text in texts])
 
 
 def _check_once(table: pd.DataFrame, path, done: str) -> None:
@@ -256,7 +255,7 @@ def _check_agreement(found: pd.DataFrame, truth: pd.DataFrame, scores, keys) -> 
             )
 
 
-def read_asv(path: Path | str, trials: Trials, keys: Path | str, asv_keys: Path | str | None = None):
+def read_asv(path: Path | str, trials: Matched, keys: Path | str, asv_keys: Path | str | None = None):
     """Error rates of the organisers' speaker verifier, for the t-DCF of ASVspoof 2019 and of LA of 2021.
 
     Scores of another corpus or split would give an invalid t-DCF; they raise `UserError` where attacks or file name
@@ -304,78 +303,49 @@ def _set_of(path) -> str:
     return next((name for name in ("train", "dev", "eval") if name in words), "")
 
 
-def _asv_rows(path, count: int, expected: str) -> list[list[str]]:
-    rows = [line.split() for line in _lines(path)]
-    wrong = next((i for i, row in enumerate(rows) if len(row) != count), None)
-    if wrong is not None:
-        raise UserError(f"{path}:{wrong + 1}: expected {expected}, found {len(rows[wrong])} fields")
-    return rows
-
-
-def _asv_labels(table: pd.DataFrame, path) -> None:
-    wrong = np.flatnonzero(~table["label"].isin(["target", "nontarget", "spoof"]))
-    if len(wrong):
-        found = table["label"].iloc[wrong[0]]
-        raise UserError(f"{path}:{wrong[0] + 1}: expected target, nontarget or spoof, found {found!r}")
-
-
-def _finite(texts: list[str], path) -> np.ndarray:
-    found = _numbers(texts, range(1, len(texts) + 1), path)
-    wrong = np.flatnonzero(np.isnan(found))
-    if len(wrong):
-        raise UserError(f"{path}:{wrong[0] + 1}: expected a number as the score, found {texts[wrong[0]]!r}")
-    return found
-
-
 def _asv_2019(path) -> pd.DataFrame:
-    rows = _asv_rows(path, 3, "CMKEY ASVKEY SCORE")
-    table = pd.DataFrame(rows, columns=["attack", "label", "score"])
-    _asv_labels(table, path)
-    return table.assign(score=_finite(table["score"].tolist(), path))
+    table = _spaced(path, "CMKEY ASVKEY SCORE", ["attack", "label", "score"], spaces=False)
+    _check_labels(table, ASV_LABELS, path)
+    return table.assign(score=_numbers(table["score"], table["line"], path, nan=False))
 
 
 def _asv_2021(path, keys, subset: str) -> pd.DataFrame:
-    rows = _asv_rows(keys, 8, "SPEAKER TRIAL CODEC TRANSMISSION ATTACK KEY TRIM SUBSET")
-    truth = pd.DataFrame([[*row[:2], row[4], row[5], row[7]] for row in rows],
-                         columns=["speaker", "trial", "attack", "label", "subset"])  # fmt: skip
-    _asv_labels(truth, keys)
+    expected = "SPEAKER TRIAL CODEC TRANSMISSION ATTACK KEY TRIM SUBSET"
+    columns = ["speaker", "trial", "codec", "transmission", "attack", "label", "trim", "subset"]
+    truth = _spaced(keys, expected, columns, spaces=False)
+    _check_labels(truth, ASV_LABELS, keys)
     if subset != "all":
         truth = truth[truth["subset"] == subset]
-    rows = _asv_rows(path, 3, "SPEAKER TRIAL SCORE")
-    scores = pd.DataFrame(rows, columns=["speaker", "trial", "score"])
-    scores["score"] = _finite(scores["score"].tolist(), path)
+    scores = _spaced(path, "SPEAKER TRIAL SCORE", ["speaker", "trial", "score"], spaces=False)
+    scores["score"] = _numbers(scores["score"], scores["line"], path, nan=False)
     for table, name in ((truth, keys), (scores, path)):
-        again = table.duplicated(["speaker", "trial"])
-        if again.any():
-            raise UserError(f"{name}:{again.idxmax() + 1}: these speaker and trial are here a second time")
-    table = truth.merge(scores, on=["speaker", "trial"], how="left")
+        again = table[table.duplicated(["speaker", "trial"])]
+        if len(again):
+            raise UserError(f"{name}:{again['line'].iloc[0]}: these speaker and trial are here a second time")
+    table = truth.merge(scores.drop(columns="line"), on=["speaker", "trial"], how="left")
     missing = table[table["score"].isna()]
     if len(missing):
-        row = missing.iloc[0]
-        raise UserError(
-            f"{path}: no score for {len(missing)} trials of {keys}, such as {row['speaker']} {row['trial']}"
-        )
+        example = f"{missing['speaker'].iloc[0]} {missing['trial'].iloc[0]}"
+        raise UserError(f"{path}: no score for {len(missing)} trials of {keys}, such as {example}")
     return table
 
 
 def measure(
-    trials: Trials,
+    trials: Matched,
     *,
     replicates: int = 1000,
     seed: int = 0,
     clusters: bool = True,
-    prior_spoof: float = 0.05,
-    cost_miss: float = 1.0,
-    cost_false_alarm: float = 10.0,
     asv: metrics.ASVRates | None = None,
+    **costs: float,
 ) -> dict:
     """All measures of a system's scores.
 
     Parameters
     ----------
     replicates, seed, clusters : of the intervals, as `evaluation.headline`; 0 replicates give none.
-    prior_spoof, cost_miss, cost_false_alarm : of minDCF and actDCF.
     asv : from `read_asv`; None leaves out the t-DCF.
+    costs : of minDCF and actDCF, as `evaluation.measures`.
 
     Returns
     -------
@@ -391,51 +361,41 @@ def measure(
     usable = evaluation.scored(trials.table)
     if usable["label"].nunique() < 2:
         raise UserError("no scores of one of the classes: nothing can be measured without both")
-    costs = {"prior_spoof": prior_spoof, "cost_miss": cost_miss, "cost_false_alarm": cost_false_alarm}
-    table = evaluation.headline(usable, None, replicates=replicates, seed=seed, clusters=clusters, **costs)
+    options = {"replicates": replicates, "seed": seed}
+    table = evaluation.headline(usable, clusters=clusters, **options, **costs)
     if asv is not None:
+        # the verifier's error rates are fixed: its trials are not resampled
         years = (2019, 2021) if trials.layout == "asvspoof2019" else (2021,)
-        table["all"] |= _tandem(usable, asv, years, replicates=replicates, seed=seed, clusters=clusters)
-    varying = [column for column in ("speaker", "attack", "codec") if _varies(usable, column)]
-    tables = {
-        f"by_{column}": evaluation.breakdown(usable, column, **costs) if column in varying else pd.DataFrame()
+        factors = evaluation.FACTORS if clusters else ()
+        tandem = evaluation.with_interval(_tandem(asv, years), usable, factors=factors, **options)
+        table["all"] |= tandem
+    varying = [column for column in ("speaker", "attack", "codec") if len(set(usable[column]) - {""}) > 1]
+    by_attack, by_codec = (
+        evaluation.breakdown(usable, column, **costs) if column in varying else pd.DataFrame()
         for column in ("attack", "codec")
-    }
-    both = all(len(one) for one in tables.values())
-    tables["by_attack_and_codec"] = by_attack_and_codec(usable) if both else pd.DataFrame()
-    over = " and ".join(f"{column}s" for column in varying if column != "codec")
+    )
     if not clusters:
         over = "single trials"
-    elif not over:
-        over = "single trials (too narrow: the keys tell neither speakers nor attacks apart)"
+    else:
+        over = " and ".join(f"{column}s" for column in varying if column != "codec")
+        over = over or "single trials (too narrow: the keys tell neither speakers nor attacks apart)"
     return {
         "metrics": table,
         "intervals_over": over if replicates else "",
-        **tables,
+        "by_attack": by_attack,
+        "by_codec": by_codec,
+        "by_attack_and_codec": pd.DataFrame() if by_attack.empty or by_codec.empty else by_attack_and_codec(usable),
     }
 
 
-def _varies(table: pd.DataFrame, column: str) -> bool:
-    return table.loc[table[column] != "", column].nunique() > 1
+def _tandem(asv: metrics.ASVRates, years: tuple[int, ...]):
+    """t-DCF of each year's form, as a statistic."""
 
+    def statistic(counts: metrics.Counts) -> dict[str, float]:
+        curve = counts.det()
+        return {f"min_tdcf_{year}": curve.min_tdcf(asv, year).value for year in years}
 
-def _tandem(table: pd.DataFrame, asv, years: tuple[int, ...], *, replicates, seed, clusters) -> dict[str, float]:
-    """t-DCF of each year's form; intervals resample the detector's trials, with the verifier's error rates fixed."""
-
-    def of(bonafide, spoof):
-        return {f"min_tdcf_{year}": metrics.min_tdcf(bonafide, spoof, asv, year).value for year in years}
-
-    def statistics(counts):
-        return of(*(np.repeat(counts.scores, n.astype(int)) for n in (counts.bonafide, counts.spoof)))
-
-    bonafide, spoof = evaluation.split_classes(table)
-    groups = evaluation.factors(table) if clusters else None
-    row = of(bonafide, spoof)
-    if replicates:
-        intervals = metrics.bootstrap(statistics, bonafide, spoof, clusters=groups, replicates=replicates, seed=seed)
-        for name, ends in intervals.items():
-            row[f"{name}_low"], row[f"{name}_high"] = ends
-    return row
+    return statistic
 
 
 def by_attack_and_codec(scores: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ trials belong to both.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +40,12 @@ MEASURES = {
     "n_bonafide": ("Real recordings", False),
     "n_spoof": ("Fakes", False),
 }
+FACTORS = ("speaker", "attack")  # that the bootstrap resamples
 COUNTS = ("n_bonafide", "n_spoof")
+ENDS = ("", "_low", "_high")  # a number, and its interval
 # with the EER on dev, all that DVC compares
 COMPARED = ("eer", "accuracy", "precision", "recall", "f1", "min_dcf", "cllr")
+CLASSES = {"bonafide": "bona fide", "spoof": "spoofed"}
 
 
 def select(scores: pd.DataFrame, condition: str = "all") -> pd.DataFrame:
@@ -61,9 +64,9 @@ def scored(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _apart(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Trials by condition: known and unseen where there are such spoofs, all where spoofs have no condition."""
-    found = set(scores.loc[scores["label"] == "spoof", "condition"])
-    names = [name for name in CONDITIONS if name in found]
-    if found != set(names) or not names:
+    present = set(scores.loc[scores["label"] == "spoof", "condition"])
+    names = [name for name in CONDITIONS if name in present]
+    if present != set(names) or not names:
         names.append("all")
     return {name: select(scores, name) for name in names}
 
@@ -73,24 +76,71 @@ def split_classes(scores: pd.DataFrame, column: str = "llr") -> tuple[np.ndarray
     return tuple(scores.loc[scores["label"] == label, column].to_numpy(float) for label in ("bonafide", "spoof"))
 
 
-def measures(
-    bonafide, spoof, *, prior_spoof: float = 0.05, cost_miss: float = 1.0, cost_false_alarm: float = 10.0
-) -> dict[str, float]:
-    """Threshold-free measures: EER, ROCCH-EER and AUC (fractions), minDCF, actDCF, Cllr and minCllr (bits)."""
-    return _measures(metrics.Counts.of(bonafide, spoof), (prior_spoof, cost_miss, cost_false_alarm))
+def measures(bonafide, spoof, **costs: float) -> dict[str, float]:
+    """Threshold-free measures: EER, ROCCH-EER and AUC (fractions), minDCF, actDCF, Cllr and minCllr (bits).
+
+    `costs` are `prior_spoof`, `cost_miss` and `cost_false_alarm` of `metrics.min_dcf`.
+    """
+    return _measures(metrics.Counts.of(bonafide, spoof), costs)
 
 
-def _measures(counts: metrics.Counts, costs: tuple) -> dict[str, float]:
+def _measures(counts: metrics.Counts, costs: Mapping[str, float]) -> dict[str, float]:
     curve = counts.det()  # one curve serves three of them
     return {
         "eer": curve.eer().value,
         "rocch_eer": counts.rocch_eer(),
         "auc": curve.auc(),
-        "min_dcf": curve.min_dcf(*costs).value,
-        "act_dcf": counts.act_dcf(*costs),
+        "min_dcf": curve.min_dcf(**costs).value,
+        "act_dcf": counts.act_dcf(**costs),
         "cllr": counts.cllr(),
         "min_cllr": counts.min_cllr(),
     }
+
+
+def only_eer(counts: metrics.Counts) -> dict[str, float]:
+    """The equal error rate, as a statistic of `with_interval`."""
+    return {"eer": counts.eer().value}
+
+
+def with_interval(
+    statistic: Callable[[metrics.Counts], Mapping[str, float]],
+    trials: pd.DataFrame,
+    column: str = "llr",
+    *,
+    factors: Collection[str] = FACTORS,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Values of a statistic with their 95 % confidence intervals: name, name_low and name_high.
+
+    Parameters
+    ----------
+    statistic : maps `metrics.Counts` to numbers by name.
+    trials : one row per trial, with label, speaker, attack and finite scores in `column`.
+    factors : resampled by `metrics.bootstrap`: speaker, attack or both; none of them resamples single trials.
+    replicates, seed : of the bootstrap; 0 replicates give no intervals.
+
+    Raises
+    ------
+    UserError
+        A class is missing, or there are too few speakers and attacks to resample.
+    """
+    classes = split_classes(trials, column)
+    values = dict(statistic(metrics.Counts.of(*classes)))
+    if not replicates:
+        return values
+    clusters = {name: groups for name, groups in clusters_of(trials).items() if name in factors}
+    intervals = metrics.bootstrap(statistic, *classes, clusters=clusters, replicates=replicates, seed=seed)
+    for name, (low, high) in intervals.items():
+        values |= {f"{name}_low": low, f"{name}_high": high}
+    return values
+
+
+def clusters_of(trials: pd.DataFrame) -> dict[str, tuple]:
+    """Speakers and attacks of the trials in the order of `split_classes`, as `clusters` of `metrics.bootstrap`."""
+    is_spoof = (trials["label"] == "spoof").to_numpy()
+    speaker, attack = trials["speaker"].to_numpy(), trials["attack"].to_numpy()
+    return {"speaker": (speaker[~is_spoof], speaker[is_spoof]), "attack": (None, attack[is_spoof])}
 
 
 def headline(
@@ -99,10 +149,8 @@ def headline(
     *,
     replicates: int = 1000,
     seed: int = 0,
-    prior_spoof: float = 0.05,
-    cost_miss: float = 1.0,
-    cost_false_alarm: float = 10.0,
     clusters: bool = True,
+    **costs: float,
 ) -> dict[str, dict]:
     """All measures of every condition that has trials of both classes, with 95 % confidence intervals.
 
@@ -112,9 +160,9 @@ def headline(
         out.
     threshold : of accuracy, precision, recall, F1 and the two error rates; None leaves these out.
     replicates, seed : of the bootstrap; 0 replicates give no intervals.
-    prior_spoof, cost_miss, cost_false_alarm : of minDCF and actDCF.
     clusters : resample speakers and attacks, not single trials; trials of a speaker or an attack are correlated, so
         intervals over single trials are far too narrow.
+    costs : as in `measures`.
 
     Returns
     -------
@@ -125,17 +173,22 @@ def headline(
     UserError
         The threshold is NaN, or there are too few speakers and attacks to resample.
     """
-    costs = prior_spoof, cost_miss, cost_false_alarm
 
-    def statistics(counts):
+    def statistic(counts):
         return _measures(counts, costs) | ({} if threshold is None else counts.rates(threshold))
 
-    table = {}
-    for condition, trials in progress(_conditions(scores).items(), desc="intervals", unit="condition"):
-        bonafide, spoof = split_classes(trials)
-        row = {"n_bonafide": len(bonafide), "n_spoof": len(spoof)}
-        table[condition] = row | _with_intervals(statistics, trials, replicates, seed, clusters)
-    return table
+    options = {"factors": FACTORS if clusters else (), "replicates": replicates, "seed": seed}
+    rows = {}
+    for condition, trials in progress(_measurable(scores).items(), desc="intervals", unit="condition"):
+        sizes = map(len, split_classes(trials))
+        rows[condition] = dict(zip(COUNTS, sizes, strict=True)) | with_interval(statistic, trials, **options)
+    return rows
+
+
+def _measurable(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Trials with a finite llr by condition, for conditions with both classes."""
+    trials = {condition: select(scored(scores), condition) for condition in CONDITIONS}
+    return {condition: rows for condition, rows in trials.items() if rows["label"].nunique() == 2}
 
 
 def summary(of_eval: Mapping[str, Mapping], dev_eer: float) -> dict[str, dict]:
@@ -155,7 +208,7 @@ def table(of_eval: Mapping[str, Mapping], of_narrow: Mapping[str, Mapping]) -> p
     Columns are split, condition, measure (keys of `MEASURES`), value, low and high (NaN without an interval).
     """
     rows = [
-        (split, condition, key, *(row.get(key + end) for end in ("", "_low", "_high")))
+        (split, condition, key, *(row.get(key + end) for end in ENDS))
         for split, measured in (("eval", of_eval), (NARROW, of_narrow))
         for condition in CONDITIONS
         for key in MEASURES
@@ -165,42 +218,14 @@ def table(of_eval: Mapping[str, Mapping], of_narrow: Mapping[str, Mapping]) -> p
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], float))
 
 
-def apart(found: pd.DataFrame) -> tuple[dict[str, dict], dict[str, dict]]:
+def apart(content: pd.DataFrame) -> tuple[dict[str, dict], dict[str, dict]]:
     """Inverse of `table`: eval and narrow, each as returned by `headline`; narrow is empty where there is none."""
     parts = {"eval": {}, NARROW: {}}
-    for split, condition, key, *values in found.itertuples(index=False):
+    for split, condition, key, *values in content.itertuples(index=False):
         row = parts[split].setdefault(condition, {})
-        numbers = zip(("", "_low", "_high"), values, strict=True)
+        numbers = zip(ENDS, values, strict=True)
         row |= {key + end: int(x) if key in COUNTS else x for end, x in numbers if not math.isnan(x)}
     return parts["eval"], parts[NARROW]
-
-
-def _conditions(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Trials with a finite llr by condition, for conditions with both classes."""
-    trials = {condition: select(scored(scores), condition) for condition in CONDITIONS}
-    return {condition: rows for condition, rows in trials.items() if rows["label"].nunique() == 2}
-
-
-def factors(trials: pd.DataFrame) -> dict[str, tuple]:
-    """Speakers and attacks of the trials in the order of `split_classes`, as `clusters` of `metrics.bootstrap`."""
-    is_spoof = (trials["label"] == "spoof").to_numpy()
-    speaker, attack = trials["speaker"].to_numpy(), trials["attack"].to_numpy()
-    return {"speaker": (speaker[~is_spoof], speaker[is_spoof]), "attack": (None, attack[is_spoof])}
-
-
-def _with_intervals(statistics, trials: pd.DataFrame, replicates: int, seed: int, clusters: bool) -> dict[str, float]:
-    """Each statistic as name, name_low and name_high."""
-    classes = split_classes(trials)
-    values = dict(statistics(metrics.Counts.of(*classes)))
-    if not replicates:
-        return values
-    intervals = metrics.bootstrap(
-        statistics, *classes, clusters=factors(trials) if clusters else None, replicates=replicates, seed=seed
-    )
-    ends = {
-        f"{name}_{end}": interval[i] for name, interval in intervals.items() for i, end in enumerate(("low", "high"))
-    }
-    return values | ends
 
 
 def alarms(scores: pd.DataFrame, column: str = "llr", *, dev_eer: float | None = None) -> list[str]:
@@ -209,29 +234,32 @@ def alarms(scores: pd.DataFrame, column: str = "llr", *, dev_eer: float | None =
     Checks for scores that are not finite, a class that is missing or has fewer than `FEW` trials, ties in more than 1 %
     of trials, inverted scores, and an EER at least twice and two points above `dev_eer` (a fraction).
     """
-    found = []
+    sentences = []
     finite = np.isfinite(scores[column].to_numpy(float))
     if not finite.all():
         first = ", ".join(scores.get("utt_id", pd.Series("", scores.index))[~finite].astype(str)[:5])
-        found.append(
+        sentences.append(
             f"{(~finite).sum()} of {len(scores)} scores are not finite numbers (NaN or infinite; the first: {first}): "
             "the figures leave these trials out and cannot be compared with those of others"
         )
     trials = scores[finite]
     missing = [words for label, words in CLASSES.items() if not (trials["label"] == label).any()]
     if missing:
-        return [*found, f"there are no {' and no '.join(missing)} trials: nothing can be measured without both classes"]
+        return [
+            *sentences,
+            f"there are no {' and no '.join(missing)} trials: nothing can be measured without both classes",
+        ]
     counts = metrics.Counts.of(*split_classes(trials, column))
     eer = counts.eer().value
     if counts.tied > 0.01:
         reference = metrics.eer(*split_classes(trials, column), ties="reference").value
-        found.append(
+        sentences.append(
             f"{100 * counts.tied:.1f} % of trials have their score in common with another: are scores rounded? "
             f"The equal error rate is {100 * eer:.2f} % with ties on one side of every threshold, "
             f"{100 * reference:.2f} % as the ASVspoof packages treat them"
         )
     if counts.auc() < 0.5:
-        found.append(
+        sentences.append(
             f"fakes score higher than real voices (EER {100 * eer:.1f} %): is the polarity of the scores or of the "
             "labels inverted? Here higher must mean bona fide"
         )
@@ -242,19 +270,19 @@ def alarms(scores: pd.DataFrame, column: str = "llr", *, dev_eer: float | None =
     few = {words: count for words, count in counted.items() if count < FEW}
     if few:
         fewest = min(few.values())
-        found.append(
+        sentences.append(
             f"there are only {' and '.join(f'{count} {words}' for words, count in few.items())} trials: intervals from "
             f"so few are too narrow. Even with no error in {fewest}, up to {100 * (1 - 0.05 ** (1 / fewest)):.0f} % of "
             "others may be errors, at 95 % confidence"
         )
     for condition, group in _apart(trials).items():
-        there = _eer(*split_classes(group, column))
-        if dev_eer is not None and there >= max(2 * dev_eer, dev_eer + 0.02):
-            found.append(
+        rate = _eer(*split_classes(group, column))
+        if dev_eer is not None and rate >= max(2 * dev_eer, dev_eer + 0.02):
+            sentences.append(
                 f"dev is much easier than eval ({CONDITIONS[condition].lower()}): equal error rate "
-                f"{100 * dev_eer:.1f} % against {100 * there:.1f} %: thresholds and calibration of dev will not hold"
+                f"{100 * dev_eer:.1f} % against {100 * rate:.1f} %: thresholds and calibration of dev will not hold"
             )
-    return found
+    return sentences
 
 
 def check_classes(scores: pd.DataFrame, split: str) -> None:
@@ -262,25 +290,6 @@ def check_classes(scores: pd.DataFrame, split: str) -> None:
     for label, words in CLASSES.items():
         if not (scores["label"] == label).any():
             raise UserError(f"{split} has no {words} trials, and nothing can be measured without: add recordings to it")
-
-
-CLASSES = {"bonafide": "bona fide", "spoof": "spoofed"}
-
-# policy -> its criterion on dev; {} is the limit
-POLICIES = {
-    "equal_error": "both mistakes equally often",
-    "min_cost": "the cheapest mistakes at the given prior and costs",
-    "few_false_alarms": "at most {} of real voices called fake",
-    "few_misses": "at least {} of fakes caught",
-}
-
-
-_PER_THOUSAND = {
-    "bonafide_rejected": "Of 1,000 real voices, called fake",
-    "spoof_accepted_known": "Of 1,000 fakes of known kinds, let through",
-    "spoof_accepted_unseen": "Of 1,000 fakes of unseen kinds, let through",
-    "spoof_accepted": "Of 1,000 fakes, let through",
-}
 
 
 def operating_points(
@@ -309,83 +318,21 @@ def operating_points(
         A threshold is NaN, or there are too few speakers and attacks to resample.
     """
 
-    def statistics(counts):
-        return {(policy, name): value for policy, threshold in policies.items()
-                for name, value in counts.rates(threshold).items()}  # fmt: skip
+    def statistic(counts):
+        rates = {policy: counts.rates(threshold) for policy, threshold in policies.items()}
+        return {f"{policy} {name}": value for policy, row in rates.items() for name, value in row.items()}
 
-    table = {policy: {"threshold": threshold} for policy, threshold in policies.items()}
-    apart = _apart(scores)
-    for condition, trials in progress(_conditions(scores).items(), desc="intervals", unit="condition"):
-        if condition not in apart:
-            continue
-        classes = split_classes(trials)
-        values, intervals = statistics(metrics.Counts.of(*classes)), {}
-        if replicates:
-            groups = factors(trials) if clusters else None
-            intervals = metrics.bootstrap(statistics, *classes, clusters=groups, replicates=replicates, seed=seed)
-        for policy in policies:
-            for name in ("bonafide_rejected", "spoof_accepted"):
-                key = name if name == "bonafide_rejected" else _column(name, condition)
-                if key in table[policy]:  # bona fide trials are the same in every condition
-                    continue
-                table[policy][key] = values[policy, name]
-                if intervals:
-                    table[policy][f"{key}_low"], table[policy][f"{key}_high"] = intervals[policy, name]
-    return table
-
-
-def operating_points_table(points: Mapping[str, Mapping], settings: Mapping) -> pd.DataFrame:
-    """`operating_points` as text: errors per thousand trials; `settings` are those of the calibration."""
-    limits = {"few_false_alarms": "max_bonafide_rejected", "few_misses": "min_spoof_found"}
-    rows = []
-    for policy, row in points.items():
-        limit = settings.get(limits.get(policy, ""))
-        promise = POLICIES.get(policy, policy).format("" if limit is None else f"{100 * limit:g} %")
-        cells = {
-            "Policy": policy,
-            "What it was set for, on dev": promise,
-            "Fake below (LLR)": f"{row['threshold']:.2f}",
-        }
-        for key, words in _PER_THOUSAND.items():
-            if key in row:
-                cells[words] = _per_thousand(*(row.get(f"{key}{end}") for end in ("", "_low", "_high")))
-        rows.append(cells)
-    return pd.DataFrame(rows)
-
-
-def _per_thousand(value: float, low: float | None, high: float | None) -> str:
-    """Fraction as a count per 1,000, with its interval."""
-    text = f"{1000 * value:.0f}"
-    return text if low is None else f"{text} ({1000 * low:.0f} to {1000 * high:.0f})"
-
-
-def headline_table(table: Mapping[str, Mapping]) -> pd.DataFrame:
-    """`headline`, or `measures` by name, as text: one row per measure, one column per condition."""
-    columns = {}
-    for condition, row in table.items():
-        columns[CONDITIONS.get(condition, condition)] = {
-            words: interval(row[key], row.get(f"{key}_low"), row.get(f"{key}_high"), percent=percent)
-            for key, (words, percent) in MEASURES.items()
-            if key in row
-        }
-    return pd.DataFrame(columns).rename_axis("Measure").reset_index()
-
-
-def interval(value: float, low: float | None = None, high: float | None = None, *, percent: bool = True) -> str:
-    """Number with its interval as text, fractions in percent; "" for NaN or None.
-
-    >>> interval(0.161, 0.12, 0.213)
-    '16.1 (12.0 to 21.3)'
-    >>> interval(0.5, 0.25, 1.5, percent=False), interval(479, percent=False)
-    ('0.500 (0.250 to 1.500)', '479')
-    """
-
-    def text(x):
-        return f"{100 * x:.1f}" if percent else str(x) if isinstance(x, int | np.integer) else f"{x:.3f}"
-
-    if value is None or math.isnan(value):
-        return ""
-    return text(value) if low is None else f"{text(value)} ({text(low)} to {text(high)})"
+    options = {"factors": FACTORS if clusters else (), "replicates": replicates, "seed": seed}
+    points = {policy: {"threshold": threshold} for policy, threshold in policies.items()}
+    measurable = {name: trials for name, trials in _measurable(scores).items() if name in _apart(scores)}
+    for condition, trials in progress(measurable.items(), desc="intervals", unit="condition"):
+        values = with_interval(statistic, trials, **options)
+        names = {"bonafide_rejected": "bonafide_rejected", "spoof_accepted": _column("spoof_accepted", condition)}
+        for policy, row in points.items():
+            for name, key in names.items():
+                if key not in row:  # bona fide trials are the same in every condition
+                    row |= {key + end: values[f"{policy} {name}{end}"] for end in ENDS[: 3 if replicates else 1]}
+    return points
 
 
 def by_attack(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -544,53 +491,6 @@ def confusion_table(scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
 def _column(name: str, condition: str) -> str:
     """Column name of one condition."""
     return name if condition == "all" else f"{name}_{condition}"
-
-
-# column -> heading for people; a heading that ends in (%) is shown in percent with one decimal
-HEADINGS = {
-    "condition": "Condition",
-    "attack": "Attack",
-    "speaker": "Speaker",
-    "speakers": "Speakers",
-    "source": "Source",
-    "language": "Language",
-    "codec": "Codec",
-    "label": "Truth",
-    "utt_id": "Utterance",
-    "policy": "Policy",
-    "threshold": "Threshold (LLR)",
-    "llr": "LLR",
-    "min_dcf": "minDCF",
-    "act_dcf": "actDCF",
-    "cllr": "Cllr (bits)",
-    "median_llr": "Median LLR",
-    "n_bonafide": "Real recordings",
-    "n_spoof": "Fakes",
-    "n_pairs": "Pairs",
-    "preferred": "Recording scores above its copy (%)",
-} | {key: words for key, (words, percent) in MEASURES.items() if percent}
-HEADINGS |= {
-    _column(key, condition): f"{CONDITIONS[condition]}: {words}"
-    for key, words in {"n_spoof": "fakes", "spoof_accepted": "let through (%)", "eer": "EER (%)"}.items()
-    for condition in ("known", "unseen")
-}
-
-
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Table as text: headings of `HEADINGS`, fractions in percent, two decimals for other floats, "" for NaN.
-
-    Columns of empty text are left out.
-    """
-    result = pd.DataFrame(index=table.index)
-    for column in table:
-        heading, values = HEADINGS.get(column, column), table[column]
-        if (values == "").all():
-            continue
-        if pd.api.types.is_float_dtype(values):
-            percent = heading.endswith("(%)")
-            values = ["" if math.isnan(x) else f"{100 * x:.1f}" if percent else f"{x:.2f}" for x in values]
-        result[heading] = values
-    return result
 
 
 def save_json(path: Path, values: Mapping) -> None:

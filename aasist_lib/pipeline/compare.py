@@ -64,7 +64,7 @@ def runs(root: Path, num: int = 50) -> pd.DataFrame:
     """List runs to choose from, newest first: workspace, HEAD, experiments, and commits that changed metrics."""
     if not _has_history(root):
         return pd.DataFrame([{"Run": WORKSPACE, "What": "the working tree"} | _main(load(root, WORKSPACE).headline)])
-    with errors_told():
+    with one_line_errors():
         table = dvc.api.exp_show(repo=str(root), num=num)
         with Repo.open(str(root)) as repo:
             subjects = {
@@ -72,63 +72,52 @@ def runs(root: Path, num: int = 50) -> pd.DataFrame:
                 for row in table
                 if row["typ"] == "baseline" and row["rev"] != WORKSPACE
             }
-    rows, above = [], None
+    rows, base = [], None
     for row in table:
-        if row["typ"] == "baseline":
-            above = row["rev"]
-            name, what = above, subjects.get(above, "the working tree")
+        is_commit = row["typ"] == "baseline"
+        if is_commit:
+            base = row["rev"]
+            name, what = base, subjects.get(base, "the working tree")
         else:  # experiments follow their base commit
-            name, what = row["Experiment"] or row["rev"], f"experiment on {above}"
-        cells = {"Run": name, "What": what} | _main(_unflattened(row))
-        rows.append((row["typ"] == "baseline", cells))
+            name, what = row["Experiment"] or row["rev"], f"experiment on {base}"
+        rows.append((is_commit, {"Run": name, "What": what}, _main(_unflattened(row))))
     return pd.DataFrame(_without_repeats(rows))
 
 
-def _without_repeats(rows: list[tuple[bool, dict]]) -> list[dict]:
+def _without_repeats(rows: list[tuple[bool, dict, dict]]) -> list[dict]:
     """Of successive commits with equal numbers keep the oldest; workspace, HEAD and experiments stay."""
-    commits = [cells for is_commit, cells in rows if is_commit]
-    numbers = [list(cells.values())[2:] for cells in commits] + [None]
-    brought = {
-        cells["Run"] for i, cells in enumerate(commits) if i < 2 or any(numbers[i]) and numbers[i] != numbers[i + 1]
-    }
-    return [cells for is_commit, cells in rows if not is_commit or cells["Run"] in brought]
+    commits = [(about["Run"], numbers) for is_commit, about, numbers in rows if is_commit]
+    shown = {name for name, _ in commits[:2]}
+    for (name, numbers), (_, before) in zip(commits, [*commits[1:], ("", None)], strict=True):
+        if any(numbers.values()) and numbers != before:
+            shown.add(name)
+    return [about | numbers for is_commit, about, numbers in rows if not is_commit or about["Run"] in shown]
 
 
 def _main(headline: Mapping[str, Mapping]) -> dict[str, str]:
-    """EER and minDCF of known and unseen attacks, as text."""
-    cells = {}
-    for condition in ("known", "unseen"):
-        for measure, name in (("eer", "EER (%)"), ("min_dcf", "minDCF")):
-            value, percent = headline.get(condition, {}).get(measure), evaluation.MEASURES[measure][1]
-            cells[f"{evaluation.CONDITIONS[condition]}: {name}"] = evaluation.interval(value, percent=percent)
-    return cells
+    """EER and minDCF of known and unseen attacks, as text, without intervals."""
+    return {
+        f"{evaluation.CONDITIONS[condition]}: {name}": evaluation.cell({key: headline.get(condition, {}).get(key)}, key)
+        for condition in ("known", "unseen")
+        for key, name in (("eer", "EER (%)"), ("min_dcf", "minDCF"))
+    }
 
 
 def _unflattened(row: Mapping[str, Any]) -> dict[str, dict]:
     """Measures by condition from a row of `dvc.api.exp_show`, with columns such as `known.eer`."""
     # DVC adds the file's name to a column that another file or the settings have too
-    found = {condition: {} for condition in evaluation.CONDITIONS}
+    measures = {condition: {} for condition in evaluation.CONDITIONS}
     for column, value in row.items():
         condition, _, measure = column.removeprefix(f"{HEADLINE}:").partition(".")
-        if condition in found and isinstance(value, float | int):
-            found[condition][measure] = value
-    return found
+        if condition in measures and isinstance(value, float | int):
+            measures[condition][measure] = value
+    return measures
 
 
 def load(root: Path, rev: str = WORKSPACE) -> Run:
-    """Load settings, metrics and scores of a run.
+    """Load settings, metrics and scores of a branch, tag, commit or experiment; "workspace" or "" is the working tree.
 
-    Parameters
-    ----------
-    root
-        Top folder of the project.
-    rev
-        Branch, tag, commit or experiment; "workspace" or "" for the working tree.
-
-    Raises
-    ------
-    UserError
-        The run does not exist, its settings or metrics cannot be read, or the folder has no history.
+    `UserError` where it does not exist, its settings or metrics cannot be read, or the folder has no history.
     """
     rev = rev or WORKSPACE
     commit = "" if rev == WORKSPACE else resolve(root, rev)
@@ -153,15 +142,15 @@ def _headline(root: Path, commit: str) -> dict[str, dict]:
     """Measures by condition, with intervals where they are recorded."""
     if table := read_at(root, commit, TABLE):
         return evaluation.apart(pd.read_csv(StringIO(table)))[0]
-    found = json.loads(read_at(root, commit, HEADLINE) or "{}")
-    return {condition: found[condition] for condition in evaluation.CONDITIONS if condition in found}
+    content = json.loads(read_at(root, commit, HEADLINE) or "{}")
+    return {condition: content[condition] for condition in evaluation.CONDITIONS if condition in content}
 
 
 def resolve(root: Path, rev: str) -> str:
     """Hash of a commit or experiment."""
     if not _has_history(root):
         raise UserError(f"{root} is no repository of git and DVC: there is '{WORKSPACE}' to compare and nothing else")
-    with errors_told(), Repo.open(str(root)) as repo:
+    with one_line_errors(), Repo.open(str(root)) as repo:
         try:
             return resolve_rev(repo.scm, rev)
         except RevError:
@@ -174,12 +163,12 @@ def _has_history(root: Path) -> bool:
     """Whether the folder is a DVC repository with git; the copy of `make quick` has none."""
     if not (root / ".dvc").is_dir():
         return False
-    with errors_told(), Repo.open(str(root)) as repo:
+    with one_line_errors(), Repo.open(str(root)) as repo:
         return not isinstance(repo.scm, NoSCM)
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Turn errors of DVC into a UserError of one line."""
     try:
         yield
@@ -205,12 +194,9 @@ def _scores(root: Path, rev: str, commit: str) -> tuple[pd.DataFrame | None, str
     scores = pd.read_csv(
         StringIO(text), dtype=dict.fromkeys(["utt_id", "speaker", "attack"], str), keep_default_na=False
     )
-    missing = [column for column in NEEDED if column not in scores]
+    missing = ", ".join(column for column in NEEDED if column not in scores)
     if missing:
-        return (
-            None,
-            f"The scores of {rev} have no column {', '.join(missing)}: another version of the project wrote them.",
-        )
+        return None, f"The scores of {rev} have no column {missing}: another version of the project wrote them."
     if not pd.api.types.is_numeric_dtype(scores["llr"]):
         return None, f"The scores of {rev} are not all numbers."
     return scores, ""
@@ -254,59 +240,63 @@ def headlines(a: Run, b: Run) -> dict[str, pd.DataFrame]:
     for condition, words in evaluation.CONDITIONS.items():
         rows = {label: run.headline.get(condition, {}) for label, run in _labelled(a, b).items()}
         if any(rows.values()):
-            table = evaluation.headline_table(rows).set_index("Measure").reindex(columns=list(rows))
-            order = [measure for measure, _ in evaluation.MEASURES.values() if measure in table.index]
-            tables[words] = table.loc[order].astype(object).fillna("").reset_index()
+            tables[words] = evaluation.headline_table(rows)
     return tables
 
 
 def match(a: Run, b: Run) -> Pair:
     """Trials scored by both runs, in b's order, with b's speaker, attack and condition; empty if not comparable."""
-    nothing = pd.DataFrame(columns=NEEDED)
     notes = []
     if a.data and b.data and a.data != b.data:
         notes.append(
             "The corpora differ (data.dvc), so that differences may be theirs: an utterance of the same name can be "
             "another recording."
         )
-    if a.note or b.note:
-        return Pair(nothing, nothing, notes + list(dict.fromkeys(run.note for run in (a, b) if run.note)))
+    reason = "" if a.note or b.note else _not_comparable(a, b)
+    if a.note or b.note or reason:
+        nothing = pd.DataFrame(columns=NEEDED)
+        return Pair(nothing, nothing, notes + list(filter(None, dict.fromkeys((a.note, b.note, reason)))))
     first, second = (run.scores.set_index("utt_id") for run in (a, b))
-    names = list(_labelled(a, b))
-    for name, table in zip(names, (first, second), strict=True):
-        if not table.index.is_unique:
-            twice = table.index[table.index.duplicated()][0]
-            return Pair(
-                nothing, nothing, [*notes, f"{name} has scored {twice} twice: nothing to compare trial by trial."]
-            )
     both = second.index[second.index.isin(first.index)]
-    if both.empty:
-        return Pair(
-            nothing, nothing, [*notes, "The runs have no utterance in common: nothing to compare trial by trial."]
-        )
-    first, second, sizes = first.loc[both], second.loc[both], (len(first), len(second))
-    disagree = (first["label"] != second["label"]).to_numpy()
-    if disagree.any():
-        note = f"The runs disagree about what is real in {disagree.sum()} of {len(both)} utterances, such as "
-        return Pair(nothing, nothing, [*notes, f"{note}{both[disagree][0]}: these are different trials."])
-    for name, size in zip(names, sizes, strict=True):
-        if size > len(both):
-            notes.append(f"{size - len(both)} of {size} utterances are in {name} alone and left out below.")
+    for name, scores in zip(_labelled(a, b), (first, second), strict=True):
+        if len(scores) > len(both):
+            alone = len(scores) - len(both)
+            notes.append(f"{alone} of {len(scores)} utterances are in {name} alone and left out below.")
+    first, second = first.loc[both], second.loc[both]
     groups = ["speaker", "attack", "condition"]
     if (first[groups] != second[groups]).any(axis=None):
-        notes.append(f"Speakers, attacks or conditions were named anew: those of {names[1]} count.")
+        notes.append(f"Speakers, attacks or conditions were named anew: those of {list(_labelled(a, b))[1]} count.")
     first = first.assign(**{column: second[column] for column in groups})
     return Pair(first.reset_index(), second.reset_index(), notes)
+
+
+def _not_comparable(a: Run, b: Run) -> str:
+    """Why the scores of two runs cannot be compared trial by trial; empty if they can."""
+    first, second = (run.scores.set_index("utt_id")["label"] for run in (a, b))
+    for name, labels in zip(_labelled(a, b), (first, second), strict=True):
+        if not labels.index.is_unique:
+            twice = labels.index[labels.index.duplicated()][0]
+            return f"{name} has scored {twice} twice: nothing to compare trial by trial."
+    both = second.index[second.index.isin(first.index)]
+    if both.empty:
+        return "The runs have no utterance in common: nothing to compare trial by trial."
+    disagree = both[first.loc[both] != second.loc[both]]
+    if len(disagree):
+        return (
+            f"The runs disagree about what is real in {len(disagree)} of {len(both)} utterances, such as "
+            f"{disagree[0]}: these are different trials."
+        )
+    return ""
 
 
 def paired(a: Run, b: Run, pair: Pair) -> pd.DataFrame:
     """Differences (second - first) by condition and measure, with 95 % interval and probability that b is better."""
     # speakers and attacks are resampled, the same for both runs, so that trials hard for both do not count
-    seed, replicates = b.params.get("seed", 0), b.params.get("evaluate.bootstrap", 1000)
+    options = {"seed": b.params.get("seed", 0), "replicates": b.params.get("evaluate.bootstrap", 1000)}
     names = ("prior_spoof", "cost_miss", "cost_false_alarm")
     costs = {name: b.params[f"calibrate.{name}"] for name in names if f"calibrate.{name}" in b.params}
 
-    def statistics(counts):
+    def statistic(counts):
         return {
             "eer": counts.eer().value,
             "min_dcf": counts.min_dcf(**costs).value,
@@ -317,16 +307,15 @@ def paired(a: Run, b: Run, pair: Pair) -> pd.DataFrame:
 
     rows = []
     for condition in evaluation.CONDITIONS:
-        first, second = (evaluation.select(table, condition) for table in (pair.first, pair.second))
-        if second["label"].nunique() < 2:
+        trials = [evaluation.select(table, condition) for table in (pair.first, pair.second)]
+        if trials[1]["label"].nunique() < 2:
             continue
-        of = {"first": evaluation.split_classes(first), "second": evaluation.split_classes(second)}
-        measured = {name: statistics(metrics.Counts.of(*scores)) for name, scores in of.items()}
-        clusters = evaluation.factors(second)
-        found = metrics.paired(statistics, **of, clusters=clusters, replicates=replicates, seed=seed)
+        classes = list(map(evaluation.split_classes, trials))
+        first, second = (statistic(metrics.Counts.of(*scores)) for scores in classes)
+        differences = metrics.paired(statistic, *classes, clusters=evaluation.clusters_of(trials[1]), **options)
         for measure in PAIRED:
-            values = {name: measured[name][measure] for name in of}
-            rows.append({"condition": condition, "measure": measure} | values | found[measure]._asdict())
+            row = {"condition": condition, "measure": measure, "first": first[measure], "second": second[measure]}
+            rows.append(row | differences[measure]._asdict())
     return pd.DataFrame(rows, columns=["condition", "measure", "first", "second", *metrics.Difference._fields])
 
 
@@ -340,10 +329,10 @@ def verdict(probability: float, low: float, high: float, names: tuple[str, str] 
     """
     if low == high == 0:
         return "no difference"
-    better, share = (names[1], probability) if probability >= 0.5 else (names[0], 1 - probability)
-    if share < SURE:
+    better, sure = (names[1], probability) if probability >= 0.5 else (names[0], 1 - probability)
+    if sure < SURE:
         return "no telling"
-    return f"{better} is better with probability {'above 0.99' if share > 0.99 else f'{share:.2f}'}"
+    return f"{better} is better with probability {'above 0.99' if sure > 0.99 else f'{sure:.2f}'}"
 
 
 def paired_table(a: Run, b: Run, differences: pd.DataFrame) -> pd.DataFrame:
@@ -390,7 +379,7 @@ def changed_by_attack(pair: Pair) -> pd.DataFrame:
     return table.drop(columns="lost").rename(columns=str.capitalize).reset_index(drop=True)
 
 
-def changed_words(pair: Pair) -> str:
+def summary_line(pair: Pair) -> str:
     """One sentence on how many decisions changed."""
     if pair.second.empty:
         return "Decisions cannot be compared"
@@ -403,20 +392,20 @@ def changed_words(pair: Pair) -> str:
 
 def changed_table(a: Run, b: Run, changes: pd.DataFrame, n: int = 10) -> pd.DataFrame:
     """The result of `changed` as text, with the first `n` of the broken and of the fixed."""
-    first, second = _labelled(a, b)
     table = evaluation.readable(changes.groupby("change").head(n).reset_index(drop=True))
-    return table.rename(columns={"llr_first": f"LLR, {first}", "llr_second": f"LLR, {second}", "change": "Now"})
+    first, second = (f"LLR, {name}" for name in _labelled(a, b))
+    return table.rename(columns={"llr_first": first, "llr_second": second, "change": "Now"})
 
 
 def curves(a: Run, b: Run) -> dict[str, tuple]:
     """Input of `plots.det`: "run, condition" -> (bona fide, spoof) LLRs of all trials of runs with scores."""
-    found = {}
+    classes_of = {}
     for label, run in _labelled(a, b).items():
         for condition in () if run.scores is None else ("known", "unseen"):
             classes = evaluation.split_classes(evaluation.select(run.scores, condition))
             if all(map(len, classes)):
-                found[f"{label}, {evaluation.CONDITIONS[condition].lower()}"] = classes
-    return found
+                classes_of[f"{label}, {evaluation.CONDITIONS[condition].lower()}"] = classes
+    return classes_of
 
 
 def _labelled(a: Run, b: Run) -> dict[str, Run]:
@@ -430,19 +419,10 @@ def _text(value: Any) -> str:
 
 
 def markdown(a: Run, b: Run, worst: int = 10) -> str:
-    """Write the whole comparison as GitHub markdown, for a pull request.
+    """The whole comparison of an older and a newer run as GitHub markdown, for a pull request.
 
-    Parameters
-    ----------
-    a, b
-        The older and the newer run.
-    worst
-        Maximum number of trials listed, of the broken and of the fixed each.
-
-    Raises
-    ------
-    UserError
-        A condition has too few speakers and attacks for the bootstrap.
+    It lists at most `worst` of the broken and of the fixed trials each. `UserError` where a condition has too few
+    speakers and attacks for the bootstrap.
     """
     pair, settings = match(a, b), params(a, b)
     differences = paired_table(a, b, paired(a, b, pair))
@@ -456,7 +436,7 @@ def markdown(a: Run, b: Run, worst: int = 10) -> str:
         "### Differences on the same trials",
         _table(differences) + "\n\n" + HOW_TO_READ if len(differences) else "None can be computed.",
         "### Decisions",
-        f"{changed_words(pair)}.",
+        f"{summary_line(pair)}.",
         _table(changed_by_attack(pair)),
         _folded("Utterances", _table(utterances)) if len(utterances) else "",
         _folded("All metrics, each run on all its trials", tables.strip()) if tables else "Neither run has metrics.",

@@ -70,7 +70,7 @@ def verify(root: Path, rev: str = "HEAD") -> tuple[bool, str]:
 
 
 def _check_up_to_date(root: Path, order: list[str]) -> None:
-    with compare.errors_told(), Repo.open(str(root)) as repo:
+    with compare.one_line_errors(), Repo.open(str(root)) as repo:
         status = repo.status()
     if status:
         first = min(status, key=lambda name: order.index(name) if name in order else len(order))

@@ -215,15 +215,11 @@ def _wanted(row: dict, names: Sequence[str]) -> dict:
 
 def _eer(trials: pd.DataFrame, factors: Sequence[str], drawn: dict) -> dict:
     """Equal error rate with its interval over the given factors; without one where there are too few groups."""
-    classes = evaluation.split_classes(trials)
-    row = {name: len(scores) for name, scores in zip(COUNTS, classes, strict=True)}
-    row["eer"] = float(metrics.eer(*classes).value)
-    clusters = {name: groups for name, groups in evaluation.factors(trials).items() if name in factors}
+    counts = {name: len(scores) for name, scores in zip(COUNTS, evaluation.split_classes(trials), strict=True)}
     try:
-        found = metrics.bootstrap(lambda counts: {"eer": counts.eer().value}, *classes, clusters=clusters, **drawn)
+        return counts | evaluation.with_interval(evaluation.only_eer, trials, factors=factors, **drawn)
     except UserError:
-        return row
-    return row | dict(zip(("eer_low", "eer_high"), found["eer"], strict=True))
+        return counts | evaluation.with_interval(evaluation.only_eer, trials, replicates=0)
 
 
 def _calibrated(dev: pd.DataFrame, method: str):

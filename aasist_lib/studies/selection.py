@@ -224,19 +224,19 @@ def matrix(results: Sequence[Mapping], what: str) -> pd.DataFrame:
 
 def readable(found: pd.DataFrame, about: Mapping[str, str]) -> pd.DataFrame:
     """`table` as text, in percent, with intervals."""
-    columns = {
-        "Left out (EER, %)": ("eer", "eer_low", "eer_high"),
-        "More than the default": ("worse", "worse_low", "worse_high"),
-        "Learnt (EER, %)": ("known",),
-        "Copies against their originals (EER, %)": ("pairs",),
-        "Real voices of other sources called fake (%)": ("alarms",),
+    headings = {
+        "system": "Candidate",
+        "about": "",
+        "eer": "Left out (EER, %)",
+        "worse": "More than the default",
+        "known": "Learnt (EER, %)",
+        "pairs": "Copies against their originals (EER, %)",
+        "alarms": "Real voices of other sources called fake (%)",
+        "inverted": "Kinds above 50 %",
+        "minutes": "Minutes",
     }
-    rows = {"Candidate": found["system"], "": found["system"].map(about)}
-    for words, of in columns.items():
-        rows[words] = [evaluation.interval(*values) for values in found[list(of)].to_numpy(dtype=float)]
-    rows["Kinds above 50 %"] = found["inverted"].astype(str)
-    rows["Minutes"] = found["minutes"].map("{:.1f}".format)
-    return pd.DataFrame(rows)
+    texts = {"about": found["system"].map(about), "inverted": found["inverted"].astype(str)}
+    return evaluation.cells(found.assign(**texts, minutes=found["minutes"].map("{:.1f}".format)), headings)
 
 
 def sentence(results: Sequence[Mapping], default: str = "default") -> str:
