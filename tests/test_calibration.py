@@ -113,9 +113,9 @@ def test_policies_keep_their_promises(seed, decimals):
 
 
 def test_no_real_voice_rejected_at_all():
-    assert metrics.rates(*(x := _gaussians()), thresholds(*x, max_bonafide_rejected=0)["few_false_alarms"])[
-        "bonafide_rejected"
-    ] == 0  # fmt: skip
+    trials = _gaussians()
+    threshold = thresholds(*trials, max_bonafide_rejected=0)["few_false_alarms"]
+    assert metrics.rates(*trials, threshold)["bonafide_rejected"] == 0
 
 
 def test_costs_move_the_cheapest_threshold():
@@ -297,32 +297,42 @@ def test_the_fit_undoes_whatever_training_drew(method):
     np.testing.assert_allclose(*llrs, atol=1e-6)
 
 
-def test_mistakes_are_told(tmp_path):
-    with pytest.raises(UserError, match="same"):
-        fit_affine([1, 1], [1, 1])
-    with pytest.raises(UserError, match="no spoofed"):
-        fit_affine([1, 2], [])
-    with pytest.raises(UserError, match="prior_spoof"):
-        fit_affine([1, 2], [0], prior_spoof=0)
-    with pytest.raises(UserError, match="isotonic"):
-        calibration.from_dict({"kind": "isotonic"})
-    with pytest.raises(UserError, match="pickle.*affine, isotonic"):
-        calibration.from_dict({"kind": "pickle"})
-    for knots in (
-        {"scores": [0, 1]},
-        {"scores": [1, 0], "llrs": [0, 1]},
-        {"scores": [0, 1], "llrs": [0, float("nan")]},
-        {"scores": [0, 0], "llrs": [0, 1]},
-        {"scores": [0, 1], "llrs": [1, 0]},
-        {"scores": [False, True], "llrs": [0, 1]},
+ISOTONIC = {"kind": "isotonic", "upside_down": False, "scores": [0, 1], "llrs": [0, 1]}
+MISTAKES = {
+    "all scores are the same": lambda: fit_affine([1, 1], [1, 1]),
+    "no spoofed": lambda: fit_affine([1, 2], []),
+    "prior_spoof": lambda: fit_affine([1, 2], [0], prior_spoof=0),
+    "pickle.*affine, isotonic": lambda: calibration.from_dict({"kind": "pickle"}),
+    "offset 'high'": lambda: calibration.from_dict({"kind": "affine", "scale": 1.0, "offset": "high"}),
+    "upside_down is None": lambda: calibration.from_dict(ISOTONIC | {"upside_down": None}),
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_mistakes_are_told(message):
+    with pytest.raises(UserError, match=message):
+        MISTAKES[message]()
+
+
+@pytest.mark.parametrize(
+    "knots",
+    [
+        {"llrs": None},
+        {"scores": [1, 0]},
+        {"llrs": [0, float("nan")]},
+        {"scores": [0, 0]},
+        {"llrs": [1, 0]},
+        {"scores": [False, True]},
         {"scores": [], "llrs": []},
-    ):
-        with pytest.raises(UserError, match="rising numbers"):
-            calibration.from_dict({"kind": "isotonic", "upside_down": False} | knots)
-    with pytest.raises(UserError, match="upside_down"):
-        calibration.from_dict({"kind": "isotonic", "scores": [0, 1], "llrs": [0, 1]})
-    with pytest.raises(UserError, match="offset"):
-        calibration.from_dict({"kind": "affine", "scale": 1.0, "offset": "high"})
+        {"llrs": [0, 1, 2]},
+    ],
+)
+def test_knots_that_make_no_curve(knots):
+    with pytest.raises(UserError, match="rising numbers"):
+        calibration.from_dict(ISOTONIC | knots)
+
+
+def test_mistakes_in_folders_are_told(tmp_path):
     with pytest.raises(UserError, match="calibrate stage"):
         calibration.load(tmp_path)
     (tmp_path / "calibration.json").write_text(json.dumps({"kind": "affine"}))

@@ -37,7 +37,7 @@ import pytest
 from nbclient import NotebookClient
 from ruamel.yaml import YAML
 
-from aasist_lib import evaluation, metrics
+from aasist_lib import evaluation
 from aasist_lib.base.errors import UserError
 from aasist_lib.pipeline import compare, run
 from aasist_lib.pipeline.compare import Run
@@ -73,18 +73,9 @@ def scored(separation, threshold=0.0):
 
 def measured(scores):
     """What an evaluation writes, with intervals that were not computed."""
-    headline = {}
-    for condition in evaluation.CONDITIONS:
-        classes = evaluation.split_classes(evaluation.select(scores, condition))
-        row = {
-            "eer": metrics.eer(*classes).value,
-            "min_dcf": metrics.min_dcf(*classes, **COSTS).value,
-            "act_dcf": metrics.act_dcf(*classes, **COSTS),
-            "cllr": metrics.cllr(*classes),
-            "min_cllr": metrics.min_cllr(*classes),
-        }
-        row |= {f"{name}_{end}": value * by for name, value in row.items() for end, by in (("low", 0.5), ("high", 1.5))}
-        headline[condition] = row | {"n_bonafide": len(classes[0]), "n_spoof": len(classes[1])}
+    headline = evaluation.headline(scores, replicates=0, **COSTS)
+    for row in headline.values():
+        row |= {f"{name}_{end}": row[name] * by for name in compare.PAIRED for end, by in (("low", 0.5), ("high", 1.5))}
     return headline
 
 

@@ -3,6 +3,7 @@
 | what | against |
 |---|---|
 | headline: conditions, counts, values | the metrics of trials picked by hand |
+| one statistic with its interval | the bootstrap over the same factors |
 | headline: intervals | hold the value; wider by speakers than by trials; the same for the same seed |
 | a corpus without conditions, a class that is missing | one row, no row |
 | alarms: no number, no class, ties, polarity, dev easier than eval | raised by breaking good scores, else silent |
@@ -74,6 +75,16 @@ def test_headline_intervals(scores):
         width = {kind: t[condition]["eer_high"] - t[condition]["eer_low"] for kind, t in
                  (("speakers", by_speakers), ("trials", by_trials))}  # fmt: skip
         assert width["speakers"] > 1.3 * width["trials"]
+
+
+@pytest.mark.parametrize("factors", [(), ("speaker",), ("attack", "speaker")])
+def test_with_interval(scores, factors):
+    row = evaluation.with_interval(evaluation.only_eer, scores, factors=factors, replicates=30, seed=4)
+    classes, clusters = evaluation.split_classes(scores), evaluation.clusters_of(scores)
+    chosen = {name: clusters[name] for name in evaluation.FACTORS if name in factors}
+    ends = metrics.bootstrap(evaluation.only_eer, *classes, clusters=chosen, replicates=30, seed=4)["eer"]
+    assert row == {"eer": metrics.eer(*classes).value, "eer_low": ends[0], "eer_high": ends[1]}
+    assert evaluation.with_interval(evaluation.only_eer, scores, replicates=0) == {"eer": row["eer"]}
 
 
 def test_costs_reach_the_headline(scores):
@@ -261,6 +272,16 @@ def test_tables_for_people(scores):
     share = evaluation.by_speaker(scores, 0.3).set_index("speaker").loc["dov", "bonafide_rejected"]
     assert readable.loc["dov", "Real voices called fake (%)"] == f"{100 * share:.1f}"
     assert "Condition" not in evaluation.readable(evaluation.by_attack(scores.assign(condition=""), 0.3))
+
+
+def test_numbers_as_text():
+    assert evaluation.interval(None) == evaluation.interval(np.nan, 0.1, 0.2) == ""
+    assert evaluation.interval(0.5, np.nan, np.nan) == "50.0"
+    table = pd.DataFrame({"name": ["a", "b"], "eer": [0.25, np.nan], "eer_low": 0.125, "eer_high": 0.5, "cllr": 1})
+    shown = evaluation.cells(table.astype({"cllr": float}), {"name": "Name", "eer": "EER", "cllr": "Cllr", "f1": "F1"})
+    assert shown.to_dict("list") == {
+        "Name": ["a", "b"], "EER": ["25.0 (12.5 to 50.0)", ""], "Cllr": ["1.000", "1.000"], "F1": ["", ""],
+    }  # fmt: skip
 
 
 def test_narrow_apart(scores, tmp_path):

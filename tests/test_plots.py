@@ -55,6 +55,15 @@ def history() -> pd.DataFrame:
     )
 
 
+def drawn(draw, *arguments, **options):
+    """The figure, drawn twice to the same bytes and without warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = draw(*arguments, **options)
+        assert plots.png(figure) == plots.png(draw(*arguments, **options))
+    return figure
+
+
 FIGURES = {
     "confusion": lambda s, t, h: plots.confusion(evaluation.confusion_table(s, 0)),
     "det": lambda s, t, h: plots.det(t),
@@ -79,20 +88,13 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure(name, scores, trials, history):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = FIGURES[name](scores, trials, history)
-        png = plots.png(figure)
-        assert png == plots.png(FIGURES[name](scores, trials, history))
+    figure = drawn(FIGURES[name], scores, trials, history)
+    png = plots.png(figure)  # drawing a figure again moves nothing
+    assert png == plots.png(figure)
     assert png.startswith(b"\x89PNG") and b"Software" not in png and b"tEXt" not in png
     assert not plt.get_fignums()
     assert figure.get_suptitle() or all(ax.get_title("left") for ax in figure.axes)
     assert all(ax.get_xlabel() or ax.get_ylabel() for ax in figure.axes)
-
-
-def test_drawing_a_figure_again_moves_nothing(scores, trials, history):
-    figure = FIGURES["confusion"](scores, trials, history)
-    assert plots.png(figure) == plots.png(figure)
 
 
 def test_confusion_prints_counts_and_shares(scores):
@@ -220,10 +222,7 @@ def test_robustness_shows_every_condition_with_its_interval():
         ("nothing", "uses", "Level", "No scores", np.nan, np.nan, np.nan),
     ]
     table = pd.DataFrame(rows, columns=["condition", "family", "kind", "words", "eer", "eer_low", "eer_high"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = figures.robustness(table, "Held up")
-        assert plots.png(figure) == plots.png(figures.robustness(table, "Held up"))
+    figure = drawn(figures.robustness, table, "Held up")
     first, second = figure.axes
     assert [ax.get_title("left") for ax in figure.axes] == ["What happens to recordings", "What the detector goes by"]
     assert figure.get_suptitle() == "Held up" and "interval" in second.get_xlabel()
@@ -244,11 +243,7 @@ def test_intervals():
         ("nothing", "shortcut", np.nan, np.nan, np.nan),
     ]
     table = pd.DataFrame(rows, columns=["words", "kind", "eer", "eer_low", "eer_high"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        options = {"title": "Beside", "label": "equal error rate (%)"}
-        figure = plots.intervals(table, "words", "kind", **options)
-        assert plots.png(figure) == plots.png(plots.intervals(table, "words", "kind", **options))
+    figure = drawn(plots.intervals, table, "words", "kind", title="Beside", label="equal error rate (%)")
     (ax,) = figure.axes
     assert [text.get_text() for text in ax.get_yticklabels()] == ["detector   17.0", "silence   36.0"]
     assert ax.get_title("left") == "Beside" and ax.get_xlabel() == "equal error rate (%)"
@@ -265,25 +260,19 @@ def test_figures_of_a_corpus(scores):
     spectrum = np.where(label[:, None] == "spoof", -40.0, -30.0) + rng.normal(0, 1, (10, 64))
     words = ["recording", "a", "b", "c", "d"]
     table = pd.concat([scores, scores[scores["split"] == "eval"].assign(split="narrow")])
-    draw = {
-        "durations": lambda: plots.durations_by_split(table),
-        "levels": lambda: plots.levels(np.full(10, -26.0), np.arange(10.0), label),
-        "spectra": lambda: plots.spectra({"wide": (spectrum, label), "real": (spectrum[::2], label[::2])}, 16000),
-        "spectrograms": lambda: plots.spectrograms(dict.fromkeys(words, np.eye(40, 100)), 16000, 50, "Five"),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figures = {name: figure() for name, figure in draw.items()}
-        assert all(plots.png(figures[name]) == plots.png(figure()) for name, figure in draw.items())
-    assert [ax.get_title("left") for ax in figures["durations"].axes] == ["train", "eval", "narrow"]
-    legends = [text.get_text() for ax in figures["levels"].axes for text in ax.get_legend().get_texts()]
+    durations = drawn(plots.durations_by_split, table)
+    levels = drawn(plots.levels, np.full(10, -26.0), np.arange(10.0), label)
+    spectra = drawn(plots.spectra, {"wide": (spectrum, label), "real": (spectrum[::2], label[::2])}, 16000)
+    spectrograms = drawn(plots.spectrograms, dict.fromkeys(words, np.eye(40, 100)), 16000, 50, "Five")
+    assert [ax.get_title("left") for ax in durations.axes] == ["train", "eval", "narrow"]
+    legends = [text.get_text() for ax in levels.axes for text in ax.get_legend().get_texts()]
     assert legends == ["real voices (5)", "fakes (5)"] * 2
-    wide, real = figures["spectra"].axes
+    wide, real = spectra.axes
     assert len(wide.lines) == 2 and len(real.lines) == 1
     real_line, fake_line = (line.get_ydata() for line in wide.lines)
     assert np.mean(real_line - fake_line) == pytest.approx(10, abs=0.5)
     assert wide.lines[0].get_xdata()[[0, -1]] == pytest.approx([0.0625, 7.9375])  # middles of bands of 125 Hz
-    shown = [ax for ax in figures["spectrograms"].axes if ax.axison]
+    shown = [ax for ax in spectrograms.axes if ax.axison]
     assert [ax.get_title("left") for ax in shown] == words and all(ax.get_images() for ax in shown)
     assert shown[0].get_images()[0].get_extent() == [0, 2, 0, 8]
 
@@ -298,11 +287,7 @@ def test_shortcuts_beside_the_detector():
     }
     limits = {"limit": 0.34, "limit_all": 0.28, "words": {"all": "all of these cues"}}
     detector = {"known": row(0.05, 0.01, 0.1), "unseen": row(0.12, 0.02, 0.3), "all": row(0.08, 0.01, 0.2)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = figures.shortcuts(results, detector, "Cheap tricks", **limits)
-        again = figures.shortcuts(results, detector, "Cheap tricks", **limits)
-        assert plots.png(figure) == plots.png(again)
+    figure = drawn(figures.shortcuts, results, detector, "Cheap tricks", **limits)
     (ax,) = figure.axes
     assert ax.get_title("left") == "Cheap tricks" and "interval" in ax.get_xlabel() and ax.yaxis_inverted()
     assert [text.get_text() for text in ax.get_yticklabels()] == ["silence", "all of these cues", "the detector"]

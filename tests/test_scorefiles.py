@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aasist_lib import metrics
+from aasist_lib import evaluation, metrics
 from aasist_lib.base.errors import UserError
 from aasist_lib.evaluation import scorefiles
 
@@ -321,7 +321,7 @@ def test_measures_are_those_of_the_library(read):
     scores = some_scores()
     text = scores.to_csv(index=False)
     found = scorefiles.measure(read(text, text, "csv"), replicates=0)
-    bonafide, spoof = (scores.loc[scores["label"] == label, "llr"] for label in ("bonafide", "spoof"))
+    bonafide, spoof = evaluation.split_classes(scores)
     assert found["metrics"]["all"]["eer"] == metrics.eer(bonafide, spoof).value
     assert found["metrics"]["all"]["cllr"] == pytest.approx(metrics.cllr(bonafide, spoof))
     assert {"known", "unseen"} <= set(found["metrics"])
@@ -329,7 +329,7 @@ def test_measures_are_those_of_the_library(read):
     by_attack = found["by_attack"].set_index("attack")["eer"]
     assert by_attack["tts1"] == metrics.eer(bonafide, of_attack).value and len(by_attack) == 4
     opus = scores[scores["codec"] == "opus"]
-    real, fake = (opus.loc[opus["label"] == label, "llr"] for label in ("bonafide", "spoof"))
+    real, fake = evaluation.split_classes(opus)
     assert found["by_codec"].set_index("codec")["eer"]["opus"] == metrics.eer(real, fake).value
     cell = found["by_attack_and_codec"].set_index("attack")["opus"]["tts1"]
     assert cell == metrics.eer(real, opus.loc[opus["attack"] == "tts1", "llr"]).value
@@ -371,8 +371,7 @@ def test_what_was_written_measures_the_same(tmp_path, format, scores, keys):
     if format != "asvspoof5":  # where short keys hold no more than that
         pd.testing.assert_frame_equal(trials.table[["speaker", "attack"]], table[["speaker", "attack"]])
     found = scorefiles.measure(trials, replicates=0)["metrics"]["all"]
-    bonafide, spoof = (table.loc[table["label"] == label, "llr"] for label in ("bonafide", "spoof"))
-    assert found["eer"] == metrics.eer(bonafide, spoof).value
+    assert found["eer"] == metrics.eer(*evaluation.split_classes(table)).value
 
 
 def test_written_lines_are_those_of_the_packages(tmp_path):
