@@ -357,12 +357,14 @@ class Trials:
     """The n trials that a bootstrap draws from: bona fide first, each class sorted by score.
 
     `systems` are the distinct scores of each system, ascending, and the index of each trial's score among them (n,).
+    `ungrouped` are the classes that no factor draws: their trials are drawn one by one.
     """
 
     systems: list[tuple[np.ndarray, np.ndarray]]
     bonafide: slice
     spoof: slice
     factors: list[Factor]
+    ungrouped: list[slice]
 
     @classmethod
     def of(cls, systems, clusters: Mapping[str, tuple] | None) -> "Trials":
@@ -373,7 +375,9 @@ class Trials:
         order = np.lexsort([*reversed(scores), np.repeat([0, 1], sizes)])
         factors = [_factor(names, sizes, order) for names in (clusters or {}).values()]
         factors = [factor for factor in factors if (factor.group >= 0).any()]
-        return cls([_distinct(x[order]) for x in scores], slice(sizes[0]), slice(sizes[0], sum(sizes)), factors)
+        classes = slice(sizes[0]), slice(sizes[0], sum(sizes))
+        ungrouped = [trials for trials in classes if all((group[trials] < 0).all() for group, _ in factors)]
+        return cls([_distinct(x[order]) for x in scores], *classes, factors, ungrouped)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """Number of times that each trial occurs in one bootstrap sample (n,)."""
@@ -383,9 +387,8 @@ class Trials:
             for groups in filter(len, strata):
                 of_group[groups] = _resample(rng, len(groups), max(len(groups) - 1, 1))
             drawn *= of_group[group]
-        for trials in (self.bonafide, self.spoof):
-            if all((group[trials] < 0).all() for group, _ in self.factors):
-                drawn[trials] = _resample(rng, len(drawn[trials]), len(drawn[trials]))
+        for trials in self.ungrouped:
+            drawn[trials] = _resample(rng, len(drawn[trials]), len(drawn[trials]))
         return drawn
 
     def counts(self, drawn: np.ndarray) -> list[Counts]:
