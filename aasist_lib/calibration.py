@@ -139,7 +139,7 @@ def from_dict(values: dict) -> Affine | Isotonic:
         if not isinstance(upside_down, bool):
             raise UserError(f"calibration: upside_down is {upside_down!r}, neither true nor false")
         return Isotonic(*(tuple(map(float, knot)) for knot in knots), upside_down)
-    raise UserError(f"calibration: kind is {kind!r}, not one of {', '.join(METHODS)}")
+    raise UserError(f"calibration: kind is {kind!r}, not one of affine, isotonic")
 
 
 def fit_affine(bonafide, spoof, prior_spoof: float = 0.5, attacks=None) -> Affine:

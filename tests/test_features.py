@@ -197,7 +197,8 @@ def test_cqt_near_librosa(waves):
 
 @pytest.mark.parametrize("wavelet", ["sym8", "db4", "haar"])
 def test_packets_keep_energy(waves, wavelet):
-    power = features.WaveletPackets(n_fft=256, hop_length=64, wavelet=wavelet).power(torch.from_numpy(waves[0])[None])[0]
+    packets = features.WaveletPackets(n_fft=256, hop_length=64, wavelet=wavelet)
+    power = packets.power(torch.from_numpy(waves[0])[None])[0]
     frames = librosa.util.frame(waves[0], frame_length=256, hop_length=64)
     energy = np.square(frames * scipy.signal.get_window("hann", 256)[:, None]).sum(0)
     np.testing.assert_allclose(power.sum(1).numpy(), energy, rtol=1e-3, atol=1e-7)
