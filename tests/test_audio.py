@@ -75,7 +75,7 @@ def test_unreadable(tmp_path, monkeypatch, speech_files):
     with soundfile.SoundFile(ogg) as file, monkeypatch.context() as patch:
         patch.setattr("builtins.open", broken)
         with pytest.raises(audio.BadAudio, match="unreadable .*Input/output error"):
-            audio.truncation(ogg, file)
+            audio._promised(ogg, file)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -173,7 +173,7 @@ def test_headers_that_disagree(tmp_path, speech_files):
     for said in b"\xff" * 4, bytes(4):
         path.write_bytes(whole[:size] + said + whole[size + 4 :])
         if said == bytes(4):
-            with pytest.raises(audio.BadAudio, match="empty .*no samples in 64044 bytes.*mend it"):
+            with pytest.raises(audio.BadAudio, match="empty .*no samples.*mend the header"):
                 audio.read(path, 16000)
         else:
             assert len(audio.read(path, 16000)) == 64000
