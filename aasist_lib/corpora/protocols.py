@@ -7,7 +7,7 @@ file, line number, what was expected and what was found.
 import csv
 import io
 import re
-from collections.abc import Iterable
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,8 +91,7 @@ def read(path: Path | str, layout: str) -> pd.DataFrame:
         does not allow, a label that contradicts its attack, or the utt_id of an earlier row.
     """
     chosen = LAYOUTS[layout]
-    data = text(path)
-    table = _with_header(data, path, chosen) if chosen.header else _without_header(data, path, chosen)
+    table = _with_header(path, chosen) if chosen.header else _without_header(path, chosen)
     if "utt_id" not in table:
         table.insert(0, "utt_id", table["file"])
     _check(table, path, chosen)
@@ -102,10 +101,10 @@ def read(path: Path | str, layout: str) -> pd.DataFrame:
     return table.astype({name: str for name in table if name != "line"})
 
 
-def rows(data: bytes, path: Path | str) -> tuple[list[str], list[list[str]], list[int]]:
-    """Split a CSV file into header, rows and line numbers, without empty rows and columns at its end."""
+def rows(path: Path | str) -> tuple[list[str], list[list[str]], list[int]]:
+    """Header, rows and line numbers of a CSV file, without empty rows and columns at its end."""
     # strict: else an unclosed quote swallows the rows after it
-    reader = csv.reader(io.StringIO(data.decode().rstrip("\n") + "\n", newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_text(path).decode().rstrip("\n") + "\n", newline=""), strict=True)
     try:
         header = next(reader)
         numbered = [(reader.line_num, row) for row in reader]
@@ -118,12 +117,12 @@ def rows(data: bytes, path: Path | str) -> tuple[list[str], list[list[str]], lis
             raise UserError(_wrong_count(path, line, header, len(row), ",".join(row)))
     if not numbered:
         raise UserError(f"{path}:2: expected rows below the header, found none")
-    found = [row for _, row in numbered]
-    return named(header, found, path), found, [line for line, _ in numbered]
+    lines, fields = map(list, zip(*numbered, strict=True))
+    return named(header, fields, path), fields, lines
 
 
 def named(header: list[str], rows: list[list[str]], path: Path | str) -> list[str]:
-    """Return the column names; nameless empty columns at the end are removed, also from `rows` in place."""
+    """Column names without those of nameless empty columns at the end, which are removed from `rows` in place."""
     names = [name.strip() for name in header]
     while names and not names[-1] and not any(row[-1] for row in rows):
         names.pop()
@@ -135,8 +134,8 @@ def named(header: list[str], rows: list[list[str]], path: Path | str) -> list[st
     return names
 
 
-def text(path: Path | str) -> bytes:
-    """Return the content of a UTF-8 file, with line feeds as line ends and without a byte order mark."""
+def _text(path: Path | str) -> bytes:
+    """Content of a UTF-8 file, with line feeds as line ends and without a byte order mark."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -144,87 +143,70 @@ def text(path: Path | str) -> bytes:
     data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
     try:
         data.decode()
+        expected, place = "text", max(data.find(b"\r"), data.find(b"\0"))  # parsers end a line or a field there
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: expected text in UTF-8, found the byte 0x{data[error.start]:02x}") from None
-    for byte in (b"\r", b"\0"):  # the parser would end a line or a field there
-        if byte in data:
-            line = data.count(b"\n", 0, data.index(byte)) + 1
-            raise UserError(f"{path}:{line}: expected text, found the byte 0x{byte[0]:02x}")
+        expected, place = "text in UTF-8", error.start
+    if place >= 0:
+        line = data.count(b"\n", 0, place) + 1
+        raise UserError(f"{path}:{line}: expected {expected}, found the byte 0x{data[place]:02x}")
     if not data.strip():
         raise UserError(f"{path}:1: expected rows, found an empty file")
     return data
 
 
-def _without_header(data: bytes, path: Path | str, layout: Columns) -> pd.DataFrame:
-    data = data.replace(b"\t", b" ").rstrip() + b"\n"
-    if b"  " in data or b" \n" in data or b"\n " in data or data.startswith(b" "):
-        data = re.sub(rb" *\n *", b"\n", re.sub(rb" +", b" ", data.lstrip(b" ")))  # lines keep their number
-    columns = list(layout.columns)
-    _count_fields(data, path, columns)
-    few = {name: "category" for name in columns} | {"utt_id": str}  # saves memory: these values repeat
-    table = pd.read_csv(
-        io.BytesIO(data), sep=" ", header=None, names=columns, index_col=False, dtype=few, keep_default_na=False,
-        na_filter=False, quoting=csv.QUOTE_NONE, skip_blank_lines=False,
-    )  # fmt: skip
+def _with_header(path: Path | str, layout: Columns) -> pd.DataFrame:
+    header, fields, lines = rows(path)
+    if tuple(header) != layout.columns:
+        raise UserError(f"{path}:1: expected the header {','.join(layout.columns)!r}, found {','.join(header)!r}")
+    return pd.DataFrame(fields, columns=header, dtype=str).assign(line=lines)
+
+
+def _without_header(path: Path | str, layout: Columns) -> pd.DataFrame:
+    data, columns = _text(path).rstrip(), list(layout.columns)
+    few = dict.fromkeys(columns, "category") | {"utt_id": str}  # saves memory: these values repeat
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                io.BytesIO(data), sep=r"\s+", header=None, names=[*columns, "more"], index_col=False, dtype=few,
+                keep_default_na=False, na_filter=False, quoting=csv.QUOTE_NONE, skip_blank_lines=False,
+            )  # fmt: skip
+        wrong = (table[columns[-1]] == "").any() or (table.pop("more") != "").any()
+    except (pd.errors.ParserError, pd.errors.ParserWarning):  # several fields too many
+        wrong = True
+    if wrong:  # pandas has filled short lines
+        for line, text in enumerate(data.split(b"\n"), 1):
+            fields = re.findall(rb"[^ \t]+", text)
+            if len(fields) != len(columns):
+                raise UserError(_wrong_count(path, line, columns, len(fields), b" ".join(fields).decode()))
     return table.assign(line=np.arange(1, len(table) + 1))
 
 
-def _count_fields(data: bytes, path: Path | str, columns: list[str]) -> None:
-    """Refuse the first line with a wrong number of fields; pandas would shift or fill them."""
-    characters = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(characters == ord("\n"))
-    spaces = np.searchsorted(np.flatnonzero(characters == ord(" ")), ends)
-    counts = np.diff(spaces, prepend=0) + 1
-    wrong = np.flatnonzero(counts != len(columns))
-    if len(wrong):
-        line = int(wrong[0])
-        text = data[0 if line == 0 else ends[line - 1] + 1 : ends[line]].decode()
-        raise UserError(_wrong_count(path, line + 1, columns, counts[line] if text else 0, text))
-
-
-def _wrong_count(path, line: int, columns: Iterable[str], count: int, text: str) -> str:
-    columns = list(columns)
+def _wrong_count(path: Path | str, line: int, columns: list[str], count: int, text: str) -> str:
     shown = text if len(text) <= 200 else text[:200] + "..."
     return f"{path}:{line}: expected {len(columns)} fields ({' '.join(columns)}), found {count}: {shown!r}"
 
 
-def _with_header(data: bytes, path: Path | str, layout: Columns) -> pd.DataFrame:
-    header, found, lines = rows(data, path)
-    if tuple(header) != layout.columns:
-        raise UserError(f"{path}:1: expected the header {','.join(layout.columns)!r}, found {','.join(header)!r}")
-    return pd.DataFrame(found, columns=header, dtype=str).assign(line=lines)
-
-
 def _check(table: pd.DataFrame, path: Path | str, layout: Columns) -> None:
     """Refuse the first line with a value that the layout does not allow."""
-    wrong = []
-    for column, allowed in {"label": tuple(layout.labels), **layout.values}.items():
-        bad = ~table[column].isin(allowed)
-        wrong += _first(table, bad, lambda row, column=column, allowed=allowed: (
-            f"expected {' or '.join(allowed)} as the {column} of {row['utt_id']}, found {row[column]!r}"
-        ))  # fmt: skip
+    checks = [
+        (~table[column].isin(allowed), f"{' or '.join(allowed)} as the {column} of {{utt_id}}, found {{{column}!r}}")
+        for column, allowed in {"label": tuple(layout.labels), **layout.values}.items()
+    ]
     if "attack" in table:
         real, nameless = table["label"] == "bonafide", table["attack"].isin(NO_ATTACK)
-        wrong += _first(table, real & ~nameless, lambda row: (
-            f"expected no attack (- or bonafide) of {row['utt_id']}, which is bonafide, found {row['attack']!r}"
-        ))  # fmt: skip
-        wrong += _first(table, (table["label"] == "spoof") & nameless, lambda row: (
-            f"expected an attack of {row['utt_id']}, which is a spoof, found {row['attack']!r}"
-        ))  # fmt: skip
-    wrong += _first(table, table["utt_id"] == "", lambda row: "expected a name, found ''")
-    wrong += _first(table, table["utt_id"].duplicated(), lambda row: (
-        f"expected every utterance once, found {row['utt_id']} again, which line "
-        f"{table.loc[table['utt_id'] == row['utt_id'], 'line'].iloc[0]} has"
-    ))  # fmt: skip
-    if wrong:
-        line, what = min(wrong)
-        raise UserError(f"{path}:{line}: {what}")
-
-
-def _first(table: pd.DataFrame, wrong: pd.Series, say) -> list[tuple[int, str]]:
-    """Return line number and message of the first wrong row, if any."""
-    if not wrong.any():
-        return []
-    row = table.iloc[int(np.argmax(wrong.to_numpy()))]
-    return [(int(row["line"]), say(row))]
+        checks += [
+            (real & ~nameless, "no attack (- or bonafide) of {utt_id}, which is bonafide, found {attack!r}"),
+            (~real & nameless, "an attack of {utt_id}, which is a spoof, found {attack!r}"),
+        ]
+    checks += [
+        (table["utt_id"] == "", "a name, found {utt_id!r}"),
+        (table["utt_id"].duplicated(), "every utterance once, found {utt_id} again, which line {first} has"),
+    ]
+    # of several checks that fail in the same line, the one that comes first here
+    failed = [(int(np.argmax(wrong)), expected) for wrong, expected in checks if wrong.any()]
+    if failed:
+        place, expected = min(failed, key=lambda check: check[0])
+        row = table.iloc[place]
+        first = table.loc[table["utt_id"] == row["utt_id"], "line"].iloc[0]
+        raise UserError(f"{path}:{row['line']}: expected {expected.format(first=first, **row)}")

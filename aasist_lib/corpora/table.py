@@ -283,7 +283,7 @@ def _protocol_csv(entry: Format, asked: Request) -> pd.DataFrame:
     path = asked.root / "protocol.csv"
     if not path.is_file():
         raise UserError(f"{path}: not found; write one with the columns {', '.join(COLUMNS)}, or set corpus.format")
-    header, rows, lines = protocols.rows(protocols.text(path), path)
+    header, rows, lines = protocols.rows(path)
     missing = [column for column in ("utt_id", "path", "label", "split") if column not in header]
     if missing:
         raise UserError(f"{path}:1: lacks the column {missing[0]}")
