@@ -1,5 +1,6 @@
 """Any corpus as one table of utterances."""
 
+from aasist_lib.corpora.public import preview
 from aasist_lib.corpora.table import (
     COLUMNS,
     FORMATS,
@@ -8,7 +9,6 @@ from aasist_lib.corpora.table import (
     example,
     from_settings,
     measured,
-    preview,
     read,
     summary,
     test_name,

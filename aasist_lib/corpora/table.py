@@ -1,18 +1,15 @@
-"""Reads every corpus format into one table of utterances.
+"""Reads every corpus format into one table of utterances, and checks it.
 
-`FORMATS` lists the formats. Two kinds of reader serve them: for corpora with protocol files (layouts in
-`corpora.protocols`), and for corpora whose folder names give label, split and attack.
+`FORMATS` lists the formats; `corpora.public` has the layouts of public corpora and the readers.
 """
 
+import dataclasses
 import hashlib
 import os
 import posixpath
-import re
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path, PurePosixPath
 
@@ -22,55 +19,42 @@ import pandas as pd
 from aasist_lib import audio
 from aasist_lib.base.errors import UserError
 from aasist_lib.base.files import nearest
-from aasist_lib.corpora import protocols
+from aasist_lib.corpora import protocols, public
+from aasist_lib.corpora.public import COLUMNS, CorpusFormat, Request, preview
 
-COLUMNS = [
-    "utt_id", "path", "label", "speaker", "attack", "split", "condition", "language", "source", "codec", "pair_id"
-]  # fmt: skip
 SPLITS = ("train", "dev", "eval", "narrow")  # narrow: a second eval of telephone speech, in few corpora
 NEEDED = SPLITS[:3]
 TRAINED, TESTED = SPLITS[:2], SPLITS[2:]
 VALUES = {"label": {"bonafide", "spoof"}, "split": set(SPLITS), "condition": {"", "known", "unseen"}}
 SUBSETS = (*protocols.SUBSETS, "all")  # of the ASVspoof 2021 keys
-WORDS = {"training": "train", "validation": "dev", "testing": "eval", "real": "bonafide", "fake": "spoof"}
-INNER = {"wav", "wavs", "flac", "clips"}  # folder names that are no speakers
 
 
-@dataclass(frozen=True)
-class Format:
-    """Layout of a corpus once its archives are unpacked, in the data folder or in folders below it."""
-
-    title: str
-    rows: Callable[["Format", "Request"], pd.DataFrame]  # the reader
-    compare: str  # published results that a result on its eval may be compared with
-    layout: str = ""  # of its protocol files, one of `protocols.LAYOUTS`
-    # split -> end of the protocol's path, and folder of the recordings; the first part of the folder identifies it
-    # wherever it lies, and may be a prefix (big archives come in parts)
-    protocols: dict[str, tuple[str, str]] = field(default_factory=dict)
-    # regular expressions over paths; the first that matches any file is used. Groups: id (for utt_id), split, label,
-    # attack, language, and group (speaker of bona fide, attack of spoofs). Defaults: split eval, label spoof.
-    patterns: tuple[str, ...] = ()
-    own: tuple[str, ...] = ()  # top folders in which every recording should be taken
-    unnamed: str = "unnamed"  # attack of spoofs without a name
-    family: str = ""  # corpora of one family mean the same attack by the same name
-    same: dict[str, str] = field(default_factory=dict)  # attack -> its name in train of the family
-    # split (or subset) -> published numbers of bona fide and spoofed utterances, or their sum
-    counts: dict[str, tuple[int, int] | int] = field(default_factory=dict)
-    subsets: bool = False  # the keys divide eval into subsets
-    fakes_only: bool = False  # no bona fide: the user names a folder of them
+def _protocol_csv(entry: CorpusFormat, request: Request) -> pd.DataFrame:
+    path = request.root / "protocol.csv"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; write one with the columns {', '.join(COLUMNS)}, or set corpus.format")
+    header, rows, lines = protocols.rows(path)
+    missing = [column for column in ("utt_id", "path", "label", "split") if column not in header]
+    if missing:
+        raise UserError(f"{path}:1: lacks the column {missing[0]}")
+    table = pd.DataFrame(rows, columns=header, dtype=str).reindex(columns=COLUMNS, fill_value="")
+    return table.assign(protocol=path.name, line=lines)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to read: the folder, all files below it, and the arguments of `read`."""
-
-    root: Path
-    files: list[str]
-    splits: tuple[str, ...]
-    bonafide: str
-    subset: str
-    there: frozenset[str]  # the same files
-    linked: dict[str, str]  # path through a link -> real path
+FORMATS: dict[str, CorpusFormat] = {
+    "protocol": CorpusFormat("corpus of protocol.csv", _protocol_csv, "other runs on the same protocol.csv"),
+    "folder": CorpusFormat(
+        "corpus of folders",
+        public.in_folders,
+        "other runs on the same folders",
+        patterns=(
+            r"^(?P<split>train|dev|eval|narrow)/(?P<label>bonafide|spoof)/(?:(?P<group>[^/]+)/.+|[^/]+)$",
+            r"^(?P<label>bonafide|spoof)/(?:(?P<group>[^/]+)/.+|[^/]+)$",
+        ),
+        own=(*SPLITS, "bonafide", "spoof"),
+    ),
+    **public.FORMATS,
+}
 
 
 def read(
@@ -122,19 +106,19 @@ def read(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; `dvc repro` builds the default corpus")
     files, linked = _files(root)
-    there = frozenset(files)
-    entry, same = FORMATS[eval_format or format], {}
-    if not eval_format or entry.family == FORMATS[format].family:
-        same = entry.same
-    if eval_format in ("", format):
-        table = _of(format, Request(root, files, SPLITS, bonafide, subset, there, linked))
-        if format != "protocol":  # protocol.csv declares conditions
-            table = _with_conditions(table, same)
+    request = Request(root, files, frozenset(files), linked, SPLITS, bonafide, subset)
+    first, second = FORMATS[format], FORMATS[eval_format or format]
+    same = second.same if first.family == second.family else {}
+    if first is second:
+        table = _rows(first, request)
     else:
-        trained = _of(format, Request(root, files, TRAINED, bonafide, subset, there, linked))
-        tested = _of(eval_format, Request(root, files, TESTED, bonafide, subset, there, linked))
-        table = _with_conditions(_joined(trained, tested, root, FORMATS[format], entry), same)
-    return _checked(table, root, there, linked, same)
+        trained = _rows(first, dataclasses.replace(request, splits=TRAINED))
+        table = _join(trained, _rows(second, dataclasses.replace(request, splits=TESTED)), root, first, second)
+    if first is not second or format != "protocol":  # protocol.csv declares conditions
+        table = _with_conditions(table, same)
+    table = _check(table, root, linked, same)
+    _check_recordings(table, request)
+    return table
 
 
 def from_settings(root: Path | str, corpus: dict) -> tuple[pd.DataFrame, list[str]]:
@@ -166,9 +150,9 @@ def from_settings(root: Path | str, corpus: dict) -> tuple[pd.DataFrame, list[st
             root, corpus["format"], eval_format=corpus["eval_format"], bonafide=corpus["bonafide"],
             subset=corpus["subset"],
         )  # fmt: skip
-    told = [str(warning.message) for warning in caught]
+    messages = [str(warning.message) for warning in caught]
     if "AASIST_TERMINAL" in os.environ:  # set by the pipeline, whose notebooks keep no error stream
-        print("".join(f"corpus: {line}\n" for line in told), end="", file=sys.stderr, flush=True)
+        print("".join(f"corpus: {line}\n" for line in messages), end="", file=sys.stderr, flush=True)
     lacking = [split for split in NEEDED if split not in set(table["split"])]
     if lacking == ["eval"]:
         raise UserError("this corpus has no eval: set corpus.eval_format to one that has, beside it in the same folder")
@@ -177,13 +161,13 @@ def from_settings(root: Path | str, corpus: dict) -> tuple[pd.DataFrame, list[st
             f"this corpus has no {' and no '.join(lacking)}: set corpus.format to one that has (asvspoof2019_la, for "
             f"example) and corpus.eval_format to this one ({corpus['format']}), both in the same folder"
         )
-    there = set(zip(table["split"], table["label"], strict=True))
+    present = set(zip(table["split"], table["label"], strict=True))
     for split, label in product(NEEDED, sorted(VALUES["label"])):
-        if (split, label) not in there:
+        if (split, label) not in present:
             raise UserError(f"{split} of this corpus has no {label} recordings: add some, it needs both classes")
     entry = FORMATS[corpus["eval_format"] or corpus["format"]]
     about = [f"Test set: {test_set(corpus)}", f"To compare with: {entry.compare}"]
-    return table, about + [f"Note: {line}" for line in told]
+    return table, about + [f"Note: {line}" for line in messages]
 
 
 def test_set(corpus: dict) -> str:
@@ -261,216 +245,23 @@ def _is_unicode(name: str) -> bool:
     return True
 
 
-# Readers: rows with `COLUMNS` or part of them; `protocol` and `line` say where a row stands.
-
-
-def _of(format: str, asked: Request) -> pd.DataFrame:
+def _rows(entry: CorpusFormat, request: Request) -> pd.DataFrame:
     """Read the requested splits and compare their size with the published one."""
-    entry = FORMATS[format]
-    table = entry.rows(entry, asked)
+    table = entry.rows(entry, request)
     table = table.assign(**{name: "" for name in COLUMNS if name not in table})
     if "line" not in table:
         table = table.assign(protocol="", line=0)
-    others = table["split"].isin(set(SPLITS) - set(asked.splits))
+    others = table["split"].isin(set(SPLITS) - set(request.splits))
     table = table[~others] if others.any() else table
-    if table.empty and asked.splits == TESTED:
-        raise UserError(f"{asked.root}: {entry.title} has no eval; see corpus.eval_format")
-    _compare_counts(table, entry, asked)
+    if table.empty and request.splits == TESTED:
+        raise UserError(f"{request.root}: {entry.title} has no eval; see corpus.eval_format")
+    public.compare_counts(table, entry, request)
     return table
 
 
-def _protocol_csv(entry: Format, asked: Request) -> pd.DataFrame:
-    path = asked.root / "protocol.csv"
-    if not path.is_file():
-        raise UserError(f"{path}: not found; write one with the columns {', '.join(COLUMNS)}, or set corpus.format")
-    header, rows, lines = protocols.rows(path)
-    missing = [column for column in ("utt_id", "path", "label", "split") if column not in header]
-    if missing:
-        raise UserError(f"{path}:1: lacks the column {missing[0]}")
-    table = pd.DataFrame(rows, columns=header, dtype=str).reindex(columns=COLUMNS, fill_value="")
-    return table.assign(protocol=path.name, line=lines)
-
-
-def _listed(entry: Format, asked: Request) -> pd.DataFrame:
-    """Read a corpus with protocol files."""
-    tables = []
-    for split, (name, folder) in entry.protocols.items():
-        if split not in asked.splits:
-            continue
-        protocol = _find(name, entry, asked)
-        table = protocols.read(asked.root / protocol, entry.layout)
-        if entry.subsets and asked.subset != "all":
-            table = table[table["subset"] == asked.subset]
-            if table.empty:
-                raise UserError(f"{asked.root / protocol}: no row of the subset {asked.subset}; see corpus.subset")
-        if "file" in table:  # beside the protocol
-            table["path"] = posixpath.dirname(protocol) + "/" * ("/" in protocol) + table["file"]
-            table.loc[table["label"] == "spoof", "attack"] = entry.unnamed
-        else:
-            table["path"] = _recordings(table["utt_id"].tolist(), folder, asked)
-        columns = [name for name in COLUMNS if name in table and name not in ("source", "language")]
-        tables.append(table[columns].assign(split=split, source=entry.title, protocol=protocol, line=table["line"]))
-    if len(tables) == 1:
-        return tables[0]
-    return pd.concat(tables) if tables else pd.DataFrame(columns=COLUMNS, dtype=str)
-
-
-def _find(name: str, entry: Format, asked: Request) -> str:
-    """Find the file whose path ends with `name`, nearest to the root; or one of that base name in the root."""
-    found = [path for path in asked.files if path.endswith(name) and f"/{path}".endswith(f"/{name}")]
-    found = found or [path for path in [posixpath.basename(name)] if path in asked.files]
-    if not found:
-        raise UserError(f"{asked.root}: {name} is not in it, nor in a folder below; unpack {entry.title} there")
-    nearest = sorted(path for path in found if path.count("/") == min(path.count("/") for path in found))
-    if len({asked.linked.get(path, path) for path in nearest}) > 1:
-        raise UserError(f"{asked.root}: holds {nearest[0]} and {nearest[1]}: leave one of them")
-    return nearest[0]
-
-
-def _recordings(utt_ids: list[str], folder: str, asked: Request) -> list[str]:
-    """Return the path of each utterance in that folder; for a missing one, the path it should have."""
-    part = folder.partition("/")[0]
-    ours = (path for path in asked.files if path.startswith(part) or f"/{part}" in path)
-    ours = (path for path in ours if _is_recording(path))
-    first = next(ours, f"{folder}/x.flac")
-    usual, suffix = posixpath.dirname(first), posixpath.splitext(first)[1]
-    paths = [f"{usual}/{utt_id}{suffix}" for utt_id in utt_ids]
-    if not asked.there.issuperset(paths):  # several folders, several file types, or missing files
-        found = {path[path.rfind("/") + 1 : path.rfind(".")]: path for path in [first, *ours] if path in asked.there}
-        paths = [found.get(utt_id, path) for utt_id, path in zip(utt_ids, paths, strict=True)]
-    return paths
-
-
-def _is_recording(path: str) -> bool:
-    return path[path.rfind(".") :].lower() in audio.ENDINGS
-
-
-def _in_folders(entry: Format, asked: Request) -> pd.DataFrame:
-    """Read a corpus whose folder names give label, split and attack."""
-    files = [path for path in sorted(asked.files) if _is_recording(path)]
-    real = _bona_fide(entry, asked, files) if entry.fakes_only else []
-    taken = {row["path"] for row in real}
-    found = []
-    for pattern in map(re.compile, entry.patterns):
-        found = [(path, match) for path in files if path not in taken and (match := pattern.search(path))]
-        if found:
-            break
-    if entry.fakes_only and not found:
-        raise UserError(f"{asked.root}: holds no fakes of {entry.title} as it is unpacked; see README, Your own data")
-    rows = [_row(path, match.groupdict(), entry) for path, match in found]
-    taken.update(path for path, _ in found)
-    _tell_what_is_not_taken(entry, asked, taken)
-    if asked.linked:  # a corpus and a link to it count once
-        once = {(row["utt_id"], asked.linked.get(row["path"], row["path"])): row for row in reversed(rows)}
-        rows = list(reversed(once.values()))
-    copied = {PurePosixPath(row["path"]).stem: row["utt_id"] for row in real}
-    for row in rows if copied else ():
-        name, mark, rest = PurePosixPath(row["path"]).stem.rpartition("_gen")
-        if mark and not rest:  # WaveFake's LJ001-0001_gen.wav is a copy of LJ001-0001.wav
-            row["pair_id"] = copied.get(name, "")
-    return pd.DataFrame(real + rows, columns=COLUMNS, dtype=str).fillna("")
-
-
-def _tell_what_is_not_taken(entry: Format, asked: Request, taken: set[str]) -> None:
-    """Warn of files that lie where recordings are expected, but are not taken."""
-    patterns = [re.compile(pattern) for pattern in entry.patterns]
-    if entry.fakes_only:
-        patterns.append(re.compile(f"^{re.escape(_folder(asked))}/"))
-    left = sorted(asked.there - taken)
-    others = [p for p in left if not _is_recording(p) and any(pattern.search(p) for pattern in patterns)]
-    if others:
-        endings = Counter(posixpath.splitext(path)[1] or "none" for path in others)
-        counted = ", ".join(f"{ending} {count}" for ending, count in endings.most_common(5))
-        warnings.warn(
-            f"files not taken: {len(others)}, as their names do not end like a recording's ({counted}): "
-            f"{preview(others)}",
-            stacklevel=5,
-        )
-    outside = [path for path in left if _is_recording(path) and path.partition("/")[0] in entry.own]
-    if outside:
-        warnings.warn(
-            f"recordings not taken: {len(outside)}, as they lie outside the folders that docs/data.md names: "
-            f"{preview(outside)}",
-            stacklevel=5,
-        )
-
-
-def _row(path: str, said: dict, entry: Format) -> dict:
-    split, label, group = said.get("split") or "eval", said.get("label") or "spoof", said.get("group") or ""
-    row = {
-        "utt_id": _id(said.get("id") or path), "path": path, "language": said.get("language") or "",
-        "split": WORDS.get(split, split), "label": WORDS.get(label, label),
-    }  # fmt: skip
-    if row["label"] == "bonafide":
-        return row | {"speaker": group}
-    return row | {"attack": said.get("attack") or group or entry.unnamed.format(split=split)}
-
-
-def _bona_fide(entry: Format, asked: Request, files: list[str]) -> list[dict]:
-    """Rows of the bona fide folder that the user has named, all in eval."""
-    folder = _folder(asked)
-    if not folder:
-        raise UserError(
-            f"{entry.title} holds fakes alone: put bona fide recordings below {asked.root} and name their folder in "
-            "corpus.bonafide"
-        )
-    rows = []
-    for path in files:
-        if path.startswith(f"{folder}/"):
-            speaker, language = _speaker(path.removeprefix(f"{folder}/"), posixpath.basename(folder))
-            rows.append({
-                "utt_id": _id(path), "path": path, "label": "bonafide", "split": "eval", "speaker": speaker,
-                "language": language,
-            })  # fmt: skip
-    if not rows:
-        raise UserError(f"corpus.bonafide: '{asked.bonafide}' is no folder below {asked.root} that holds recordings")
-    return rows
-
-
-def _folder(asked: Request) -> str:
-    """Normalise the bona fide folder: ./real/ becomes real."""
-    folder = asked.bonafide.strip("/")
-    return folder and posixpath.normpath(folder)
-
-
-def _speaker(path: str, folder: str) -> tuple[str, str]:
-    """Guess speaker and language of a bona fide recording from its folders; `path` is relative to `folder`."""
-    above = [part for part in path.split("/")[:-1] if part.lower() not in INNER]
-    if "by_book" in above[:-2]:  # M-AILABS: en_US/by_book/female/judy_bieber/emma
-        place = above.index("by_book")
-        return above[place + 2] if len(above) > place + 2 else "", above[place - 1] if place else folder
-    return above[0] if above else folder, ""
-
-
-def _id(path: str) -> str:
-    return path.rpartition(".")[0].replace("/", "-")
-
-
-def _compare_counts(table: pd.DataFrame, entry: Format, asked: Request) -> None:
-    for split in asked.splits:
-        published = entry.counts.get(asked.subset if entry.subsets else split)
-        if published is None:
-            continue
-        labels = table.loc[table["split"] == split, "label"]
-        held = ((labels == "bonafide").sum(), (labels == "spoof").sum())
-        if sum(held) and (held if isinstance(published, tuple) else sum(held)) != published:
-            subset = f", subset {asked.subset}" if entry.subsets and asked.subset != "all" else ""
-            warnings.warn(
-                f"{entry.title}, {split}{subset}: holds {_counted(held)}; published are {_counted(published)}",
-                stacklevel=4,
-            )
-
-
-def _counted(count: tuple[int, int] | int) -> str:
-    if isinstance(count, int):
-        return f"{count:,} utterances"
-    return f"{count[0]:,} bona fide and {count[1]:,} spoofed utterances"
-
-
-# Checks and conditions, for all formats.
-
-
-def _joined(trained: pd.DataFrame, tested: pd.DataFrame, root: Path, first: Format, second: Format) -> pd.DataFrame:
+def _join(
+    trained: pd.DataFrame, tested: pd.DataFrame, root: Path, first: CorpusFormat, second: CorpusFormat
+) -> pd.DataFrame:
     """Join train and dev of one corpus with eval of another."""
     both = tested["utt_id"][tested["utt_id"].isin(trained["utt_id"])]
     if len(both):
@@ -493,28 +284,25 @@ def _with_conditions(table: pd.DataFrame, same: dict[str, str]) -> pd.DataFrame:
     return table.assign(condition=np.where(spoofs & table["split"].isin(TESTED) & ~neither, known, ""))
 
 
-def _checked(
-    table: pd.DataFrame, root: Path, there: frozenset[str], linked: dict[str, str], same: dict[str, str]
-) -> pd.DataFrame:
+def _check(table: pd.DataFrame, root: Path, linked: dict[str, str], same: dict[str, str]) -> pd.DataFrame:
+    """Sort the table, refuse what it must not say, and leave `COLUMNS`."""
     if table.empty:
         raise UserError(f"{root}: holds no utterances in this format; see corpus.format")
     table = table.sort_values("utt_id", ignore_index=True, kind="stable")
-    nameless = [i for i, name in enumerate(table["utt_id"].tolist()) if not name or name.isspace()]
-    if nameless:
-        row = table.iloc[nameless[0]]
-        raise UserError(f"{_where(row, root)}: the utterance with the path '{row['path']}' has no utt_id")
-    for column, allowed in VALUES.items():
-        wrong = ~table[column].isin(allowed)
+
+    def refuse(wrong: pd.Series, message: Callable[[pd.Series], str]) -> None:
         if wrong.any():
             row = table[wrong].sort_values("line", kind="stable").iloc[0]
-            raise UserError(
-                f"{_where(row, root)}: {column} of {row['utt_id']} is '{row[column]}', "
-                f"not one of {', '.join(sorted(allowed))}"
-            )
-    contradicts = (table["attack"] != "") & (table["label"] == "bonafide")
-    if contradicts.any():
-        row = table[contradicts].sort_values("line", kind="stable").iloc[0]
-        raise UserError(f"{_where(row, root)}: {row['utt_id']} is bonafide, but has the attack {row['attack']}")
+            raise UserError(f"{_where(row, root)}: {message(row)}")
+
+    refuse(table["utt_id"].str.strip() == "", lambda row: f"the utterance with the path '{row['path']}' has no utt_id")
+    for column, allowed in VALUES.items():
+        refuse(~table[column].isin(allowed), lambda row, column=column, allowed=allowed: (
+            f"{column} of {row['utt_id']} is '{row[column]}', not one of {', '.join(sorted(allowed))}"
+        ))  # fmt: skip
+    refuse((table["attack"] != "") & (table["label"] == "bonafide"), lambda row: (
+        f"{row['utt_id']} is bonafide, but has the attack {row['attack']}"
+    ))  # fmt: skip
     again = table["utt_id"].duplicated()
     if again.any():
         row = table[again].iloc[0]
@@ -526,10 +314,8 @@ def _checked(
         )
     check_paths(table, root)
     _check_leaks(table, root, linked)
-    table = table[COLUMNS]
     _check_conditions(table, root, same)
-    _check_recordings(table, root, there)
-    return table
+    return table[COLUMNS]
 
 
 def _check_leaks(table: pd.DataFrame, root: Path, linked: dict[str, str]) -> None:
@@ -567,24 +353,14 @@ def check_paths(table: pd.DataFrame, root: Path) -> None:
             )
 
 
-def _check_recordings(table: pd.DataFrame, root: Path, there: frozenset[str]) -> None:
+def _check_recordings(table: pd.DataFrame, request: Request) -> None:
     """Warn of missing recordings; refuse a corpus without any."""
-    missing = [path for path in table["path"].tolist() if path not in there and not (root / path).is_file()]
-    if not missing:
-        return
-    named = preview(missing)
-    if len(missing) == len(table):
-        raise UserError(f"{root}: none of the {len(table)} recordings is there: {named}")
-    warnings.warn(f"{len(missing)} of {len(table)} recordings are missing: {named}", stacklevel=3)
-
-
-def preview(names: list[str]) -> str:
-    """Join the first five names and count the others.
-
-    >>> preview(list("abcdefgh"))
-    'a, b, c, d, e and 3 more'
-    """
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    paths = table["path"].tolist()
+    missing = [path for path in paths if path not in request.existing and not (request.root / path).is_file()]
+    if missing and len(missing) == len(table):
+        raise UserError(f"{request.root}: none of the {len(table)} recordings is there: {preview(missing)}")
+    if missing:
+        warnings.warn(f"{len(missing)} of {len(table)} recordings are missing: {preview(missing)}", stacklevel=3)
 
 
 def _check_conditions(table: pd.DataFrame, root: Path, same: dict[str, str]) -> None:
@@ -608,114 +384,6 @@ def _check_conditions(table: pd.DataFrame, root: Path, same: dict[str, str]) -> 
             raise UserError(f"{root}: {row.utt_id} is said to be known, but train lacks its attack {row.attack}")
         if row.condition == "unseen" and machine in train:
             raise UserError(f"{root}: {row.utt_id} is said to be unseen, but train has its attack {row.attack}")
-
-
-# Published results to compare with: README, Your own data.
-SAME_IN_2019 = {"A16": "A04", "A19": "A06"}  # the same attacks under another name in eval, as the organisers say
-
-
-def _fake_or_real(variant: str, inner: str = "") -> Format:
-    """A variant of Fake-or-Real; `inner` ends the folder's name within the archive where it differs."""
-    below = r"(?P<id>(?P<split>training|validation|testing)/(?P<label>fake|real)/.+)$"
-    return Format(
-        f"FoR (for-{variant})",
-        _in_folders,
-        "figures for the same variant, testing folder; the four variants are not alike",
-        patterns=(rf"(?:^|/)for-(?:{variant}|{inner or variant})(?:/[^/]+)?/{below}", f"^{below}"),
-        unnamed="unnamed ({split})",  # testing has other attacks than training
-    )
-
-
-FORMATS: dict[str, Format] = {
-    "protocol": Format("corpus of protocol.csv", _protocol_csv, "other runs on the same protocol.csv"),
-    "folder": Format(
-        "corpus of folders",
-        _in_folders,
-        "other runs on the same folders",
-        patterns=(
-            r"^(?P<split>train|dev|eval|narrow)/(?P<label>bonafide|spoof)/(?:(?P<group>[^/]+)/.+|[^/]+)$",
-            r"^(?P<label>bonafide|spoof)/(?:(?P<group>[^/]+)/.+|[^/]+)$",
-        ),
-        own=(*SPLITS, "bonafide", "spoof"),
-    ),
-    "asvspoof2019_la": Format(
-        "ASVspoof 2019 LA",
-        _listed,
-        "EER and min t-DCF on eval of ASVspoof 2019 LA, of systems that were trained on its train alone",
-        layout="asvspoof2019",
-        protocols={
-            split: (f"ASVspoof2019.LA.cm.{split}.{kind}.txt", f"ASVspoof2019_LA_{split}/flac")
-            for split, kind in {"train": "trn", "dev": "trl", "eval": "trl"}.items()
-        },
-        family="ASVspoof 2019",
-        same=SAME_IN_2019,
-        counts={"train": (2_580, 22_800), "dev": (2_548, 22_296), "eval": (7_355, 63_882)},
-    ),
-    "asvspoof2021_la": Format(
-        "ASVspoof 2021 LA",
-        _listed,
-        "figures for the subset eval (148,176 trials), not with those for all 181,566",
-        layout="asvspoof2021_la",
-        protocols={"eval": ("LA/CM/trial_metadata.txt", "ASVspoof2021_LA_eval/flac")},
-        family="ASVspoof 2019",
-        same=SAME_IN_2019,
-        counts={"eval": 148_176, "all": 181_566},
-        subsets=True,
-    ),
-    "asvspoof2021_df": Format(
-        "ASVspoof 2021 DF",
-        _listed,
-        "figures for the subset eval (533,928 trials), not with those for all 611,829",
-        layout="asvspoof2021_df",
-        protocols={"eval": ("DF/CM/trial_metadata.txt", "ASVspoof2021_DF_eval/flac")},
-        family="ASVspoof 2019",
-        same=SAME_IN_2019,
-        counts={"eval": (14_869, 519_059), "all": 611_829},
-        subsets=True,
-    ),
-    "asvspoof5": Format(
-        "ASVspoof 5",
-        _listed,
-        "minDCF, actDCF and EER of track 1 on eval (680,774 trials), of systems that were trained on its train alone",
-        layout="asvspoof5",
-        protocols={
-            "train": ("ASVspoof5.train.tsv", "flac_T"),
-            "dev": ("ASVspoof5.dev.track_1.tsv", "flac_D"),
-            "eval": ("ASVspoof5.eval.track_1.tsv", "flac_E_eval"),
-        },
-        family="ASVspoof 5",
-        counts={"eval": 680_774},
-    ),
-    "in_the_wild": Format(
-        "In-the-Wild",
-        _listed,
-        "EER on In-the-Wild of systems that were trained on the same corpus as this one",
-        layout="in_the_wild",
-        protocols={"eval": ("release_in_the_wild/meta.csv", "")},
-        counts={"eval": (19_963, 11_816)},
-    ),
-    "for_original": _fake_or_real("original"),
-    "for_norm": _fake_or_real("norm"),
-    "for_2sec": _fake_or_real("2sec", "2seconds"),
-    "for_rerec": _fake_or_real("rerec", "rerecorded"),
-    "wavefake": Format(
-        "WaveFake",
-        _in_folders,
-        "figures with the same bona fide recordings beside the fakes: the corpus has none of its own",
-        patterns=(
-            r"(?:^|/)generated_audio/(?P<id>(?P<attack>[^/]+)/.+)$",
-            r"^(?P<id>(?P<attack>(?:ljspeech|jsut|common_voices)_[^/]+)/.+)$",
-        ),
-        fakes_only=True,
-    ),
-    "mlaad": Format(
-        "MLAAD",
-        _in_folders,
-        "figures for the same version, with the same bona fide recordings beside the fakes: it has none of its own",
-        patterns=(r"(?:^|/)fake/(?P<id>(?P<language>[^/]+)/(?P<attack>[^/]+)/.+)$",),
-        fakes_only=True,
-    ),
-}
 
 
 # Used by notebooks, which hold no logic.
