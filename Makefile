@@ -67,11 +67,10 @@ serve: $(READY)      ## the detector of models/detector over HTTP, with a page t
 	aasist serve
 
 load: $(READY)       ## what the service does under load: SECONDS=60 CLIENTS=50 PROCESSES=1
-	python benchmarks/load.py --seconds $(or $(SECONDS),60) --clients $(or $(CLIENTS),50) \
-	  --processes $(or $(PROCESSES),1)
+	python -m benchmarks load seconds=$(or $(SECONDS),60) clients=$(or $(CLIENTS),50) processes=$(or $(PROCESSES),1)
 
 fuzz: $(READY)       ## broken requests and recordings against the service: FILES=2000
-	python benchmarks/fuzz.py --files $(or $(FILES),2000)
+	python -m benchmarks fuzz files=$(or $(FILES),2000)
 
 strip: $(READY)      ## notebooks/ without outputs, before committing
 	python -m aasist_lib.pipeline strip

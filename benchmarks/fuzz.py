@@ -1,24 +1,19 @@
 """What broken requests do to the service: its own OpenAPI document turned against it, then broken recordings.
 
-    python benchmarks/fuzz.py [--detector models/detector] [--files 2000] [--examples 50] [--seed 0]
-
-A really started `aasist serve` on loopback. schemathesis makes requests from its OpenAPI document, right ones and wrong
-ones. Then real speech as wav, flac, ogg, opus and mp3 is broken in many ways (bits flipped, cut short, header fields
-overwritten, pieces left out or doubled) and sent. Nothing may answer 5xx, nothing may end the process or print a trace,
-and neither memory nor open files may grow. Exit code: 1 if any of that happened.
+Nothing may answer 5xx, nothing may end the process or print a trace, and neither memory nor open files may grow.
 """
 
-import argparse
 import random
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
-from service import ROOT, Service, clips, encoded, form
+
+from benchmarks.measure import BIN, ROOT
+from benchmarks.service import Service, clips, encoded, form
 
 # Left out: positive_data_acceptance, since no document says which bytes are a recording, and negative_data_rejection,
 # since whatever is wrong about a file travels as bytes: several that are no recordings get 200, and an error each.
@@ -33,35 +28,29 @@ FORMATS = {
 LEAK = 32  # MiB of growth that still passes: allocators keep a little
 
 
-def main() -> int:
-    """Runs both and prints what came back."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--detector", default=ROOT / "models/detector", type=Path)
-    parser.add_argument("--files", type=int, default=2000)
-    parser.add_argument("--examples", type=int, default=50, help="of schemathesis, for every operation")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    with Service(options.detector, "--max-seconds", 600) as service:
-        document = against_document(service, options.examples, options.seed)
+def fuzz(files=2000, examples=50, seed=0, detector="models/detector"):
+    """schemathesis against a really started `aasist serve`, then real speech broken in many ways."""
+    with Service(ROOT / detector, "--max-seconds", 600) as service:
+        document = against_document(service, examples, seed)
         print("\n".join(document.stdout.splitlines()[-25:]))
-        broken_files(service, max(20, options.files // 10), options.seed + 1)  # caches fill, memory settles
-        memory, files = service.memory()[0], service.open_files()
-        statuses = broken_files(service, options.files, options.seed)
-        grown, more = service.memory()[0] - memory, service.open_files() - files
+        broken_files(service, max(20, files // 10), seed + 1)  # caches fill, memory settles
+        memory, before = service.memory()[0], service.open_files()
+        statuses = broken_files(service, files, seed)
+        grown, more = service.memory()[0] - memory, service.open_files() - before
         alive, traces = service.process.poll() is None, service.log().count("Traceback")
-        print(f"{options.files} broken recordings: " + ", ".join(f"{n} x {s}" for s, n in sorted(statuses.items())))
-        print(f"memory: {memory:.0f} MiB before, {grown:+.0f}; open files: {files} before, {more:+d}; "
-              f"traces in the log: {traces}; {'still' if alive else 'NOT'} running")  # fmt: skip
     fine = document.returncode == 0 and max(statuses) < 500 and grown < LEAK and more <= 0 and not traces and alive
-    print("fine" if fine else "NOT FINE")
-    return int(not fine)
+    if not fine:
+        sys.exit(f"NOT FINE: {dict(statuses)}, memory {grown:+.0f} MiB, open files {more:+d}, traces {traces}")
+    for status, count in sorted(statuses.items()):
+        yield f"broken recordings, status {status}", count, ""
+    yield "memory grew by", grown, "MiB"
 
 
 def against_document(service: Service, examples: int, seed: int, *options: str) -> subprocess.CompletedProcess:
     """schemathesis against the service's own document."""
     command = ["schemathesis", "run", f"{service.url}/openapi.json", "--checks", CHECKS, "--max-examples", examples]
     command += ["--seed", seed, "--no-color", "--warnings", "off", "--suppress-health-check", "all", *options]
-    command[0] = str(Path(sys.executable).parent / command[0])
+    command[0] = str(BIN / "schemathesis")
     with tempfile.TemporaryDirectory() as folder:  # it leaves its examples where it runs
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
 
@@ -116,7 +105,3 @@ def splice(content: bytearray, drawn: random.Random) -> None:
         del content[start : start + len(piece)]
     else:
         content[start:start] = piece * drawn.choice((1, 1, 50))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,102 +1,62 @@
-"""What the service does under load, beside the bare detector, and what an hour-long recording takes.
+"""What the service does under load, beside the bare detector, and what an hour-long recording takes."""
 
-    python benchmarks/load.py [--detector DIR or FILE] [--seconds 60] [--clients 50] [--workers N] [--processes N]
-
-A really started `aasist serve` on loopback, asked by so many clients at a time, each sending a clip of 4 s as soon as
-it has its last answer; or several of them, each on a port of its own and with its share of workers and clients, as
-behind a proxy. Beside it, in the same run, `Detector.score_one` in a loop on the same clips: before the
-service and after it, in as many threads as the service has workers, a process of its own. The clients run on the same
-cores as the service, and no clients beside the loop; their processor time is not counted. Then a new service gets a
-recording of an hour.
-"""
-
-import argparse
 import asyncio
 import io
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import httpx
 import numpy as np
-from service import ROOT, Service, clips, encoded, form
+
+from benchmarks.measure import BIN, ROOT, apart, command
+from benchmarks.service import Service, clips, encoded, form
 
 CLIP_SECONDS = 4.0
 
 
-def main() -> int:
-    """Measures and prints; 1 if a request failed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--detector", type=Path, help="folder, or ONNX file (default: models/detector, exported)")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--processes", type=int, default=1, help="services, which share workers and clients")
-    parser.add_argument("--minutes", type=int, default=60, help="length of the long recording; 0: none")
-    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.bare:
-        print(*bare(options.detector, options.workers, options.seconds))
-        return 0
-    if not options.detector:
-        with tempfile.TemporaryDirectory() as folder:
-            options.detector = Path(folder) / "detector.onnx"
-            command = [sys.executable, "-m", "aasist_lib.cli", "export", "--output", str(options.detector)]
-            subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-            return measured(options)
-    return measured(options)
+def load(seconds=60, clients=50, workers=0, processes=1, minutes=60, detector="models/detector"):
+    """A really started `aasist serve`, asked by so many clients that each wait for their last answer.
+
+    Or several services, which share workers and clients as behind a proxy. Beside it, before and after, `score_one` in
+    a loop on the same clips, in as many threads. Clients run on the same cores as the service. Then a new service gets
+    a long recording.
+    """
+    workers = workers or os.cpu_count()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        onnx = f"{folder}/detector.onnx"
+        command(BIN / "aasist", "export", "--detector", ROOT / detector, "--output", onnx)
+        before = apart(loop, onnx, workers, seconds / 4)
+        each = ("--workers", max(1, workers // processes), "--max-requests", max(64, clients))
+        services = [stack.enter_context(Service(onnx, *each)) for _ in range(processes)]
+        asyncio.run(ask(services, clients, clients / 10))  # caches fill, memory settles
+        start, spent = (sum(found) for found in zip(*((x.memory()[0], x.processor()) for x in services), strict=True))
+        errors, times, rate = asyncio.run(ask(services, clients, seconds))
+        end, after = (sum(found) for found in zip(*((x.memory()[0], x.processor()) for x in services), strict=True))
+        stack.close()
+        alone, alone_spent = np.mean([before, apart(loop, onnx, workers, seconds / 4)], axis=0).tolist()
+        spent = 1e3 * (after - spent) / len(times)
+        asked = f"{clients} clients, {processes} x {each[1]} workers"
+        yield f"{asked}: requests", len(times), ""
+        yield "... errors", errors, ""
+        yield "... median", float(np.median(times)), "s"
+        yield "... 99th percentile", float(np.percentile(times, 99)), "s"
+        yield "... memory at the start", start, "MiB"
+        yield "... memory at the end", end, "MiB"
+        yield "service", rate, "clips/s"
+        yield "... processor time", spent, "ms a clip"
+        yield "bare loop", alone, "clips/s"
+        yield "... processor time", alone_spent, "ms a clip"
+        if minutes:
+            with Service(onnx) as service:
+                yield f"{minutes} minutes scored", long_recording(service, minutes), "s"
+                yield "... memory at most", service.memory()[1], "MiB"
 
 
-def measured(options: argparse.Namespace) -> int:
-    """Prints; 1 if a request failed."""
-    again = [sys.executable, __file__, "--bare", "--detector", str(options.detector), "--workers", str(options.workers)]
-
-    def loop() -> np.ndarray:
-        command = [*again, "--seconds", str(options.seconds / 4)]
-        return np.array(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split(), float)
-
-    before = loop()
-    each = ("--workers", max(1, options.workers // options.processes), "--max-requests", max(64, options.clients))
-    with ExitStack() as stack:
-        services = [stack.enter_context(Service(options.detector, *each)) for _ in range(options.processes)]
-
-        def held() -> tuple[float, float]:
-            return sum(service.memory()[0] for service in services), sum(service.processor() for service in services)
-
-        asyncio.run(load(services, options.clients, options.clients / 10))  # caches fill, memory settles
-        start, processor = held()
-        errors, times, rate = asyncio.run(load(services, options.clients, options.seconds))
-        end, spent = held()
-        processor = 1000 * (spent - processor) / len(times)
-    after = loop()
-    alone, alone_processor = (before + after) / 2
-    print(f"{options.clients} clients, clips of {CLIP_SECONDS:g} s, {options.seconds:g} s, "
-          f"{options.processes} x {each[1]} workers")  # fmt: skip
-    print(f"requests              {len(times)}")
-    print(f"errors                {errors}")
-    print(f"median                {np.median(times):.3f} s")
-    print(f"99th percentile       {np.percentile(times, 99):.3f} s")
-    print(f"memory                {start:.0f} MiB at the start, {end:.0f} MiB at the end")
-    print(f"service               {rate:.1f} clips/s, {processor:.2f} ms of processor time a clip")
-    print(f"bare loop             {alone:.1f} clips/s ({before[0]:.1f} before, {after[0]:.1f} after), "
-          f"{alone_processor:.2f} ms")  # fmt: skip
-    print(f"ratio: {rate / alone:.2f}; of processor time: {alone_processor / processor:.2f}")
-    if options.minutes:
-        with Service(options.detector) as service:
-            start = service.memory()[0]
-            seconds = long_recording(service, options.minutes)
-            print(f"{options.minutes} minutes scored in {seconds:.1f} s; memory {start:.0f} MiB before, "
-                  f"{service.memory()[1]:.0f} MiB at most")  # fmt: skip
-    return int(errors > 0)
-
-
-def bare(detector: Path, workers: int, seconds: float) -> tuple[float, float]:
+def loop(detector, workers, seconds):
     """Clips a second without a service, and milliseconds of processor time for each."""
     import torch
 
@@ -108,7 +68,7 @@ def bare(detector: Path, workers: int, seconds: float) -> tuple[float, float]:
         list(pool.map(lambda file: loaded.score_one(io.BytesIO(file)), files))
         limit, processor = time.perf_counter() + seconds, time.process_time()
 
-        def work(first: int) -> int:
+        def work(first):
             done = 0
             while time.perf_counter() < limit:
                 loaded.score_one(io.BytesIO(files[(first + done) % len(files)]))
@@ -116,21 +76,11 @@ def bare(detector: Path, workers: int, seconds: float) -> tuple[float, float]:
             return done
 
         done = sum(pool.map(work, range(workers)))
-    return done / seconds, 1000 * (time.process_time() - processor) / done
+    return done / seconds, 1e3 * (time.process_time() - processor) / done
 
 
-async def load(services: Sequence[Service], clients: int, seconds: float) -> tuple[int, list[float], float]:
-    """Ask for that long, client by client another of the services.
-
-    Returns
-    -------
-    errors : int
-        Answers other than 200, and broken connections.
-    times : list of float
-        Seconds of each request.
-    rate : float
-        Good answers a second.
-    """
+async def ask(services: Sequence[Service], clients: int, seconds: float) -> tuple[int, list[float], float]:
+    """Ask for that long, client by client another service: failed requests, seconds of each, good answers a second."""
     requests = []
     for clip in clips(CLIP_SECONDS):
         body, kind = form(("clip.wav", encoded(clip)))
@@ -172,7 +122,3 @@ def long_recording(service: Service, minutes: int) -> float:
     found = answer.raise_for_status().json()["files"][0]
     assert round(found["seconds"]) == 60 * minutes and len(found["windows"]) > 7 * minutes, "not all of it was scored"
     return time.perf_counter() - start
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,25 +12,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.measure import ROOT, memory, speech
+
 STARTS_WITHIN = 120  # seconds
 
 
 class Service:
-    """Context manager.
-
-    Parameters
-    ----------
-    detector : path
-    *options : further ones of `aasist serve`.
-    **environment : further variables.
-
-    Attributes
-    ----------
-    url : str
-    process : subprocess.Popen
-    """
+    """Context manager: `aasist serve` with further options, and variables of its environment."""
 
     def __init__(self, detector, *options, **environment):
         command = [sys.executable, "-m", "aasist_lib.cli", "serve", "--detector", str(detector), "--port", "0"]
@@ -71,8 +59,8 @@ class Service:
 
     def memory(self) -> tuple[float, float]:
         """MiB that it holds now, and the most that it ever held."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return tuple(int(re.search(rf"{name}:\s+(\d+)", text)[1]) / 1024 for name in ("VmRSS", "VmHWM"))
+        held = memory(self.process.pid)
+        return held["VmRSS"] * 1e6 / 2**20, held["VmHWM"] * 1e6 / 2**20
 
     def processor(self) -> float:
         """Seconds of processor time used so far."""
@@ -85,13 +73,9 @@ class Service:
 
 
 def clips(seconds: float, rate: int = 16000) -> list[np.ndarray]:
-    """Real speech (tests/speech), joined and cut to pieces of that length."""
-    from aasist_lib import audio
-
-    paths = sorted(path for path in (ROOT / "tests/speech").iterdir() if path.suffix in {".wav", ".flac", ".ogg"})
-    speech = np.concatenate([audio.read(path, rate) for path in paths])
-    size = round(seconds * rate)
-    return [speech[start : start + size] for start in range(0, len(speech) - size + 1, size)]
+    """Real speech, joined and cut to pieces of that length."""
+    sound, size = speech(rate), round(seconds * rate)
+    return [sound[start : start + size] for start in range(0, len(sound) - size + 1, size)]
 
 
 def encoded(samples: np.ndarray, rate: int = 16000, format: str = "WAV", **options) -> bytes:

@@ -40,8 +40,8 @@ from aasist_lib.detector import backends
 from aasist_lib.serving import export
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from service import Service  # noqa: E402
+sys.path.insert(0, str(ROOT))
+from benchmarks.service import Service  # noqa: E402
 
 BENDS = calibration.Isotonic((-2.0, -0.5, 0.5, 1.5), (-3.0, -1.0, -1.0, 2.0))
 COMMON = dict(sample_rate=16000, n_fft=256, hop_length=64, deltas=0, normalise="none")

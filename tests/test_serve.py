@@ -46,10 +46,9 @@ from aasist_lib.serving.app import create_app
 from aasist_lib.serving.limits import Limits
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import fuzz  # noqa: E402
-import load  # noqa: E402
-from service import Service, encoded, form  # noqa: E402
+sys.path.insert(0, str(ROOT))
+from benchmarks import fuzz, load  # noqa: E402
+from benchmarks.service import Service, encoded, form  # noqa: E402
 
 HASHES = {"network_sha256": "a", "calibration_sha256": "b"}
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=limit"}
@@ -513,7 +512,7 @@ def test_document(service):
 
 
 def test_load(service):
-    errors, times, rate = asyncio.run(load.load([service], clients=8, seconds=2))
+    errors, times, rate = asyncio.run(load.ask([service], clients=8, seconds=2))
     assert errors == 0 and len(times) >= 8 and rate > 0
 
 
