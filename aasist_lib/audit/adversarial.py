@@ -1,21 +1,23 @@
 """Adversarial examples: spoofs with an inaudible perturbation that raises their log-likelihood ratio.
 
-White-box attacks on the waveform: FGSM takes one step along the sign of the gradient (Goodfellow, Shlens and Szegedy
-2015), PGD several smaller ones (Madry et al. 2018). The bound on every sample is given in dB below the recording's rms:
-40 dB is a hundredth of it. A random perturbation of the same size is the control.
+White-box attacks on the waveform: FGSM takes one step along the sign of the gradient, PGD several smaller ones
+(`augment.adversarial`). The bound on every sample is given in dB below the recording's rms: 40 dB is a hundredth of it.
+A random perturbation of the same size is the control.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from aasist_lib import audio, evaluation
 from aasist_lib.audit.robustness import cache_key, llr, logit
+from aasist_lib.augment import adversarial as perturb
 from aasist_lib.augment import effects
 from aasist_lib.base.errors import UserError
 from aasist_lib.base.jobs import done, runs, single_threaded, write
@@ -35,50 +37,45 @@ def fakes(table: pd.DataFrame, count: int = 100, seed: int = 0) -> pd.DataFrame:
 
 
 def slope(loaded: Detector, waveform: np.ndarray) -> tuple[float, np.ndarray]:
-    """Logit of a waveform (samples,) float32 and its gradient; signs are flipped where the calibration is inverted."""
-    way = 1.0 if loaded.calibrated(1.0) >= loaded.calibrated(-1.0) else -1.0
+    """What an attack raises, `_rising`, and its gradient at a waveform (samples,) float32."""
     leaf = torch.from_numpy(waveform).clone().requires_grad_()
-    value = way * logit(loaded, leaf)
+    value = _rising(loaded, leaf)
     (gradient,) = torch.autograd.grad(value, leaf)
-    return value.item(), np.nan_to_num(gradient.numpy())
+    return value.item(), gradient.numpy()
+
+
+def _rising(loaded: Detector, waveform: Tensor) -> Tensor:
+    """The logit, negated where the calibration is inverted, so that the LLR rises with it."""
+    value = logit(loaded, waveform)
+    return value if loaded.calibrated(1.0) >= loaded.calibrated(-1.0) else -value
 
 
 def fgsm(waveform: np.ndarray, gradient: np.ndarray, bound: float) -> np.ndarray:
     """One step of size `bound` along the sign of the gradient, clipped to full scale."""
-    return _within(waveform + np.float32(bound) * np.sign(gradient), waveform, bound)
+    return _changed(lambda _: torch.from_numpy(gradient), waveform, bound, 1)
 
 
-def pgd(
-    loaded: Detector, waveform: np.ndarray, bound: float, steps: int = STEPS, gradient: np.ndarray | None = None
-) -> np.ndarray:
-    """`steps` projected steps of size 2.5 / `steps` of the bound; returns the waveform with the highest logit."""
-    if not bound > 0:
-        return waveform
-    value, gradient = slope(loaded, waveform) if gradient is None else (-np.inf, gradient)
-    best, highest = waveform, value
-    changed = waveform
-    for step in range(steps):
-        changed = _within(changed + np.float32(2.5 / steps * bound) * np.sign(gradient), waveform, bound)
-        if step < steps - 1:
-            value, gradient = slope(loaded, changed)
-        else:
-            value = _value(loaded, changed)
-        if value > highest:
-            best, highest = changed, value
-    return best
+def pgd(loaded: Detector, waveform: np.ndarray, bound: float, gradient: np.ndarray, steps: int = STEPS) -> np.ndarray:
+    """The most successful of `steps` projected steps; `gradient` is that at the waveform."""
+    tried = []
 
+    def ascent(changed: Tensor) -> Tensor:
+        if not tried:  # the first step, whose gradient all bounds share
+            tried.append((-np.inf, waveform))
+            return torch.from_numpy(gradient)
+        value, found = slope(loaded, changed.numpy())
+        tried.append((value, changed.numpy()))
+        return torch.from_numpy(found)
 
-def _value(loaded: Detector, waveform: np.ndarray) -> float:
-    way = 1.0 if loaded.calibrated(1.0) >= loaded.calibrated(-1.0) else -1.0
+    last = _changed(ascent, waveform, bound, steps)
     with torch.inference_mode():
-        return way * logit(loaded, torch.from_numpy(waveform)).item()
+        tried.append((_rising(loaded, torch.from_numpy(last)).item(), last))
+    return max(tried, key=lambda one: one[0])[1]
 
 
-def _within(changed: np.ndarray, waveform: np.ndarray, bound: float) -> np.ndarray:
-    """Clip to the bound around the waveform, and to full scale (or the waveform's own peak, if larger)."""
-    top = max(1.0, float(np.abs(waveform).max(initial=0)))
-    near = np.clip(changed, waveform - np.float32(bound), waveform + np.float32(bound))
-    return np.clip(near, -top, top).astype(np.float32)
+def _changed(gradient: Callable, waveform: np.ndarray, bound: float, steps: int) -> np.ndarray:
+    peak = max(1.0, float(np.abs(waveform).max(initial=0)))  # full scale, unless the recording exceeds it itself
+    return perturb.pgd(gradient, torch.from_numpy(waveform), bound, steps, peak=peak).numpy()
 
 
 @dataclass(frozen=True)
@@ -168,12 +165,14 @@ def _attacks(loaded: Detector, waveform: np.ndarray, name: str, job: Job):
     """Yield (method, dB, perturbed waveform)."""
     yield "none", float("nan"), waveform
     gradient = slope(loaded, waveform)[1]  # shared by all strengths
-    signs = np.random.default_rng((job.seed, zlib.crc32(name.encode()))).standard_normal(len(waveform))
+    signs = (
+        np.random.default_rng((job.seed, zlib.crc32(name.encode()))).standard_normal(len(waveform)).astype(np.float32)
+    )
     for db in job.strengths:
         bound = effects.rms(waveform) * 10 ** (-db / 20)
         yield "random", db, fgsm(waveform, signs, bound)
         yield "fgsm", db, fgsm(waveform, gradient, bound)
-        yield "pgd", db, pgd(loaded, waveform, bound, job.steps, gradient)
+        yield "pgd", db, pgd(loaded, waveform, bound, gradient, job.steps)
 
 
 def summary(
