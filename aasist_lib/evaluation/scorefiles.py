@@ -388,6 +388,12 @@ def measure(
     }
 
 
+def dev_eer(scores, keys, format: str) -> float:
+    """EER of the same system on dev; ASVspoof 2021 has no dev set: systems are developed on that of 2019."""
+    trials = read(scores, keys, "asvspoof2019" if format == "asvspoof2021" else format)
+    return metrics.eer(*evaluation.split_classes(evaluation.scored(trials.table))).value
+
+
 def _tandem(asv: metrics.ASVRates, years: tuple[int, ...]):
     """t-DCF of each year's form, as a statistic."""
 

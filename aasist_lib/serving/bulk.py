@@ -8,7 +8,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from aasist_lib.base import files
 from aasist_lib.base.errors import UserError, full_disk_told
 from aasist_lib.base.progress import progress
 from aasist_lib.base.workers import in_processes
+from aasist_lib.detector.output import as_csv
 
 PIECE = 32  # recordings per job
 TEXT = {"path": str, "decision": str, "error": str}
@@ -69,15 +71,14 @@ def score(paths, detector_path, output, *, jobs: int = 0, cluster: str = "") -> 
     found = [detector.printable(path) for path in recordings]
     detector.Detector.load(detector_path)  # report a broken detector before any process starts
     with _partial(output) as partial, full_disk_told(output):
-        partial = Path(partial)
         table = partial / f"{Path(output).stem}.csv"
         _start_or_go_on(partial, table, _key(Path(detector_path)))
-        there = set(_read(table)["path"])
-        waiting = [str(path) for path, name in zip(recordings, found, strict=True) if name not in there]
-        pieces = [waiting[at : at + PIECE] for at in range(0, len(waiting), PIECE)]
+        scored = set(_read(table)["path"])
+        waiting = [str(path) for path, name in zip(recordings, found, strict=True) if name not in scored]
+        here, detector_path = os.getcwd(), str(Path(detector_path).absolute())
         todo = [
-            Job(tuple(piece), os.getcwd(), str(Path(detector_path).absolute()), partial / f"piece-{at:06d}.csv")
-            for at, piece in enumerate(pieces)
+            Job(tuple(waiting[at : at + PIECE]), here, detector_path, partial / f"piece-{at:06d}.csv")
+            for at in range(0, len(waiting), PIECE)
         ]
         processes = min(jobs or os.cpu_count() or 1, len(todo))
         with progress(total=len(found), desc="score", unit="file") as bar, open(table, "a", encoding="utf-8") as grown:
@@ -94,10 +95,14 @@ def score(paths, detector_path, output, *, jobs: int = 0, cluster: str = "") -> 
     return rows
 
 
-def _partial(output):
+@contextmanager
+def _partial(output) -> Iterator[Path]:
     """Folder for partial results; temporary if the output is not a regular file."""
-    file = files.target(output)
-    return nullcontext(file.with_name(f"{file.name}.partial")) if file else tempfile.TemporaryDirectory()
+    if file := files.target(output):
+        yield file.with_name(f"{file.name}.partial")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "partial"
 
 
 def _work(job: Job) -> None:
@@ -106,9 +111,8 @@ def _work(job: Job) -> None:
         _loaded[job.detector] = detector.Detector.load(job.detector)
     rows = _loaded[job.detector].score([os.path.join(job.folder, path) for path in job.paths])
     rows["path"] = [detector.printable(path) for path in job.paths]
-    beside = job.file.with_suffix(".new")
-    rows.to_csv(beside, index=False)
-    os.replace(beside, job.file)
+    with files.replacing(job.file) as beside:
+        rows.to_csv(beside, index=False)
 
 
 def _start_or_go_on(partial: Path, table: Path, key: str) -> None:
@@ -120,7 +124,7 @@ def _start_or_go_on(partial: Path, table: Path, key: str) -> None:
         for piece in partial.glob("piece-*"):
             piece.unlink()
         return
-    if partial.is_dir() and not mark.is_file() and any(partial.iterdir()):
+    if not mark.is_file() and partial.is_dir() and any(partial.iterdir()):
         raise UserError(f"{partial} is in the way, and not from scoring: move it, or choose another --output")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -137,9 +141,8 @@ def _key(path: Path) -> str:
 
 
 def _read(table: Path) -> pd.DataFrame:
-    rows = pd.read_csv(table, dtype=TEXT | {"seconds": float, "llr": float}, keep_default_na=False, na_values={
-        "seconds": [""], "llr": [""]
-    })  # fmt: skip
+    empty = {"seconds": [""], "llr": [""]}  # as text, "" is no missing value
+    rows = pd.read_csv(table, dtype=TEXT | {"seconds": float, "llr": float}, keep_default_na=False, na_values=empty)
     return rows.drop_duplicates("path")
 
 
@@ -148,4 +151,4 @@ def _write(rows: pd.DataFrame, output) -> None:
         if Path(output).suffix.lower() == ".parquet":
             rows.to_parquet(beside, index=False)
         else:
-            rows.round({"seconds": 3, "llr": 6}).to_csv(beside, index=False, lineterminator="\n")
+            beside.write_text(as_csv(rows), "utf-8", newline="")
