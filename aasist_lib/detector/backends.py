@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +15,8 @@ import numpy as np
 from aasist_lib.base.errors import UserError
 
 FORMAT = "aasist 1"  # in an exported file's metadata
-# Paths to tensors in messages of onnx.proto: kind -> field -> kind of its content
-NESTED = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "function": {7: "node", 11: "attribute"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-    "tensor": {},
-}
-EXTERNAL_DATA, DATA_LOCATION = 13, 14  # fields of a tensor
+# Before the value "location", which names a file: field 1 of 8 bytes, each number in any length that parsers accept
+LOCATION_KEY = re.compile(rb"(\x0a|\x8a[\x80-\xff]{0,8}[\x00-\x7f])(\x08|\x88[\x80-\xff]{0,8}[\x00-\x7f])\Z")
 
 
 class Torch:
@@ -82,22 +72,20 @@ class Onnx:
             ) from None
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
-        # onnxruntime would read any path that the file names; parsed here, so that the package onnx is not needed
-        try:
-            outside = refers_outside(memoryview(data))
-        except (ValueError, RecursionError):  # no protocol buffer, or endlessly nested graphs
-            raise UserError(f"{path} is no ONNX model: make it with aasist export") from None
-        if outside:
+        if refers_outside(data):
             raise UserError(f"{path} keeps weights in other files, which are not read: make it with aasist export")
         # threads as OMP_NUM_THREADS says, as torch; without it one per core
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads sleep
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # the format that is checked above
         options.log_severity_level = 4
         try:
             self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors for a broken file have no other base
-            raise UserError(f"{path} cannot be used ({' '.join(str(error).split())[:150]})") from None
+            raise UserError(
+                f"{path} is no ONNX model that can be used ({' '.join(str(error).split())[:150]})"
+            ) from None
         self.path, self.metadata = Path(path), dict(self.session.get_modelmeta().custom_metadata_map)
         if self.metadata.get("format") != FORMAT:
             raise UserError(f"{path} is an ONNX model, but no detector of this version: make it with aasist export")
@@ -126,41 +114,11 @@ class Onnx:
             raise UserError(f"{self.path} cannot score it ({' '.join(str(error).split())[:150]})") from None
 
 
-def refers_outside(model: memoryview, kind: str = "model") -> bool:
-    """Whether an ONNX model keeps a tensor in another file; ValueError if it is not a protocol buffer."""
-    inner = NESTED[kind]
-    for number, value in _fields(model):
-        if kind == "tensor" and (number == EXTERNAL_DATA or (number == DATA_LOCATION and value != 0)):
+def refers_outside(model: bytes) -> bool:
+    """Whether an ONNX model keeps a tensor in another file: onnxruntime would read any path that it names."""
+    at = model.find(b"location")
+    while at >= 0:
+        if LOCATION_KEY.search(model, max(0, at - 20), at):
             return True
-        if number in inner and (not isinstance(value, memoryview) or refers_outside(value, inner[number])):
-            return True
+        at = model.find(b"location", at + 1)
     return False
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(number, value) of each field of an encoded protocol buffer: an integer, or bytes."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = 0
-        for shift in range(0, 70, 7):
-            if at >= len(message):
-                break
-            byte = message[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-        raise ValueError("a number breaks off")
-
-    while at < len(message):
-        number, wire = divmod(varint(), 8)
-        if wire == 0:
-            yield number, varint()
-            continue
-        size = {1: 8, 5: 4}.get(wire) if wire != 2 else varint()
-        if size is None or not number or at + size > len(message):
-            raise ValueError("no such field")
-        at += size
-        yield number, message[at - size : at]
