@@ -1,12 +1,13 @@
 """Routes of the HTTP service. `Detector.score_one` scores; every refusal is a problem (problems.py)."""
 
 import asyncio
-from http import HTTPStatus
+from contextlib import asynccontextmanager
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Literal
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, Security
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -17,7 +18,7 @@ from aasist_lib.serving import problems
 from aasist_lib.serving.inference import ConcurrencyLimit, Scorer, Unscorable
 from aasist_lib.serving.limits import Limits
 from aasist_lib.serving.metrics import Metrics
-from aasist_lib.serving.middleware import PROTECTED, Middleware
+from aasist_lib.serving.middleware import Middleware
 from aasist_lib.serving.problems import Problem
 
 PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/recorder.js": "recorder.js"}
@@ -137,10 +138,13 @@ def create_app(detector, hashes: dict[str, str], limits: Limits | None = None, t
     problems.handle(app, counters.refused)
     Policy = Literal[tuple(detector.thresholds)]
     refusals = _refusals(401) if token else {}
+    # for the document: the middleware refuses, before the body is read
+    secured = [Security(HTTPBearer(scheme_name="token", auto_error=False))] if token else []
 
     @app.post(
         "/v1/score",
         response_model=Answer,
+        dependencies=secured,
         summary="Score recordings",
         responses=refusals | _refusals(400, 408, 413, 415, 422, 429, 503),
         openapi_extra={"requestBody": _body(limits)},
@@ -154,7 +158,9 @@ def create_app(detector, hashes: dict[str, str], limits: Limits | None = None, t
             entries = await _answer(request, scorer, counters, policy)
         return Answer(policy=policy, threshold=detector.thresholds[policy], model=hashes, files=entries)
 
-    @app.get("/v1/model", response_model=About, summary="Which detector this is", responses=refusals)
+    @app.get(
+        "/v1/model", response_model=About, dependencies=secured, summary="Which detector this is", responses=refusals
+    )
     async def model():
         """Hashes, thresholds and bounds."""
         return About(
@@ -179,10 +185,10 @@ def create_app(detector, hashes: dict[str, str], limits: Limits | None = None, t
         """Requests, latency, audio seconds, refusals by reason, requests in flight, memory and open files."""
         return Response(counters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    page = resources.files("aasist_lib.serving").joinpath("page")
     for path, name in PAGE.items():
-        content = resources.files("aasist_lib.serving").joinpath("page", name).read_bytes()
-        app.add_api_route(path, _constant(content, MEDIA[Path(name).suffix]), include_in_schema=False)
-    _describe(app, token)
+        app.add_api_route(path, _constant(page.joinpath(name).read_bytes(), MEDIA[Path(name).suffix]),
+                          include_in_schema=False)  # fmt: skip
     return app
 
 
@@ -248,33 +254,32 @@ def _client_gone() -> Problem:
     return Problem(400, "client-gone", "The client went away.")  # for the metrics: nobody reads it
 
 
-class _form:
+@asynccontextmanager
+async def _form(request: Request, limits: Limits):
     """`Request.form` with refusals as problems; closes the files, which are in memory or unnamed on disk."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise Problem(415, "not-a-form", f"Send multipart/form-data, each recording as a part named {FIELD}.")
+    try:
+        yield await _parsed(request, limits.max_files)
+    finally:
+        await request.close()
 
-    def __init__(self, request: Request, limits: Limits):
-        self.request, self.limits = request, limits
 
-    async def __aenter__(self):
-        kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "multipart/form-data":
-            raise Problem(415, "not-a-form", f"Send multipart/form-data, each recording as a part named {FIELD}.")
-        try:
-            form = await self.request.form(max_files=self.limits.max_files, max_fields=0)
-            for _, file in form.multi_items():
-                file.filename.encode()  # in some charsets a name is not valid text, which no answer can hold
-            return form
-        except UnicodeError:
-            raise Problem(400, "malformed-form", "The names in the form cannot be read in its charset.") from None
-        except HTTPException as error:
-            if "Too many files" in error.detail:
-                detail = f"A request may have {self.limits.max_files} files."
-                raise Problem(422, "too-many-files", detail) from None
-            if "Too many fields" in error.detail:
-                raise Problem(422, "not-a-file", "A part without a file name is no file.") from None
-            raise Problem(400, "malformed-form", "The form cannot be read.") from None
-
-    async def __aexit__(self, *_):
-        await self.request.close()
+async def _parsed(request: Request, max_files: int):
+    try:
+        form = await request.form(max_files=max_files, max_fields=0)
+        for _, file in form.multi_items():
+            file.filename.encode()  # in some charsets a name is not valid text, which no answer can hold
+        return form
+    except UnicodeError:
+        raise Problem(400, "malformed-form", "The names in the form cannot be read in its charset.") from None
+    except HTTPException as error:
+        if "Too many files" in error.detail:
+            raise Problem(422, "too-many-files", f"A request may have {max_files} files.") from None
+        if "Too many fields" in error.detail:
+            raise Problem(422, "not-a-file", "A part without a file name is no file.") from None
+        raise Problem(400, "malformed-form", "The form cannot be read.") from None
 
 
 def _files(form) -> list[UploadFile]:
@@ -320,31 +325,9 @@ def _refusals(*statuses: int) -> dict:
     """OpenAPI responses for what a route may refuse."""
     found = {}
     for status in statuses:
-        reason, detail = REFUSALS[status]
-        title = HTTPStatus(status).phrase
-        example = problems.Details(title=title, status=status, reason=reason, detail=detail).model_dump()
-        content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
-        found[status] = {"description": title, "content": {problems.MEDIA_TYPE: content}}
+        problem = Problem(status, *REFUSALS[status]).details()
+        content = {"schema": problems.Details.model_json_schema(), "example": problem}
+        found[status] = {"description": problem["title"], "content": {problems.MEDIA_TYPE: content}}
         if status in (429, 503):
             found[status]["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
     return found
-
-
-def _describe(app: FastAPI, token: str | None) -> None:
-    """Add what FastAPI's OpenAPI schema lacks: the schema of problems, and the token."""
-    generate = app.openapi
-
-    def described() -> dict:
-        known = app.openapi_schema is not None
-        schema = generate()
-        if not known:
-            schema["components"]["schemas"]["Problem"] = problems.Details.model_json_schema()
-            if token:
-                schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-                for path, item in schema["paths"].items():
-                    if path.startswith(PROTECTED):
-                        for operation in item.values():
-                            operation["security"] = [{"token": []}]
-        return schema
-
-    app.openapi = described

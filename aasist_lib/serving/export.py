@@ -14,6 +14,7 @@ import logging
 import math
 import tempfile
 import warnings
+from contextlib import suppress
 from importlib import metadata as packages
 from pathlib import Path
 
@@ -89,13 +90,10 @@ class ExportModule(nn.Module):
     def __init__(self, detector: Detector):
         super().__init__()
         self.front_end = copy.deepcopy(detector.front_end)
-        transform = self.front_end.transform
-        if isinstance(transform, Spectrum):
-            self.front_end.transform = DftConv(transform)
-        elif hasattr(transform, "transforms"):  # a stack
-            for at, part in enumerate(transform.transforms):
+        for parent in list(self.front_end.modules()):
+            for name, part in parent.named_children():
                 if isinstance(part, Spectrum):
-                    transform.transforms[at] = DftConv(part)
+                    setattr(parent, name, DftConv(part))
         self.network = copy.deepcopy(detector.network)
         self.repeats = math.ceil(aasist.SAMPLES / MIN_SECONDS / detector.sample_rate)
         fit = detector.calibrated
@@ -156,9 +154,8 @@ def graph(detector: Detector) -> onnx.ModelProto:
         raise UserError(f"{refused}: its {size / 2**30:.1f} GiB of weights are more than one ONNX file holds")
     least = math.ceil(MIN_SECONDS * detector.sample_rate)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=least)}
-    said = logging.getLogger("torch.onnx").level, logging.getLogger("torch.export").level
-    for logger in ("torch.onnx", "torch.export"):  # warnings of missing libraries and of opset conversions
-        logging.getLogger(logger).setLevel(logging.ERROR)
+    said = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # of missing libraries and of opset conversions
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -177,8 +174,7 @@ def graph(detector: Detector) -> onnx.ModelProto:
             error = error.__cause__
         raise UserError(f"{refused} ({' '.join(str(error).split())[:150]})") from None
     finally:
-        for logger, level in zip(("torch.onnx", "torch.export"), said, strict=True):
-            logging.getLogger(logger).setLevel(level)
+        logging.disable(said)
     return made
 
 
@@ -188,7 +184,7 @@ def metadata(detector: Detector) -> dict[str, str]:
     weights = hashlib.sha256()
     for name, tensor in sorted(backend.network.state_dict().items()):
         weights.update(name.encode() + tensor.numpy().tobytes())
-    plain = {
+    return {
         "format": backends.FORMAT,
         "version": packages.version("aasist"),
         "sample_rate": str(detector.sample_rate),
@@ -197,10 +193,11 @@ def metadata(detector: Detector) -> dict[str, str]:
         "policy": detector.policy,
         "settings": hashlib.sha256(_json([backend.about, fit]).encode()).hexdigest(),
         "weights": weights.hexdigest(),
+        "features": _json(backend.about["features"]),
+        "model": _json(backend.about.get("model", {})),
+        "calibration": _json(fit),
+        "thresholds": _json(detector.thresholds),
     }
-    parts = {"features": backend.about["features"], "model": backend.about.get("model", {})}
-    parts |= {"calibration": fit, "thresholds": detector.thresholds}
-    return plain | {name: _json(part) for name, part in parts.items()}
 
 
 def provenance(folder: Path) -> dict[str, str]:
@@ -281,10 +278,8 @@ def _first_windows(clips, sample_rate: int) -> list[np.ndarray]:
     """First window of each usable clip, (samples,) each."""
     found = []
     for path in clips:
-        try:
+        with suppress(audio.BadAudio):
             found.append(next(audio.read_windows(path, sample_rate, WINDOW_SECONDS)))
-        except audio.BadAudio:
-            continue
     found = [waveform for waveform in found if len(waveform) >= MIN_SECONDS * sample_rate]
     if not found:
         raise UserError("--int8: none of the recordings of dev can be used")

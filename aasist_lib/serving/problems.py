@@ -28,10 +28,12 @@ class Problem(Exception):
         super().__init__(reason)
         self.status, self.reason, self.detail, self.headers = status, reason, detail, headers or {}
 
-    def response(self) -> JSONResponse:
+    def details(self) -> dict:
         title = HTTPStatus(self.status).phrase
-        content = Details(title=title, status=self.status, reason=self.reason, detail=self.detail).model_dump()
-        return JSONResponse(content, self.status, self.headers, MEDIA_TYPE)
+        return Details(title=title, status=self.status, reason=self.reason, detail=self.detail).model_dump()
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.details(), self.status, self.headers, MEDIA_TYPE)
 
 
 def crashed() -> Problem:
