@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from aasist_lib import audio, evaluation
-from aasist_lib.audit.robustness import cache_key, llr, logit
+from aasist_lib.audit.robustness import llr, logit
 from aasist_lib.augment import adversarial as perturb
 from aasist_lib.augment import effects
 from aasist_lib.base.errors import UserError
-from aasist_lib.base.jobs import done, runs, single_threaded, write
+from aasist_lib.base.jobs import cache_key, done, runs, single_threaded, write
 from aasist_lib.base.progress import progress
 from aasist_lib.corpora.folds import in_proportion
 from aasist_lib.detector import MIN_SECONDS, Detector
@@ -133,7 +133,8 @@ def attack(
         )
         for number, rows in enumerate(runs(table, PIECE))
     ]  # fmt: skip
-    key = cache_key(__name__, detector_folder, [root / path for path in table["path"]], jobs)
+    recordings = [root / path for path in table["path"]]
+    key = cache_key(__name__, jobs, contents=detector_folder.iterdir(), states=recordings)
     rows = done(jobs, _attack, folder, key, workers, "attack")
     if rows.empty:
         raise UserError("attack: none of the fakes can be scored")
@@ -165,9 +166,8 @@ def _attacks(loaded: Detector, waveform: np.ndarray, name: str, job: Job):
     """Yield (method, dB, perturbed waveform)."""
     yield "none", float("nan"), waveform
     gradient = slope(loaded, waveform)[1]  # shared by all strengths
-    signs = (
-        np.random.default_rng((job.seed, zlib.crc32(name.encode()))).standard_normal(len(waveform)).astype(np.float32)
-    )
+    rng = np.random.default_rng((job.seed, zlib.crc32(name.encode())))
+    signs = rng.standard_normal(len(waveform)).astype(np.float32)
     for db in job.strengths:
         bound = effects.rms(waveform) * 10 ** (-db / 20)
         yield "random", db, fgsm(waveform, signs, bound)

@@ -7,19 +7,17 @@ Runs are short (a few thousand draws), with smaller batches and a higher learnin
 rates with each other, not with the detector's.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 
 from aasist_lib import evaluation, metrics, training
-from aasist_lib.base import provenance
-from aasist_lib.base.jobs import done, single_threaded, write
-from aasist_lib.base.progress import progress
+from aasist_lib.base.jobs import cache_key, done, single_threaded, write
+from aasist_lib.base.progress import NOBODY, progress
 from aasist_lib.corpora.copies import is_vocoded
 from aasist_lib.corpora.folds import Item, in_proportion, items, left_out
 from aasist_lib.store import Store, indexes, scoring
@@ -97,7 +95,8 @@ def run(
     ]  # fmt: skip
     if not jobs:
         return pd.DataFrame(columns=["fold", "kind", *store.table, "learnt", "score"])
-    key = _key(store, jobs)
+    contents = [store.folder / indexes.NAME, store.folder / "meta.json"]
+    key = cache_key(__name__, jobs, contents=contents, states=sorted(store.folder.glob("shard-*.npy")))
     scores = done(jobs, _train, folder, key, workers, "hold out", lambda job: job.left.name if job.left else REFERENCE)
     table = store.table.drop(columns=["shard", "start", "frames"])
     learnt = table["attack"].isin(table.loc[table["split"] == "train", "attack"])
@@ -140,17 +139,6 @@ def _asked(table: pd.DataFrame, item: Item | None, count: int, seed: int) -> tup
     return tuple(pd.concat(parts)["utt_id"])
 
 
-def _key(store: Store, jobs: list[Job]) -> str:
-    """Hash of everything that the scores depend on."""
-    key = hashlib.sha256(repr(jobs).encode())
-    key.update(provenance.code_key(__name__))
-    for path in (store.folder / indexes.NAME, store.folder / "meta.json"):
-        key.update(path.read_bytes())
-    for path in sorted(store.folder.glob("shard-*.npy")):
-        key.update(b"%d %d\n" % (path.stat().st_size, path.stat().st_mtime_ns))
-    return key.hexdigest()
-
-
 def _train(job: Job) -> None:
     """Train without the left-out data, score, and write the scores."""
     table = Store(job.store).table
@@ -158,7 +146,7 @@ def _train(job: Job) -> None:
     dev = table[table["split"] == "dev"]
     out[dev.index] = True
     out[dev.groupby("label").head(SEEN).index] = False
-    with single_threaded(), _no_bars():
+    with single_threaded(), mock.patch.dict(os.environ, AASIST_TERMINAL=NOBODY):  # the bar over folds is enough
         training.fit(
             job.store, job.network, model=job.model, train=job.train, augment=job.augment, seed=job.seed, threads=1,
             checkpoints=job.path.with_suffix(".checkpoints"), leave_out=out, draws=job.draws,
@@ -168,19 +156,6 @@ def _train(job: Job) -> None:
     about = {"fold": job.left.name if job.left else REFERENCE, "kind": job.left.kind if job.left else REFERENCE}
     found = [about | row for row in scored[["utt_id", "score"]].to_dict("records")]
     write(job.path, found)
-
-
-@contextmanager
-def _no_bars():
-    """Hide the progress bars of the training; the one over folds is enough."""
-    before = os.environ.get("AASIST_TERMINAL")
-    os.environ["AASIST_TERMINAL"] = ""
-    try:
-        yield
-    finally:
-        os.environ.pop("AASIST_TERMINAL")
-        if before is not None:
-            os.environ["AASIST_TERMINAL"] = before
 
 
 # Summary.

@@ -5,9 +5,8 @@ A sample of eval is scored clean and under every condition of `CONDITIONS`. The 
 swaps it between the classes: a higher error rate shows that the detector relies on it.
 """
 
-import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,9 +19,8 @@ from torch import Tensor
 from aasist_lib import audio, evaluation, metrics, models
 from aasist_lib.augment import effects
 from aasist_lib.augment.effects import Silences
-from aasist_lib.base import provenance
 from aasist_lib.base.errors import UserError
-from aasist_lib.base.jobs import done, runs, single_threaded, write
+from aasist_lib.base.jobs import cache_key, done, runs, single_threaded, write
 from aasist_lib.base.progress import progress
 from aasist_lib.corpora.folds import in_proportion
 from aasist_lib.detector import MIN_SECONDS, Detector
@@ -50,81 +48,84 @@ class Condition:
     """Change of recordings before scoring: `apply` maps (waveform, rate, rng, `Context`) to a waveform."""
 
     name: str
-    family: str
     kind: str
     words: str
     apply: Callable
+    family: str = "robustness"
 
 
-def _with_noise(x, rate, rng, context, *, snr_db, colour):
+def _plain(effect: Callable, *arguments) -> Callable:
+    return lambda x, rate, rng, context: effect(x, *arguments)
+
+
+def _at_rate(effect: Callable, *arguments) -> Callable:
+    return lambda x, rate, rng, context: effect(x, rate, *arguments)
+
+
+def _drawn(effect: Callable, *arguments) -> Callable:
+    return lambda x, rate, rng, context: effect(x, rate, *arguments, rng)
+
+
+def _noise(x, rate, rng, context, colour, snr_db):
     others = context.others
     if colour == "babble":
         others = [others[i] for i in rng.permutation(len(others))[:BABBLE]]
     return effects.noise(x, snr_db, rng, colour, others)
 
 
-def _without_band(x, rate, rng, context, *, low, high):
+def _without_band(x, rate, rng, context, low, high):
     """Replaces the band by noise at the level of the corpus's noise floor, since an empty band would be unnatural."""
     added = rng.standard_normal(len(x)) * effects.rms(x) * 10 ** (-FLOOR / 20)
     rest = effects.band_stop(added, rate, low, high)
     return effects.band_stop(x, rate, low, high) + (added - rest).astype(np.float32)
 
 
-def _with_silences_of(x, rate, rng, context, *, whose):
+def _silences_of(x, rate, rng, context, whose):
     other = getattr(context, whose)
     x = effects.with_pause(effects.trim(x, rate), rate, other.pause, rng)
     return effects.with_silence(x, rate, other.before, other.after, rng)
 
 
-def _conditions() -> Iterator[Condition]:
-    def made(function, *arguments):
-        return lambda x, rate, rng, context: function(x, rate, *arguments)
-
-    def drawn(function, *arguments):
-        return lambda x, rate, rng, context: function(x, rate, *arguments, rng)
-
-    robustness, uses = partial(Condition, family="robustness"), partial(Condition, family="uses")
-    yield robustness("clean", kind="Clean", words="As they are", apply=lambda x, rate, rng, context: x)
-    for colour, kind in {"white": "White noise", "pink": "Pink noise", "babble": "Babble"}.items():
-        for snr in (20, 10, 5, 0):
-            apply = partial(_with_noise, snr_db=snr, colour=colour)
-            yield robustness(f"{colour}_{snr}", kind=kind, words=f"{kind}, SNR {snr} dB", apply=apply)
-    for name, words in {
-        "mp3": "MP3, 56 kbit/s", "mp3_low": "MP3, 24 kbit/s", "vorbis": "Vorbis, lowest quality",
-        "opus": "Opus, 20 kbit/s", "g722": "G.722, 64 kbit/s", "g711": "G.711 (8 kHz)", "gsm": "GSM (8 kHz)",
-    }.items():  # fmt: skip
-        yield robustness(name, kind="Codec", words=words, apply=made(effects.codec, name))
-    words = "To 8 kHz and back"
-    yield robustness("resampled_8000", kind="Resampling", words=words, apply=made(effects.resampled, 8000))
-    for rt60 in (0.3, 0.6, 1.0):
-        words = f"Room, reverberation {rt60} s"
-        yield robustness(f"room_{rt60}", kind="Room", words=words, apply=drawn(effects.room, rt60))
-    for percent in (1, 10):
-        apply = partial(lambda x, rate, rng, context, share: effects.clipped(x, share), share=percent / 100)
-        words = f"{percent} % of samples clipped"
-        yield robustness(f"clipped_{percent}", kind="Clipping", words=words, apply=apply)
-    for factor, words in {0.95: "5 % slower and lower", 1.05: "5 % faster and higher"}.items():
-        apply = partial(lambda x, rate, rng, context, factor: effects.speed(x, factor), factor=factor)
-        yield robustness(f"speed_{factor}", kind="Speed", words=words, apply=apply)
-    for seconds in (4, 2, 1):
-        words = f"At most {seconds} s"
-        yield robustness(f"cut_{seconds}", kind="Cut", words=words, apply=drawn(effects.cut, seconds))
-
-    yield uses("silence_trimmed", kind="Silence", words="No silence at the edges", apply=made(effects.trim))
-    words = "No silence at all"
-    yield uses("silence_removed", kind="Silence", words=words, apply=made(effects.trim, True))
+_CONDITIONS = [
+    Condition("clean", "Clean", "As they are", _plain(lambda x: x)),
+    *(
+        Condition(f"{colour}_{snr}", kind, f"{kind}, SNR {snr} dB", partial(_noise, colour=colour, snr_db=snr))
+        for colour, kind in (("white", "White noise"), ("pink", "Pink noise"), ("babble", "Babble"))
+        for snr in (20, 10, 5, 0)
+    ),
+    Condition("mp3", "Codec", "MP3, 56 kbit/s", _at_rate(effects.codec, "mp3")),
+    Condition("mp3_low", "Codec", "MP3, 24 kbit/s", _at_rate(effects.codec, "mp3_low")),
+    Condition("vorbis", "Codec", "Vorbis, lowest quality", _at_rate(effects.codec, "vorbis")),
+    Condition("opus", "Codec", "Opus, 20 kbit/s", _at_rate(effects.codec, "opus")),
+    Condition("g722", "Codec", "G.722, 64 kbit/s", _at_rate(effects.codec, "g722")),
+    Condition("g711", "Codec", "G.711 (8 kHz)", _at_rate(effects.codec, "g711")),
+    Condition("gsm", "Codec", "GSM (8 kHz)", _at_rate(effects.codec, "gsm")),
+    Condition("resampled_8000", "Resampling", "To 8 kHz and back", _at_rate(effects.resampled, 8000)),
+    Condition("room_0.3", "Room", "Room, reverberation 0.3 s", _drawn(effects.room, 0.3)),
+    Condition("room_0.6", "Room", "Room, reverberation 0.6 s", _drawn(effects.room, 0.6)),
+    Condition("room_1.0", "Room", "Room, reverberation 1.0 s", _drawn(effects.room, 1.0)),
+    Condition("clipped_1", "Clipping", "1 % of samples clipped", _plain(effects.clipped, 0.01)),
+    Condition("clipped_10", "Clipping", "10 % of samples clipped", _plain(effects.clipped, 0.1)),
+    Condition("speed_0.95", "Speed", "5 % slower and lower", _plain(effects.speed, 0.95)),
+    Condition("speed_1.05", "Speed", "5 % faster and higher", _plain(effects.speed, 1.05)),
+    Condition("cut_4", "Cut", "At most 4 s", _drawn(effects.cut, 4)),
+    Condition("cut_2", "Cut", "At most 2 s", _drawn(effects.cut, 2)),
+    Condition("cut_1", "Cut", "At most 1 s", _drawn(effects.cut, 1)),
+    Condition("silence_trimmed", "Silence", "No silence at the edges", _at_rate(effects.trim), "uses"),
+    Condition("silence_removed", "Silence", "No silence at all", _at_rate(effects.trim, True), "uses"),
     # shuffled is the control: both change the silences alike, so only the difference is due to the class
-    for whose, words in {"shuffled": "Silence of their own class", "swapped": "Silence of the other class"}.items():
-        yield uses(f"silence_{whose}", kind="Silence", words=words, apply=partial(_with_silences_of, whose=whose))
-    yield uses("level_equal", kind="Level", words=f"All at {LEVEL:g} dBFS", apply=made(effects.normalise_level, LEVEL))
-    words = f"All {SECONDS:g} s long"
-    yield uses("duration_equal", kind="Duration", words=words, apply=drawn(effects.fix_length, SECONDS))
-    for low, high in BANDS:
-        apply = partial(_without_band, low=low, high=high)
-        yield uses(f"without_{low}_{high}", kind="Band", words=f"Without {low} to {high} Hz", apply=apply)
-
-
-CONDITIONS: dict[str, Condition] = {condition.name: condition for condition in _conditions()}
+    *(
+        Condition(f"silence_{whose}", "Silence", f"Silence of {of} class", partial(_silences_of, whose=whose), "uses")
+        for whose, of in (("shuffled", "their own"), ("swapped", "the other"))
+    ),
+    Condition("level_equal", "Level", f"All at {LEVEL:g} dBFS", _at_rate(effects.normalise_level, LEVEL), "uses"),
+    Condition("duration_equal", "Duration", f"All {SECONDS:g} s long", _drawn(effects.fix_length, SECONDS), "uses"),
+    *(
+        Condition(f"without_{a}_{b}", "Band", f"Without {a} to {b} Hz", partial(_without_band, low=a, high=b), "uses")
+        for a, b in BANDS
+    ),
+]
+CONDITIONS: dict[str, Condition] = {condition.name: condition for condition in _CONDITIONS}
 
 
 # Utterances and their contexts.
@@ -238,7 +239,7 @@ def score(
         for number, rows in enumerate(runs(table, PIECE))
     ]  # fmt: skip
     recordings = [*(root / path for path in table["path"]), *babble]
-    key = cache_key(__name__, detector_folder, recordings, [jobs])
+    key = cache_key(__name__, [jobs], contents=Path(detector_folder).iterdir(), states=recordings)
     return done(jobs, _score, folder, key, workers, "robustness").set_index("utt_id")
 
 
@@ -289,21 +290,6 @@ def logit(loaded: Detector, waveform: Tensor) -> Tensor:
     return torch.stack(logits) @ weights / weights.sum()
 
 
-# Caching.
-
-
-def cache_key(module: str, detector_folder, recordings: Sequence[Path], rest) -> str:
-    """Hash of all that scores depend on: code, detector, recordings (size and time of change), and repr(rest)."""
-    key = hashlib.sha256(repr(rest).encode())
-    key.update(provenance.code_key(module))
-    for path in sorted(Path(detector_folder).iterdir()):
-        key.update(path.read_bytes())
-    for path in recordings:
-        stat = path.stat() if path.is_file() else None
-        key.update(b"%d %d\n" % (stat.st_size, stat.st_mtime_ns) if stat else b"missing\n")
-    return key.hexdigest()
-
-
 # Summary.
 
 
@@ -335,18 +321,14 @@ def summary(
 def _row(condition, trials, clean, changed, threshold, costs, replicates, seed) -> dict:
     def statistic(counts):
         rates = counts.rates(threshold)
-        return {
-            "eer": counts.eer().value,
-            "act_dcf": counts.act_dcf(**costs),
-            "bonafide_rejected": rates["bonafide_rejected"],
-            "spoof_accepted": rates["spoof_accepted"],
+        return {"eer": counts.eer().value, "act_dcf": counts.act_dcf(**costs)} | {
+            name: rates[name] for name in ("bonafide_rejected", "spoof_accepted")
         }
 
     heard = np.isfinite(clean) & np.isfinite(changed)
     trials = trials[heard].assign(clean=clean[heard], llr=changed[heard])
     before, after = (evaluation.split_classes(trials, column) for column in ("clean", "llr"))
-    row = {name: getattr(condition, name) for name in ("family", "kind", "words")}
-    row = {"condition": condition.name} | row
+    row = {"condition": condition.name, "family": condition.family, "kind": condition.kind, "words": condition.words}
     row |= {"n_bonafide": len(after[0]), "n_spoof": len(after[1]), "unscored": int((~heard).sum())}
     if not len(after[0]) or not len(after[1]):
         return row

@@ -5,9 +5,6 @@ see Müller et al. 2021, "Speech is silver, silence is golden"). A simple classi
 and is read on eval. Its error rate bounds what a shortcut could explain; a fair corpus gives about 50 %.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +17,9 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
 from aasist_lib import audio, corpora, evaluation, metrics
-from aasist_lib.base import files, provenance
 from aasist_lib.base.errors import UserError
+from aasist_lib.base.jobs import cache_key, done, runs, write
 from aasist_lib.base.progress import progress
-from aasist_lib.base.workers import in_processes
 
 FRAME, HOP = 0.025, 0.010  # seconds
 SPEECH = 30.0  # dB below the loudest frame: louder frames are speech
@@ -130,7 +126,7 @@ def measure(table: pd.DataFrame, root, sample_rate: int, folder, workers: int = 
     ----------
     table : utterances, with utt_id and path relative to `root`.
     sample_rate : in Hz, at which recordings are read.
-    folder : cache; a piece is measured again when its rows, recordings, the rate or the code change.
+    folder : finished work is kept in it while recordings, rate and code stay the same.
     workers : processes; the cues do not depend on it.
 
     Raises
@@ -140,63 +136,39 @@ def measure(table: pd.DataFrame, root, sample_rate: int, folder, workers: int = 
     """
     root, folder = Path(root), Path(folder)
     corpora.check_paths(table, root)
-    folder.mkdir(parents=True, exist_ok=True)
-    code = provenance.code_key(__name__)
-    paths = [table["path"].tolist()[start : start + ROWS] for start in range(0, len(table), ROWS)]
-    jobs = [_Job(tuple(piece), root, sample_rate, folder / f"{_key(piece, root, sample_rate, code)}.npy")
-            for piece in paths]  # fmt: skip
-    for file in set(folder.glob("*.npy")) - {job.file for job in jobs}:
-        file.unlink()
-    waiting = [job for job in jobs if not job.file.exists()]
-    with progress(total=len(table), desc="cues", unit="recording") as bar:
-        bar.skip(len(table) - sum(len(job.paths) for job in waiting))
-        for job in _done(waiting, workers):
-            bar.update(len(job.paths))
-    values = np.concatenate([np.load(job.file) for job in jobs]) if jobs else np.empty((0, len(CUES)))
-    if not np.isfinite(values).any():
+    jobs = [
+        _Job(
+            folder / f"piece-{number:04d}.json", rows["utt_id"].tolist(), [root / path for path in rows["path"]],
+            sample_rate,
+        )
+        for number, rows in enumerate(runs(table, ROWS))
+    ]  # fmt: skip
+    recordings = [path for job in jobs for path in job.paths]
+    key = cache_key(__name__, [recordings, sample_rate, ROWS], states=recordings)
+    found = done(jobs, _work, folder, key, workers, "cues").reindex(columns=CUES).set_axis(table.index)
+    if found.isna().all(axis=None):
         raise UserError(f"{root}: no recording of the table of utterances can be read, so there are no cues")
-    return pd.DataFrame(values, index=table.index, columns=list(CUES))
+    return found
 
 
 @dataclass(frozen=True)
 class _Job:
     """Consecutive rows of the table; done when its file exists."""
 
-    paths: tuple[str, ...]
-    root: Path
+    path: Path
+    utt_ids: list[str]
+    paths: list[Path]
     sample_rate: int
-    file: Path
-
-
-def _key(paths: list[str], root: Path, sample_rate: int, code: bytes) -> str:
-    states = []
-    for path in paths:
-        try:
-            stat = os.stat(root / path)
-            states.append((path, stat.st_size, stat.st_mtime_ns))
-        except OSError:
-            states.append((path, "missing"))
-    return hashlib.sha256(json.dumps([sample_rate, states]).encode() + code).hexdigest()[:32]
-
-
-def _done(jobs: list[_Job], workers: int):
-    if min(workers, len(jobs)) > 1:
-        yield from in_processes(_work, jobs, min(workers, len(jobs)), "audit.workers")
-        return
-    for job in jobs:
-        _work(job)
-        yield job
 
 
 def _work(job: _Job) -> None:
-    values = np.full((len(job.paths), len(CUES)), np.nan)
-    for row, path in enumerate(job.paths):
+    rows = []
+    for path in job.paths:
         try:
-            values[row] = list(cues(audio.read(job.root / path, job.sample_rate), job.sample_rate).values())
-        except audio.BadAudio:
-            pass  # extract counts and lists them
-    with files.replacing(job.file) as partial, open(partial, "wb") as file:
-        np.save(file, values)
+            rows.append(cues(audio.read(path, job.sample_rate), job.sample_rate))
+        except audio.BadAudio:  # extract counts and lists them
+            rows.append(dict.fromkeys(CUES, np.nan))
+    write(job.path, rows)
 
 
 def baselines(

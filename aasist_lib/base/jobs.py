@@ -1,7 +1,8 @@
 """Work in pieces that are kept on disk, so that a stopped run resumes."""
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aasist_lib.base import files
+from aasist_lib.base import files, provenance
 from aasist_lib.base.progress import at_hand, progress
 from aasist_lib.base.workers import in_processes
 
@@ -40,6 +41,30 @@ def done(
         for job in at_hand(bar, finished, waiting, workers, name):
             bar.update(len(job.utt_ids))
     return pd.DataFrame([row for job in jobs for row in json.loads(job.path.read_text("utf-8"))])
+
+
+def cache_key(module: str, settings, *, contents: Iterable[Path] = (), states: Iterable[Path] = ()) -> str:
+    """Hash of all that results depend on.
+
+    Parameters
+    ----------
+    module
+        Name of the module that computes them: its code, and that of what it imports.
+    settings
+        Anything whose repr says it all.
+    contents
+        Files that are read for it.
+    states
+        Files of which size and time of change are enough; they may be missing.
+    """
+    key = hashlib.sha256(repr(settings).encode())
+    key.update(provenance.code_key(module))
+    for path in sorted(contents):
+        key.update(path.read_bytes())
+    for path in states:
+        stat = path.stat() if path.is_file() else None
+        key.update(b"%d %d\n" % (stat.st_size, stat.st_mtime_ns) if stat else b"missing\n")
+    return key.hexdigest()
 
 
 def write(path: Path, rows: list[dict]) -> None:
