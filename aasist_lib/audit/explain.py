@@ -34,11 +34,8 @@ EXCERPT_SECONDS = models.WINDOW_SECONDS  # of a long recording, mapped: the wind
 WINDOW_SECONDS, HOP_SECONDS, MOST_WINDOWS = 2.0, 0.5, 600
 TILE_SECONDS, LEAST_TIMES, BANDS = 0.25, 4, 8
 FRAME_SECONDS = 0.032  # of the short-time spectrum
-FLOOR, NEIGHBOURS, DEEPEST = (
-    0.1,
-    17,
-    1e-4,
-)  # quantile over time; bins in the median; minimum, as amplitude relative to the loudest
+FLOOR, NEIGHBOURS = 0.1, 17  # quantile over time; bins in the median
+DEEPEST = 1e-4  # lowest floor, as amplitude relative to the loudest
 BATCH_SECONDS = 32.0  # per batch
 STEPS = 32
 COUNTS = (1, 2, 4, 8, 16, 32)  # tiles that `deletion` removes
@@ -288,10 +285,8 @@ def agreement(first: np.ndarray, second: np.ndarray) -> tuple[float, str]:
         return float("nan"), "Too few tiles differ for a rank correlation of the two maps."
     found = float(spearmanr(first, second).statistic)
     words = "well" if found >= 0.7 else "in part" if found >= 0.4 else "hardly"
-    return (
-        found,
-        f"Rank correlation of occlusion and gradients over {len(first)} tiles: {found:.2f}. They agree {words}.",
-    )
+    said = f"Rank correlation of occlusion and gradients over {len(first)} tiles: {found:.2f}. They agree {words}."
+    return found, said
 
 
 def deletion(
