@@ -53,7 +53,7 @@ WORDS = {  # cue of each baseline
 LIMIT, LIMIT_ALL = 0.35, 0.30  # equal error rates below which a single cue, and all cues together, raise an alarm
 
 FOLDS = 8  # of train, to choose a baseline's settings
-BENDS = (0, 5)  # numbers of knots of the piecewise linear function of a cue
+KNOTS = (0, 5)  # numbers of knots of the linear spline of a cue
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse, as in scikit-learn: the strongest first
 
 
@@ -215,8 +215,8 @@ def baselines(
             values = cues[list(GROUPS.get(name, CUES))].to_numpy()
             known, asked = values[table["split"] == "train"], values[table["split"] == "eval"]
             learn = _learn_source if name == SOURCE else _learn_class
-            bends, penalty = _chosen(learn, known, train, folds)
-            expand = _columns(known, bends)
+            knots, penalty = _chosen(learn, known, train, folds)
+            expand = _splines(known, knots)
             score = learn(expand(known), train, penalty)
             results[name] = _error_rates(trials.assign(llr=score(expand(asked))), replicates, seed)
     return results
@@ -259,11 +259,11 @@ def _model(inverse_penalty: float, **options) -> LogisticRegression:
     return LogisticRegression(C=inverse_penalty, max_iter=1000, tol=1e-3, **options)
 
 
-def _columns(values: np.ndarray, bends: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Expand cues to themselves and their excess over each knot, standardised on `values`."""
+def _splines(values: np.ndarray, knots: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Expand cues to linear splines: themselves and their excess over each knot, standardised on `values`."""
     # clipped to nearly all of train, so that lines do not extrapolate
     ends = np.quantile(values, [0.005, 0.995], axis=0)
-    places = np.quantile(values, np.linspace(0, 1, bends + 2)[1:-1], axis=0)
+    places = np.quantile(values, np.linspace(0, 1, knots + 2)[1:-1], axis=0)
 
     def expand(cues):
         cues = np.clip(cues, *ends)
@@ -275,7 +275,7 @@ def _columns(values: np.ndarray, bends: int) -> Callable[[np.ndarray], np.ndarra
 
 def _chosen(learn: Callable, values: np.ndarray, train: pd.DataFrame, folds: np.ndarray) -> tuple[int, float]:
     """Number of knots and penalty with the lowest mean EER over folds with held-out speakers and attacks."""
-    settings = [(bends, penalty) for penalty in PENALTIES for bends in BENDS]  # in a tie, the strongest penalty
+    settings = [(knots, penalty) for penalty in PENALTIES for knots in KNOTS]  # in a tie, the strongest penalty
     real, speaker = (train["label"] == "bonafide").to_numpy(), train["speaker"].to_numpy(str)
     rates = dict.fromkeys(settings, 0.0)
     for fold in range(folds.max() + 1):
@@ -284,12 +284,12 @@ def _chosen(learn: Callable, values: np.ndarray, train: pd.DataFrame, folds: np.
         left = ~held & ~copies
         if train[left]["label"].nunique() < 2 or (learn is _learn_source and train[left]["source"].nunique() < 2):
             continue
-        for bends in BENDS:
-            expand = _columns(values[left], bends)
+        for knots in KNOTS:
+            expand = _splines(values[left], knots)
             known, asked = expand(values[left]), expand(values[held])
             for penalty in PENALTIES:
                 scores = learn(known, train[left], penalty)(asked)
-                rates[bends, penalty] += metrics.eer(scores[real[held]], scores[~real[held]]).value
+                rates[knots, penalty] += metrics.eer(scores[real[held]], scores[~real[held]]).value
     return min(settings, key=rates.get)
 
 

@@ -46,7 +46,7 @@ def read(given: Mapping[str, object] | None = None, environment: Mapping[str, st
     """Take each limit from `given` (None: not given), else from the environment, else the default."""
     given = {name: value for name, value in (given or {}).items() if value is not None}
     for limit in dataclasses.fields(Limits):
-        name = variable(limit.name)
+        name = f"AASIST_{limit.name.upper()}"
         if limit.name not in given and environment.get(name):
             try:
                 given[limit.name] = limit.type(environment[name])
@@ -54,8 +54,3 @@ def read(given: Mapping[str, object] | None = None, environment: Mapping[str, st
                 kind = "a whole number" if limit.type is int else "a number"
                 raise UserError(f"{name}: {environment[name]!r} is not {kind}") from None
     return Limits(**given)
-
-
-def variable(name: str) -> str:
-    """Environment variable of a limit."""
-    return f"AASIST_{name.upper()}"
