@@ -169,11 +169,10 @@ COLUMNS = [
 def summary(scores: pd.DataFrame, *, replicates: int = 200, seed: int = 0) -> pd.DataFrame:
     """Error rates (fractions) of every fold on left-out data: the reference first, then one row per attack and source.
 
-    - eer: left-out spoofs of train against bona fide of dev; bona fide of a left-out source against its copies; all of
-    dev
-      for the reference
+    - eer: left-out spoofs of train against bona fide of dev; bona fide of a left-out source against its copies; for the
+      reference, all of dev
     - on_dev, on_dev_reference: dev spoofs of a left-out attack against bona fide of dev, in this fold and in the
-    reference
+      reference
     - against_dev, known: bona fide of a left-out source, and of dev, against dev spoofs of learnt attacks
     - bonafide_rejected: false positive rate on a left-out source at the EER threshold of `known`
     - n_held_out, n_compared, n_dev: trials behind `eer`, left out and compared with, and spoofs behind `on_dev`

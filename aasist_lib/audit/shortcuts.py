@@ -64,12 +64,11 @@ def cues(waveform: np.ndarray, sample_rate: int) -> dict[str, float]:
     frames.
 
     - seconds; leading, trailing, longest_pause (s, without speech), quiet_share (fraction from first to last speech
-    frame)
+      frame)
     - rms, peak, voiced_level (dBFS), crest_factor (dB), clipped_share (samples within 5 % of the peak)
     - rolloff_95, rolloff_99 (Hz), tilt (dB per octave), band_00 to band_23 (mel bands, dB relative to their mean)
     - floor_02, floor_10, floor_25 (percentiles of frame level, dBFS), floor_below_speech (dB), noise_flatness (dB, near
-    0 for
-      white noise, Gray and Markel 1974), noise_tilt (dB per octave)
+      0 for white noise, Gray and Markel 1974), noise_tilt (dB per octave)
     """
     waveform = np.asarray(waveform, np.float32)
     if waveform.ndim != 1 or not len(waveform):

@@ -143,13 +143,12 @@ def create_app(detector, hashes: dict[str, str], limits: Limits | None = None, t
 
     @app.post(
         "/v1/score",
-        response_model=Answer,
         dependencies=secured,
         summary="Score recordings",
         responses=refusals | _refusals(400, 408, 413, 415, 422, 429, 503),
         openapi_extra={"requestBody": _body(limits)},
     )
-    async def score(request: Request, policy: Policy = detector.policy):
+    async def score(request: Request, policy: Policy = detector.policy) -> Answer:
         """One or several recordings, of any format that libsndfile reads, each as a part named `file`.
 
         A single one that cannot be scored is refused; of several, it gets an entry with an `error`.
@@ -158,22 +157,20 @@ def create_app(detector, hashes: dict[str, str], limits: Limits | None = None, t
             entries = await _answer(request, scorer, counters, policy)
         return Answer(policy=policy, threshold=detector.thresholds[policy], model=hashes, files=entries)
 
-    @app.get(
-        "/v1/model", response_model=About, dependencies=secured, summary="Which detector this is", responses=refusals
-    )
-    async def model():
+    @app.get("/v1/model", dependencies=secured, summary="Which detector this is", responses=refusals)
+    async def model() -> About:
         """Hashes, thresholds and bounds."""
         return About(
             model=hashes, version=version, policy=detector.policy, thresholds=detector.thresholds, bounds=vars(limits)
         )
 
-    @app.get("/healthz", response_model=Health, summary="Whether the process lives")
-    async def healthz():
+    @app.get("/healthz", summary="Whether the process lives")
+    async def healthz() -> Health:
         """Says ok as long as anything is said."""
         return Health(status="ok")
 
-    @app.get("/readyz", response_model=Health, summary="Whether requests are welcome", responses=_refusals(503))
-    async def readyz():
+    @app.get("/readyz", summary="Whether requests are welcome", responses=_refusals(503))
+    async def readyz() -> Health:
         """503 from SIGTERM on."""
         if concurrency.closing:
             raise Problem(503, "closing", "The service is being shut down.")
