@@ -91,9 +91,7 @@ def _score_options(command, detector, output) -> None:
         epilog="Exit code: 0 all files scored, 3 some could not be, 2 wrong usage, 130 stopped by Ctrl-C.",
     )  # fmt: skip
     option("paths", nargs="*", metavar="PATH", help="audio files, or folders to search for them")
-    option(
-        "--format", choices=("table", "csv", "json"), help="default: as --output's name ends, and table otherwise"
-    )  # fmt: skip
+    option("--format", choices=("table", "csv", "json"), help="default: as --output's name ends, and table otherwise")
     option(
         "--jobs",
         type=_count,

@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small arrays: threads only
 
 import pytest
 
-import aasist_lib  # noqa: F401  # before numpy: the same kernels as the stages
+import aasist_lib  # before numpy: the same kernels as the stages
 
 # Started in the background by a script, Ctrl-C is ignored, and what tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,3 +28,17 @@ def speech_files(speech) -> list[Path]:
     files = sorted(path for path in speech.iterdir() if path.suffix in {".wav", ".flac", ".ogg"})
     assert len(files) >= 20
     return files
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """Folder of a detector that was never trained; nothing is to be changed in it."""
+    from test_detector import make_detector
+
+    return make_detector(tmp_path_factory.mktemp("detector"))
+
+
+@pytest.fixture(scope="module")
+def detector(folder) -> aasist_lib.Detector:
+    """That detector."""
+    return aasist_lib.Detector.load(folder)

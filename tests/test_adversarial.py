@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from test_detector import make_detector
 
 from aasist_lib import audio, calibration, metrics
 from aasist_lib.audit import adversarial, robustness
@@ -26,16 +25,6 @@ from aasist_lib.base.errors import UserError
 from aasist_lib.detector import Detector
 
 RATE = 16000
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_detector(tmp_path_factory.mktemp("detector"))
-
-
-@pytest.fixture(scope="module")
-def detector(folder):
-    return Detector.load(folder)
 
 
 @pytest.fixture(scope="module")

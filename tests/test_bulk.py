@@ -20,17 +20,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_detector import make_detector
 
 from aasist_lib import Detector, audio, cli
 from aasist_lib.serving import bulk, stream
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return make_detector(tmp_path_factory.mktemp("detector"))
 
 
 @pytest.fixture(scope="module")

@@ -51,16 +51,6 @@ def make_detector(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return make_detector(tmp_path_factory.mktemp("detector"))
-
-
-@pytest.fixture(scope="module")
-def detector(folder) -> Detector:
-    return Detector.load(folder)
-
-
 def test_real_speech(detector, speech_files):
     found = detector.score(speech_files)
     assert list(found.columns) == ["path", "seconds", "llr", "decision", "error"]

@@ -26,12 +26,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import soundfile
 import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_detector import make_detector
 from test_embeddings import make_encoder
 
 from aasist_lib import Detector, audio, calibration, cli, features, models
@@ -87,11 +87,6 @@ def made(kind: str, settings: dict, name: str, options: dict, encoder: str = "")
         network.output.weight *= 20  # or all recordings would score nearly alike
     about = {"features": chosen, "model": {"name": name, **options}}
     return Detector(backends.Torch(network, about), BENDS, {"equal_error": 0.1, "min_cost": -1.0}, "equal_error")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return make_detector(tmp_path_factory.mktemp("detector"))
 
 
 @pytest.fixture(scope="module")
@@ -395,6 +390,15 @@ def test_weights_in_other_files_are_refused(exported, tmp_path):
         (b"\x0a", b"\x88\x80\x80\x80\x10"),
     ):  # all are read
         assert backends.refers_outside(whole + tag + size + b"location" + whole)
+
+
+def test_onnxruntimes_own_format_is_refused(exported, tmp_path):
+    """There, files are named otherwise."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "a.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
+    refused((tmp_path / "a.ort").rename(tmp_path / "a.onnx"), "no ONNX model")
 
 
 def test_what_cannot_be_exported_is_named(exported, tmp_path, monkeypatch):

@@ -12,18 +12,12 @@ import json
 from pathlib import Path
 
 import pytest
-from test_detector import make_detector
 from test_serve import form
 
 from aasist_lib import Detector
 from aasist_lib.serving import functions
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return make_detector(tmp_path_factory.mktemp("detector"))
 
 
 @pytest.fixture(params=["aws_lambda", "google"])

@@ -36,7 +36,6 @@ import pytest
 import soundfile
 import torch
 from starlette.testclient import TestClient
-from test_detector import make_detector
 
 from aasist_lib import Detector, cli, models
 from aasist_lib.base.errors import UserError
@@ -52,16 +51,6 @@ from benchmarks.service import Service, encoded, form  # noqa: E402
 
 HASHES = {"network_sha256": "a", "calibration_sha256": "b"}
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=limit"}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return make_detector(tmp_path_factory.mktemp("detector"))
-
-
-@pytest.fixture(scope="module")
-def detector(folder) -> Detector:
-    return Detector.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -215,20 +204,23 @@ def test_wrong_requests(client):
     response = asked.delete("/v1/score")
     refused(response, 405, "method-not-allowed")
     assert response.headers["allow"] == "POST"
-    refused(asked.post("/v1/score"), 415, "not-a-form")
-    refused(asked.post("/v1/score", json={"file": "/etc/passwd"}), 415, "not-a-form")
-    refused(asked.post("/v1/score", data={"file": "/etc/passwd"}), 415, "not-a-form")
-    refused(asked.post("/v1/score", content=b"--limit--\r\n", headers=MULTIPART), 422, "no-file")
     text = b'--limit\r\nContent-Disposition: form-data; name="file"\r\n\r\n/etc/passwd\r\n--limit--\r\n'
-    refused(asked.post("/v1/score", content=text, headers=MULTIPART), 422, "not-a-file")
-    refused(asked.post("/v1/score", content=b"rubbish", headers=MULTIPART), 400, "malformed-form")
+    for sent, status, reason in (
+        (dict(), 415, "not-a-form"),
+        (dict(json={"file": "/etc/passwd"}), 415, "not-a-form"),
+        (dict(data={"file": "/etc/passwd"}), 415, "not-a-form"),
+        (dict(content=b"--limit--\r\n", headers=MULTIPART), 422, "no-file"),
+        (dict(content=text, headers=MULTIPART), 422, "not-a-file"),
+        (dict(content=b"rubbish", headers=MULTIPART), 400, "malformed-form"),
+        (dict(files={"path": ("x", tone(1))}), 422, "unknown-field"),
+    ):
+        refused(asked.post("/v1/score", **sent), status, reason)
     names = {"undefined": b"a", "punycode": b"a-A.wav", "idna": b"xn--zz99", "unicode_escape": b"\\ud800"}
     for charset, name in names.items():
         part = b'--limit\r\nContent-Disposition: form-data; name="file"; filename="' + name + b'"\r\n\r\n'
         headers = {"Content-Type": f"{MULTIPART['Content-Type']}; charset={charset}"}
         content = part + tone(1) + b"\r\n--limit--\r\n"
         refused(asked.post("/v1/score", content=content, headers=headers), 400, "malformed-form")
-    refused(asked.post("/v1/score", files={"path": ("x", tone(1))}), 422, "unknown-field")
     for address in ("/docs", "/redoc", "/v1/score/", "/page/", "/static/../app.py"):
         assert asked.get(address).status_code == 404
 
@@ -305,40 +297,42 @@ def test_body_size(client, service):
     refused(response, 413, "body-too-large")
 
 
-def test_number_of_files(client):
-    asked = client(max_files=2)
-    assert send(asked, tone(1), tone(1)).status_code == 200
-    refused(send(asked, tone(1), tone(1), tone(1)), 422, "too-many-files")
+def unsaid(content: bytes) -> bytes:
+    """The same FLAC file, but its header does not say how long it is: reading it has to find out."""
+    found = bytearray(content)
+    found[21] &= 0xF0  # STREAMINFO has 36 bits for the number of samples, of which 0 says nothing
+    found[22:26] = bytes(4)
+    assert soundfile.SoundFile(io.BytesIO(found)).frames > 2**62
+    return bytes(found)
 
 
-def test_duration(client):
-    asked = client(max_seconds=10)
-    assert send(asked, tone(10)).status_code == 200
-    refused(send(asked, tone(10.1)), 413, "too-long")
-    unfolds = encoded(np.zeros(3600 * 8000, np.int16), 8000, format="FLAC", subtype="PCM_S8")
-    assert len(unfolds) < 200_000
-    refused(send(asked, unfolds), 413, "too-long")
-    # STREAMINFO has 36 bits for the number of samples; 0 stands for "not said", and the reading has to find out
-    silent = bytearray(unfolds)
-    silent[21] &= 0xF0
-    silent[22:26] = bytes(4)
-    assert soundfile.SoundFile(io.BytesIO(silent)).frames > 2**62
-    refused(send(asked, bytes(silent)), 413, "too-long")
+UNFOLDS = encoded(np.zeros(600 * 8000, np.int16), 8000, format="FLAC", subtype="PCM_S8")  # 30 kB
+STEREO = tone(20, channels=2, format="FLAC")  # 2.4 MiB as float32
 
 
-def test_unpacked_size(client):
-    content = tone(20, channels=2, format="FLAC")  # 2.4 MiB as float32
-    assert send(client(max_unpacked_mb=3), content).status_code == 200
-    refused(send(client(max_unpacked_mb=2), content), 413, "too-large")
-    silent = bytearray(content)
-    silent[21] &= 0xF0
-    silent[22:26] = bytes(4)
-    refused(send(client(max_unpacked_mb=2), bytes(silent)), 413, "too-long")
-
-
-def test_what_a_block_could_blow_up(client):
-    refused(send(client(), tone(0.5, channels=40)), 413, "too-large")
-    refused(send(client(), tone(3000, rate=10)), 422, "unusual-rate")
+@pytest.mark.parametrize(
+    "limits, contents, status, reason",
+    [
+        (dict(max_files=2), [tone(1)] * 2, 200, ""),
+        (dict(max_files=2), [tone(1)] * 3, 422, "too-many-files"),
+        (dict(max_seconds=10), [tone(10)], 200, ""),
+        (dict(max_seconds=10), [tone(10.1)], 413, "too-long"),
+        (dict(max_seconds=10), [UNFOLDS], 413, "too-long"),
+        (dict(max_seconds=10), [unsaid(UNFOLDS)], 413, "too-long"),
+        (dict(max_unpacked_mb=3), [STEREO], 200, ""),
+        (dict(max_unpacked_mb=2), [STEREO], 413, "too-large"),
+        (dict(max_unpacked_mb=2), [unsaid(STEREO)], 413, "too-long"),
+        # a block of these would take much memory
+        (dict(), [tone(0.5, channels=40)], 413, "too-large"),
+        (dict(), [tone(3000, rate=10)], 422, "unusual-rate"),
+    ],
+)
+def test_limits_of_a_request(client, limits, contents, status, reason):
+    response = send(client(**limits), *contents)
+    if reason:
+        refused(response, status, reason)
+    else:
+        assert response.status_code == status
 
 
 def test_time(client):
