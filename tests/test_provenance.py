@@ -14,7 +14,7 @@ import pytest
 
 from aasist_lib import params
 from aasist_lib.audit import holdout
-from aasist_lib.base import provenance
+from aasist_lib.base import jobs, provenance
 from aasist_lib.base.provenance import code_key
 from aasist_lib.training import loop
 
@@ -117,7 +117,7 @@ def test_who_uses_it(tmp_path, monkeypatch):
 
     def keys():
         of_training = loop._key(store, network, params.Train(**TRAIN), {}, 1, 1, None, None)
-        return of_training, holdout._key(store, [])
+        return of_training, jobs.cache_key(holdout.__name__, [])
 
     first = keys()
     copied = shutil.copytree(provenance.LIBRARY, tmp_path / "aasist_lib")
