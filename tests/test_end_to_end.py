@@ -91,7 +91,7 @@ def commit(run, message):
 def test_from_a_clone(clone, run):
     run("dvc", "repro")
     index = (clone / "reports/index.html").read_text("utf-8")
-    for page in "10_extract", "20_train", "30_calibrate", "40_evaluate", "50_audit":
+    for page in "10_extract", "20_train", "30_calibrate", "40_evaluate", "50_shortcuts", "53_holdout":
         assert f"{page}.html" in index and (clone / f"reports/{page}.html").is_file()
     metrics = json.loads((clone / "metrics/eval.json").read_text("utf-8"))
     assert {"known", "unseen"} <= set(metrics)
@@ -100,11 +100,12 @@ def test_from_a_clone(clone, run):
         row = headline[condition]
         assert row["eer_low"] <= row["eer"] <= row["eer_high"]
         assert metrics[condition]["eer"] == pytest.approx(row["eer"], abs=1e-4)
-    audit = json.loads((clone / "metrics/tables/audit.json").read_text("utf-8"))
-    names = [row["name"] for row in audit["headline"]]
-    assert names[0] == "detector" and {"silence", "level", "all"} <= set(names)
-    assert {"clean", "clipped"} & set(audit["conditions"]) and {"fgsm", "pgd"} <= set(audit["adversarial"])
-    assert isinstance(audit["alarms"], list) and audit["held_out"]["attack"]
+    audits = {}
+    for name in "shortcuts", "robustness", "adversarial", "holdout":
+        audits |= json.loads((clone / f"metrics/tables/{name}.json").read_text("utf-8"))
+    assert {"silence", "level", "all"} <= set(audits["shortcuts"]) and isinstance(audits["alarms"], list)
+    assert {"clean", "clipped"} & set(audits["conditions"]) and {"fgsm", "pgd"} <= set(audits["adversarial"])
+    assert audits["held_out"]["attack"]
     changed = {line[3:].split("/")[0] for line in run("git", "status", "--porcelain").splitlines()}
     assert changed <= {"data.dvc", "dvc.lock", "metrics", "params.yaml", "reports"}, changed
     commit(run, "Run on the tiny corpus")

@@ -4,7 +4,7 @@
 |---|---|
 | measures by condition and of the split narrow, with intervals, are those of metrics/tables/eval.csv | test_measures |
 | attacks and sources: all, the worst first, with the tables' shares and counts | test_attacks, test_sources |
-| wear, attacks on purpose and what was left out: the numbers of metrics/tables/audit.json | test_audit |
+| wear, attacks on purpose and what was left out: the numbers of metrics/tables/ | test_audit |
 | every condition of the audit that is wear has words, and no other has | test_conditions |
 | what the network is, what trained it on what, and how its thresholds were set | test_details, test_thresholds |
 | every heading, link and caption; text is escaped | test_page |
@@ -50,8 +50,11 @@ PROVENANCE = [("data", "md5 0123.dir"), ("models/detector", "md5 4567.dir"), ("s
 @pytest.fixture
 def results():
     """Those of the last run, whatever they are, of a detector made up."""
-    names = ("alarms", "extract", "train", "operating_points", "calibration", "audit")
+    names = ("alarms", "extract", "train", "operating_points", "calibration")
     found = {name: json.loads((METRICS / f"tables/{name}.json").read_text("utf-8")) for name in names}
+    found["audit"] = {}
+    for name in report.AUDITS:
+        found["audit"] |= json.loads((METRICS / f"tables/{name}.json").read_text("utf-8"))
     found |= {name: pd.read_csv(METRICS / f"{name}.csv", keep_default_na=False, na_values=[""])
               for name in ("by_attack", "by_speaker")}  # fmt: skip
     found["headline"], found["narrow"] = evaluation.apart(pd.read_csv(METRICS / "tables/eval.csv"))
@@ -65,7 +68,7 @@ def rendered(results, used=USED, ours=True):
         loader=jinja2.FileSystemLoader(report.TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    nav = [("index.html", "Results"), ("50_audit.html", "50 Audit"), ("model_card.html", "Model card")]
+    nav = [("index.html", "Results"), ("51_robustness.html", "51 Robustness"), ("model_card.html", "Model card")]
     shown = modelcard.values(results, used, PROVENANCE) | {"ours": ours, "summary": "In short."}
     text = templates.get_template("model_card.html.j2").render(nav=nav, page="model_card.html", title="Card", **shown)
     return BeautifulSoup(text, "html.parser")

@@ -144,8 +144,8 @@ def test_injected(monkeypatch):
     settings["extract"]["workers"] += 1
     settings["corpus"]["workers"] += 1
     assert run.injected(ROOT / "notebooks/10_extract.ipynb", settings) == extract
-    audit = run.injected(ROOT / "notebooks/50_audit.ipynb", settings)
-    assert audit["audit"] == {name: value for name, value in settings["audit"].items() if name != "workers"}
+    audit = run.injected(ROOT / "notebooks/52_adversarial.ipynb", settings)["audit"]
+    assert audit == {name: settings["audit"][name] for name in ("bootstrap", "utterances", "fakes")}
     train = run.injected(ROOT / "notebooks/20_train.ipynb", settings)
     assert train == {name: settings[name] for name in ("seed", "threads", "model", "augment", "train")}
     assert run.injected(ROOT / "notebooks/00_overview.ipynb", settings) == {}  # no stage runs it

@@ -294,7 +294,7 @@ def test_model_card(project, pages):
     assert "Wear was not measured" in _plain(page.main) and "md5 4567.dir" not in _plain(page.dl)
     assert [tag["href"] for tag in pages["index"].main.find_all("a") if "model_card" in tag["href"]]
     conditions = {"clean": {"eer": 0.5}, "gsm": {"eer": 0.75}}
-    (project / "runs/tables/audit.json").write_text(json.dumps({"conditions": conditions}))
+    (project / "runs/tables/robustness.json").write_text(json.dumps({"conditions": conditions}))
     (project / "runs/tables/alarms.json").write_text(json.dumps({"alarms": ["upside <down>"]}))
     report.write(project)
     page = BeautifulSoup((project / "reports/model_card.html").read_text("utf-8"), "html.parser")

@@ -23,6 +23,7 @@ from aasist_lib.store import indexes
 
 TEMPLATES = Path(__file__).with_name("templates")
 MEASURED = ("alarms", "extract", "train", "operating_points", "calibration")  # of metrics/tables/, for the model card
+AUDITS = ("shortcuts", "robustness", "adversarial", "holdout")
 TABLES = "metrics/tables"
 README = ("eer", "accuracy", "precision", "recall", "f1", "min_dcf")  # rows of its table
 BOARD = "Leaderboard: which detector errs least?"
@@ -150,10 +151,11 @@ def _datasheet(root: Path, used: pd.DataFrame) -> dict:
 
 
 def _model_card(root: Path, used: pd.DataFrame) -> dict:
-    audit = root / TABLES / "audit.json"
     results = {name: _json(root / TABLES / f"{name}.json") for name in MEASURED}
     results |= {name: _csv(root / f"metrics/{name}.csv") for name in ("by_attack", "by_speaker")}
-    results["audit"] = _json(audit) if audit.is_file() else {}
+    results["audit"] = {}
+    for path in (root / TABLES / f"{name}.json" for name in AUDITS):
+        results["audit"] |= _json(path) if path.is_file() else {}
     results["network"] = _json(root / "models/network/network.json")
     results["detector"] = _json(root / "models/detector/calibration.json")
     results["headline"], results["narrow"] = _measured(root)
