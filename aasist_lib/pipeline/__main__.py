@@ -60,8 +60,15 @@ def _run(given: argparse.Namespace) -> int:
             if given.command == "sources":
                 write_code(target, paths.root() / "build/code")
         case "report":
-            from aasist_lib.pipeline.report import write
+            from aasist_lib.pipeline.report import LEADERBOARD, write
+            from aasist_lib.pipeline.run import run
 
+            # no stage: without results of `make leaderboard` there is nothing to depend on
+            if (paths.root() / "metrics/leaderboard.json").is_file():
+                if status := run(LEADERBOARD):
+                    return status
+            else:
+                (paths.root() / f"runs/{LEADERBOARD}.ipynb").unlink(missing_ok=True)
             write(paths.root())
         case "readme":
             from aasist_lib.pipeline.report import update_readme

@@ -11,7 +11,7 @@ from dvc.repo import Repo
 
 from aasist_lib import evaluation
 from aasist_lib.base.errors import UserError
-from aasist_lib.pipeline import compare, standings
+from aasist_lib.pipeline import compare, origin
 
 EVAL, BOARD, RECORDINGS = "metrics/eval.json", "metrics/leaderboard.json", "metrics/tables/recordings.csv"
 SYSTEM = "default"  # the leaderboard's system with the settings of params.yaml
@@ -65,7 +65,7 @@ def verify(root: Path, rev: str = "HEAD") -> tuple[bool, str]:
         lines.append(_recordings(*map(_digests, recordings)))
     if all(rates):
         board = json.loads(compare.read_at(root, commit, BOARD) or '{"results": []}')
-        lines += _error_rates(*map(json.loads, rates), board, standings.data_of(there))
+        lines += _error_rates(*map(json.loads, rates), board, origin.data_of(there))
     return False, "\n".join(lines)
 
 
@@ -131,7 +131,5 @@ def _error_rates(there: Mapping, here: Mapping, board: Mapping, data: str) -> li
         verdict = "within" if low <= value <= high else "outside"
         numbers = f"{100 * value:>6.1f}{100 * rates[0]:>8.1f}  {100 * low:.1f} to {100 * high:.1f}"
         lines.append(f"{words:<16}{numbers}: {verdict}")
-    others = (
-        f"{len(seeds)} with other seeds{', on another build of the corpus' if standings.stale(board, data) else ''}"
-    )
+    others = f"{len(seeds)} with other seeds{', on another build of the corpus' if origin.stale(board, data) else ''}"
     return [*lines, f"The range is that of {len(seeds) + 1} trainings: the commit's, and {others}."]
