@@ -1,6 +1,7 @@
 """What decides the last digits of a result besides data, settings, seed and threads."""
 
 import ast
+import functools
 import hashlib
 import platform
 import re
@@ -36,8 +37,8 @@ def code_of(*sources: str) -> dict[str, str]:
         name = waiting.pop()
         if name in found or name in without:
             continue
-        tree = ast.parse(_file(name).read_bytes())
-        found[name] = hashlib.sha256(_meaning(tree).encode()).hexdigest()
+        tree, meaning = _parsed(_file(name).read_bytes())
+        found[name] = hashlib.sha256(meaning.encode()).hexdigest()
         waiting += _imports(tree, name if _file(name).name == "__init__.py" else name.rpartition(".")[0])
     return dict(sorted(found.items()))
 
@@ -48,7 +49,7 @@ def code_key(*modules: str, alone: Iterable[str] = ()) -> bytes:
     It is the key of kept work: a changed docstring keeps it, a changed number does not. `params` does not count, since
     it only says which settings are valid.
     """
-    found = code_of(*modules) | {name: _meaning(ast.parse(_file(name).read_bytes())) for name in alone}
+    found = code_of(*modules) | {name: _parsed(_file(name).read_bytes())[1] for name in alone}
     found.pop("aasist_lib.params", None)
     return hashlib.sha256(repr(sorted(found.values())).encode()).digest()
 
@@ -72,7 +73,7 @@ def _origin(module: str, name: str) -> str:
     if _file(f"{module}.{name}").is_file():
         return f"{module}.{name}"
     if (room := _file(module)).name == "__init__.py":
-        for node in ast.parse(room.read_bytes()).body:
+        for node in _parsed(room.read_bytes())[0].body:
             if isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}:
                 return _origin(node.module, name)
     return module
@@ -81,6 +82,13 @@ def _origin(module: str, name: str) -> str:
 def _file(module: str) -> Path:
     path = LIBRARY.joinpath(*module.split(".")[1:])
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@functools.cache  # most stages need most modules
+def _parsed(source: bytes) -> tuple[ast.Module, str]:
+    """A module's syntax tree, and what it does."""
+    tree = ast.parse(source)
+    return tree, _meaning(tree)
 
 
 def _meaning(node) -> str:
