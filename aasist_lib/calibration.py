@@ -15,7 +15,7 @@ import numpy as np
 from aasist_lib.base import files
 from aasist_lib.base.errors import UserError
 
-POLICIES = ("equal_error", "min_cost", "few_false_alarms", "few_misses")
+POLICIES = ("equal_error", "min_cost", "max_fpr", "min_tpr")
 SHRINKAGES = np.round(np.arange(1.0, 0.199, -0.05), 2)
 FOLDS = 5  # of bona fide speakers
 
@@ -328,29 +328,29 @@ def thresholds(
     prior_spoof: float = 0.05,
     cost_miss: float = 1.0,
     cost_false_alarm: float = 10.0,
-    max_bonafide_rejected: float = 0.05,
-    min_spoof_found: float = 0.95,
+    max_fpr: float = 0.05,
+    min_tpr: float = 0.95,
 ) -> dict[str, float]:
     """Threshold, an LLR, of each policy in `POLICIES`, chosen on the given trials.
 
     equal_error: equal error rate. min_cost: Bayes threshold log(C_fa p / (C_miss (1 - p))) of `metrics.act_dcf`.
-    few_false_alarms: the highest with a false positive rate (bona fide called spoof) of at most
-    `max_bonafide_rejected`. few_misses: the lowest that detects at least `min_spoof_found` of the spoofs. All but
-    min_cost lie halfway between two scores, so rounding moves no trial across.
+    max_fpr: the highest with a false positive rate (bona fide called spoof) of at most `max_fpr`. min_tpr: the lowest
+    with a true positive rate (spoofs called spoof) of at least `min_tpr`. All but min_cost lie halfway between two
+    scores, so rounding moves no trial across.
 
     Parameters
     ----------
     bonafide_llr, spoof_llr : (n,) and (m,) LLRs.
     prior_spoof, cost_miss, cost_false_alarm : of min_cost, as `metrics.min_dcf`.
-    max_bonafide_rejected, min_spoof_found : fractions, in [0, 1) and (0, 1].
+    max_fpr, min_tpr : fractions, in [0, 1) and (0, 1].
 
     Raises
     ------
     UserError
         A class is missing, or a score is not finite.
 
-    >>> policy = thresholds([0.5, 1, 2, 3], [-3, -1, 0, 1.5], max_bonafide_rejected=0.25, min_spoof_found=0.75)
-    >>> policy["equal_error"], policy["few_false_alarms"], policy["few_misses"]
+    >>> policy = thresholds([0.5, 1, 2, 3], [-3, -1, 0, 1.5], max_fpr=0.25, min_tpr=0.75)
+    >>> policy["equal_error"], policy["max_fpr"], policy["min_tpr"]
     (0.75, 0.75, 0.25)
     """
     from aasist_lib.metrics import det
@@ -358,8 +358,8 @@ def thresholds(
     curve = det(bonafide_llr, spoof_llr)
     points = {
         "equal_error": int(np.flatnonzero(curve.thresholds == curve.eer().threshold)[0]),
-        "few_false_alarms": int(np.flatnonzero(curve.bonafide_rejected <= max_bonafide_rejected + 1e-12)[-1]),
-        "few_misses": int(np.flatnonzero(curve.spoof_accepted <= 1 - min_spoof_found + 1e-12)[0]),
+        "max_fpr": int(np.flatnonzero(curve.bonafide_rejected <= max_fpr + 1e-12)[-1]),
+        "min_tpr": int(np.flatnonzero(curve.spoof_accepted <= 1 - min_tpr + 1e-12)[0]),
     }
     following = np.append(curve.thresholds[1:], curve.thresholds[-1] + 0.001)
     halfway = curve.thresholds + (following - curve.thresholds) / 2

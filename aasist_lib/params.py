@@ -35,6 +35,12 @@ def _rising(ends: list[float]) -> list[float]:
 
 Range = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
+RENAMED = {  # keys and values of before
+    "averaging": "ema_decay", "holds": "content", "max_bonafide_rejected": "max_fpr", "min_spoof_found": "min_tpr",
+    "few_false_alarms": "max_fpr", "few_misses": "min_tpr", "mean": "cmn", "mean_variance": "cmvn",
+    "sliding_mean": "sliding_cmn", "sliding_mean_variance": "sliding_cmvn",
+}  # fmt: skip
+
 
 class Section(BaseModel):
     """A section of params.yaml, or of another YAML file of settings: its keys with type and range."""
@@ -126,7 +132,7 @@ class Features(Section):
     n_fft: Annotated[int, Field(ge=16)]
     hop_length: Count
     deltas: Annotated[int, Field(ge=0, le=2)]
-    normalise: Literal["none", "mean", "mean_variance", "sliding_mean", "sliding_mean_variance"]
+    normalise: Literal["none", "cmn", "cmvn", "sliding_cmn", "sliding_cmvn"]
     mfcc: Mfcc
     lfcc: Lfcc
     logmel: Logmel
@@ -140,7 +146,7 @@ class Features(Section):
 
 class Extract(Section):
     workers: Count
-    holds: Literal["features", "waveforms"]
+    content: Literal["features", "waveforms"]
     copies: WholeNumber
     min_seconds: NotNegative
     max_bad_fraction: Share
@@ -251,7 +257,7 @@ class Train(Section):
     adversarial: Share
     adversarial_db: Range
     adversarial_steps: Count
-    averaging: BelowOne
+    ema_decay: BelowOne
     init_from: str
     freeze_cnn_epochs: WholeNumber
 
@@ -261,9 +267,9 @@ class Calibrate(Section):
     prior_spoof: Probability
     cost_miss: Positive
     cost_false_alarm: Positive
-    max_bonafide_rejected: Probability
-    min_spoof_found: Probability
-    policy: Literal["equal_error", "min_cost", "few_false_alarms", "few_misses"]
+    max_fpr: Probability
+    min_tpr: Probability
+    policy: Literal["equal_error", "min_cost", "max_fpr", "min_tpr"]
 
 
 class Evaluate(Section):
@@ -405,13 +411,19 @@ def _explain(error: dict, schema: type[Section], name: str) -> str:
     where, value, kind = error["loc"], error["input"], error["type"]
     key = ": ".join(filter(None, (name, ".".join(map(str, where)))))
     if kind == "extra_forbidden":
-        return f"{key} is not a setting: {files.nearest(where[-1], _keys(schema, where[:-1]))}"
+        known = _keys(schema, where[:-1])
+        renamed = RENAMED.get(where[-1])
+        return (
+            f"{key} is not a setting: {f'it is now {renamed}' if renamed in known else files.nearest(where[-1], known)}"
+        )
     if kind == "missing":
         return f"{key} is missing"
     if kind in ("float_type", "int_type") and isinstance(value, str):
         return f"{key}: '{value}' is text, not a number{_as_number(value)}"
     if kind == "literal_error":
         choices = re.findall("'(.*?)'", error["ctx"]["expected"])
+        if RENAMED.get(value) in choices:
+            return f"{key}: '{value}' is now '{RENAMED[value]}'"
         shown = ", ".join(choice or "''" for choice in choices)
         return f"{key}: '{value}' is none of {shown}: {files.nearest(value, choices)}"
     if kind == "model_type":

@@ -54,7 +54,14 @@ def write_index(rows, folder):
     table["attack"], table["language"] = np.where(fake, "attack-07", ""), "en"
     places = {"shard": number // 1024, "start": np.cumsum(frames) - frames, "frames": frames, "seconds": frames / 250}
     settings = dict(kind="waveform", sample_rate=RATE)
-    meta = {"features": settings, "holds": "waveforms", "version": 2, "coefficients": 1, "channels": 1, "checksums": {}}
+    meta = {
+        "features": settings,
+        "content": "waveforms",
+        "version": 2,
+        "coefficients": 1,
+        "channels": 1,
+        "checksums": {},
+    }
     (folder / "meta.json").write_text(json.dumps(meta))
     indexes.write(folder, table.assign(**places))
 

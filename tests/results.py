@@ -65,7 +65,7 @@ def main(folder: Path, data: Path | None = None) -> None:
     table = corpora.read(data, "protocol")
 
     kind = settings["features"]
-    store.extract(table, data, folder / "waveforms", kind, holds="waveforms", copies=1, max_bad_fraction=1)
+    store.extract(table, data, folder / "waveforms", kind, content="waveforms", copies=1, max_bad_fraction=1)
     tell("waveforms and copies", folder / "waveforms")
     for name in FRONT_ENDS:
         text = (ROOT / "params.yaml").read_text("utf-8").replace("kind: mfcc ", f"kind: {name} ")

@@ -90,7 +90,7 @@ def test_mends_what_calibration_can_mend(scale, offset):
 @pytest.mark.parametrize("seed", range(5))
 def test_policies_keep_their_promises(seed, decimals):
     bonafide, spoof = (np.round(x, decimals) for x in _gaussians(seed, 90 + seed, 60, distance=1.5))
-    policies = thresholds(bonafide, spoof, max_bonafide_rejected=0.1)
+    policies = thresholds(bonafide, spoof, max_fpr=0.1)
     assert tuple(policies) == calibration.POLICIES
     rates = {name: metrics.rates(bonafide, spoof, value) for name, value in policies.items()}
     # the decision at the threshold is the point of the curve that the metric speaks of
@@ -100,21 +100,21 @@ def test_policies_keep_their_promises(seed, decimals):
     assert cost == pytest.approx(metrics.act_dcf(bonafide, spoof))
     assert policies["min_cost"] == pytest.approx(-0.6418538861723947, abs=1e-15)
     # as many real voices rejected as allowed, and not one score more
-    assert rates["few_false_alarms"]["bonafide_rejected"] <= 0.1
+    assert rates["max_fpr"]["bonafide_rejected"] <= 0.1
     higher = np.concatenate([bonafide, spoof])
-    higher = higher[higher > policies["few_false_alarms"]].min() + 1e-9
-    following = np.sort(bonafide)[np.sum(bonafide < policies["few_false_alarms"])] + 1e-9
+    higher = higher[higher > policies["max_fpr"]].min() + 1e-9
+    following = np.sort(bonafide)[np.sum(bonafide < policies["max_fpr"])] + 1e-9
     assert max(np.mean(bonafide < higher), np.mean(bonafide < following)) > 0.1
     # as many fakes caught as promised, and no real voice rejected for more
-    assert np.mean(spoof < policies["few_misses"]) >= 0.95
-    assert np.mean(spoof < np.max(spoof[spoof < policies["few_misses"]])) < 0.95
+    assert np.mean(spoof < policies["min_tpr"]) >= 0.95
+    assert np.mean(spoof < np.max(spoof[spoof < policies["min_tpr"]])) < 0.95
     # no score lies on a threshold
     assert not np.isin(list(policies.values()), np.concatenate([bonafide, spoof])).any()
 
 
 def test_no_real_voice_rejected_at_all():
     trials = _gaussians()
-    threshold = thresholds(*trials, max_bonafide_rejected=0)["few_false_alarms"]
+    threshold = thresholds(*trials, max_fpr=0)["max_fpr"]
     assert metrics.rates(*trials, threshold)["bonafide_rejected"] == 0
 
 

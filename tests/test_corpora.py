@@ -822,7 +822,7 @@ def test_differences_from_reference(speech, speech_files, tmp_path):
     (tmp_path / "features/meta.json").write_text(json.dumps(about))
     broken, _ = differences_from_reference(store.Store(tmp_path / "features"), speech, 3)
     assert broken.iloc[0] > 0.9
-    other = dict(kind="logspec", sample_rate=16000, n_fft=512, hop_length=160, n_bands=40, deltas=1, normalise="mean")
+    other = dict(kind="logspec", sample_rate=16000, n_fft=512, hop_length=160, n_bands=40, deltas=1, normalise="cmn")
     store.extract(table, speech, tmp_path / "other", other)
     alone, reference = differences_from_reference(store.Store(tmp_path / "other"), speech, 1000)
     assert reference == "the front-end on each recording alone" and len(alone) == 22 and alone.max() < 1e-3

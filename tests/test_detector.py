@@ -32,7 +32,7 @@ from aasist_lib.detector import Detector, find, verbal_llr, windows
 
 MFCC = dict(kind="mfcc", sample_rate=16000, n_mfcc=20, n_fft=512, hop_length=160, n_mels=64, deltas=2)
 # without their means, so that an untrained network hears more than the loudness of its input
-FEATURES = MFCC | {"normalise": "mean"}
+FEATURES = MFCC | {"normalise": "cmn"}
 
 
 def make_detector(folder: Path) -> Path:
@@ -46,7 +46,7 @@ def make_detector(folder: Path) -> Path:
     with torch.no_grad():
         network.output.weight *= 20  # or all recordings would score nearly alike
     models.save(network, folder, dict(model=options, features=FEATURES, coefficients=60, channels=3))
-    policies = {"equal_error": 0.3, "min_cost": -0.4, "few_false_alarms": -1.0}
+    policies = {"equal_error": 0.3, "min_cost": -0.4, "max_fpr": -1.0}
     calibration.save_detector(folder, folder, calibration.Affine(2.0, 0.25), policies, policy="equal_error")
     return folder
 
@@ -191,11 +191,11 @@ def test_file_objects_that_cannot_be_scored(detector, speech_files, tmp_path):
 
 
 def test_decide(detector):
-    assert detector.thresholds == {"equal_error": 0.3, "min_cost": -0.4, "few_false_alarms": -1.0}
+    assert detector.thresholds == {"equal_error": 0.3, "min_cost": -0.4, "max_fpr": -1.0}
     assert (detector.threshold, detector.policy) == (0.3, "equal_error")
     assert [detector.decide(llr) for llr in (0.29, 0.3)] == ["spoof", "bonafide"]
     assert [detector.decide(llr, "min_cost") for llr in (-0.41, -0.4)] == ["spoof", "bonafide"]
-    with pytest.raises(UserError, match="no 'cheapest'; use equal_error, few_false_alarms"):
+    with pytest.raises(UserError, match="no 'cheapest'; use equal_error, max_fpr"):
         detector.decide(0.0, "cheapest")
 
 

@@ -48,7 +48,7 @@ TRAIN = dict(
     max_epochs=12, patience=12, batch_size=8, precision="float32", crop_seconds=0.6, loss="cross_entropy",
     bonafide_weight=1.0, lr=1.0e-2, weight_decay=1.0e-2, warmup_fraction=0.1, time_masks=1, time_mask_frames=3,
     coefficient_masks=1, coefficient_mask_width=2, channel_jitter=6.0, pair_fraction=0.5, mixup=0.0, adversarial=0.0,
-    adversarial_db=[30.0, 60.0], adversarial_steps=1, averaging=0.5, init_from="", freeze_cnn_epochs=0,
+    adversarial_db=[30.0, 60.0], adversarial_steps=1, ema_decay=0.5, init_from="", freeze_cnn_epochs=0,
 )  # fmt: skip
 WAVEFORM = dict(kind="waveform", sample_rate=16000, n_fft=256, hop_length=64, deltas=2, normalise="none")
 POLICY = dict(prior_spoof=0.05, cost_miss=1.0, cost_false_alarm=10.0)
@@ -308,10 +308,10 @@ def test_head_goes_on_in_the_whole(trained, corpus, encoder, tmp_path):
 def test_augment(corpus, held, encoder, tmp_path):
     louder = {"gain": 1.0, "gain_db": [-6.0, 6.0], "noise": 1.0, "noise_snr_db": [10.0, 20.0]}
     for changes in dict(augment=louder), dict(adversarial=1.0):
-        with pytest.raises(UserError, match="the store holds features: set extract.holds: waveforms") as error:
+        with pytest.raises(UserError, match="the store holds features: set extract.content: waveforms") as error:
             fit(held, tmp_path, encoder, **changes)
         assert "\n" not in str(error.value)
-    store.extract(corpus[1], corpus[0], tmp_path / "waveforms", settings_of(encoder, [1, 2]), holds="waveforms")
+    store.extract(corpus[1], corpus[0], tmp_path / "waveforms", settings_of(encoder, [1, 2]), content="waveforms")
     history = fit(tmp_path / "waveforms", tmp_path, encoder, augment=louder, adversarial=0.5, max_epochs=1)
     assert np.isfinite(history["dev_loss"]).all()
     with pytest.raises(
@@ -331,7 +331,7 @@ def detector(held, trained, tmp_path_factory):
         *evaluation.split_classes(dev, "score"), dev.loc[spoof, "attack"], *speakers, method="affine"
     )
     classes = evaluation.split_classes(dev.assign(llr=found.fit(dev["score"])))
-    policies = calibration.thresholds(*classes, **POLICY, max_bonafide_rejected=0.05, min_spoof_found=0.95)
+    policies = calibration.thresholds(*classes, **POLICY, max_fpr=0.05, min_tpr=0.95)
     calibration.save_detector(folder, trained[0], found.fit, policies, policy="equal_error")
     return folder, found.fit
 

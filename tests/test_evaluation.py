@@ -144,16 +144,16 @@ def test_trials_without_a_score_are_left_out(scores):
 
 
 def test_operating_points(scores):
-    points = evaluation.operating_points(scores, {"equal_error": 0.3, "few_misses": 1.5}, replicates=50)
+    points = evaluation.operating_points(scores, {"equal_error": 0.3, "min_tpr": 1.5}, replicates=50)
     bonafide = scores[scores["label"] == "bonafide"]
     unseen = scores[scores["condition"] == "unseen"]
-    for row, threshold in ((points["equal_error"], 0.3), (points["few_misses"], 1.5)):
+    for row, threshold in ((points["equal_error"], 0.3), (points["min_tpr"], 1.5)):
         assert row["threshold"] == threshold
         assert row["bonafide_rejected"] == (bonafide["llr"] < threshold).mean()
         assert row["spoof_accepted_unseen"] == (unseen["llr"] >= threshold).mean()
         for name in ("bonafide_rejected", "spoof_accepted_known", "spoof_accepted_unseen"):
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
-    table = evaluation.operating_points_table(points, {"min_spoof_found": 0.95})
+    table = evaluation.operating_points_table(points, {"min_tpr": 0.95})
     assert "at least 95 % of fakes caught" in table.iloc[1, 1]
     assert table.iloc[0, 3].startswith(f"{1000 * points['equal_error']['bonafide_rejected']:.0f} (")
 

@@ -40,7 +40,7 @@ from aasist_lib.store import indexes
 ROOT = Path(__file__).parents[1]
 RATE = 16000
 LOGSPEC = dict(kind="logspec", sample_rate=RATE, n_fft=512, hop_length=160, n_bands=40, deltas=0)
-MFCC = dict(kind="mfcc", sample_rate=RATE, n_mfcc=20, n_fft=512, hop_length=160, n_mels=64, deltas=1, normalise="mean")
+MFCC = dict(kind="mfcc", sample_rate=RATE, n_mfcc=20, n_fft=512, hop_length=160, n_mels=64, deltas=1, normalise="cmn")
 SMALL = {
     "cnn_attention": dict(width=16, heads=2, dropout=0.3),
     "resnet": dict(width=4, dropout=0.3),
@@ -234,7 +234,7 @@ def test_windows(detector, wave, speech):
     "name, features",
     [
         ("cnn_attention", MFCC),
-        ("resnet", MFCC | dict(normalise="sliding_mean_variance")),
+        ("resnet", MFCC | dict(normalise="sliding_cmvn")),
         ("transformer", dict(kind="cqt", sample_rate=RATE, deltas=0)),
         ("cnn_attention", dict(kind="mfcc+wavelet", sample_rate=RATE, deltas=0)),
         pytest.param("aasist", dict(kind="waveform", sample_rate=RATE), marks=pytest.mark.slow),

@@ -54,8 +54,8 @@ SMALL = {
 }
 # every kind of features (but mfcc, which `exported` has) and every network, and of normalisations what differs
 CHOICES = [
-    ("lfcc", dict(n_lfcc=20, n_filters=40, normalise="mean_variance", n_fft=255), "cnn_attention", dict(spectrum=True)),
-    ("logmel", dict(n_mels=64, normalise="sliding_mean", hop_length=160), "transformer", {}),
+    ("lfcc", dict(n_lfcc=20, n_filters=40, normalise="cmvn", n_fft=255), "cnn_attention", dict(spectrum=True)),
+    ("logmel", dict(n_mels=64, normalise="sliding_cmn", hop_length=160), "transformer", {}),
     ("logspec", dict(n_bands=80), "transformer", dict(head="cosine")),
     ("logspec2", dict(n_bands=40, times=4), "resnet", {}),
     ("cqt", dict(f_min=125.0, bins_per_octave=12, n_bins=48, hop_length=160), "resnet", {}),

@@ -222,7 +222,7 @@ def test_two_spectra(waves):
 
 
 def test_waveform(waves):
-    front_end = features.build(settings_of("waveform", deltas=2, normalise="mean"))
+    front_end = features.build(settings_of("waveform", deltas=2, normalise="cmn"))
     assert (front_end.coefficients, front_end.channels, front_end.hop_length, front_end.min_samples) == (1, 1, 1, 1)
     np.testing.assert_array_equal(front_end(torch.from_numpy(waves[0])[None])[0, 0].numpy(), waves[0])
 
@@ -245,7 +245,7 @@ NEAR = {"cqt": 2e-3}  # dB: its long sums, 80 dB below the loudest, with the ker
 
 
 @every_kind
-@pytest.mark.parametrize("normalise", ["none", "sliding_mean_variance"])
+@pytest.mark.parametrize("normalise", ["none", "sliding_cmvn"])
 def test_batch(waves, kind, normalise):
     front_end = features.build(settings_of(kind, deltas=2, normalise=normalise))
     batch = torch.from_numpy(np.stack([wave[:9001] for wave in waves]))
@@ -257,12 +257,12 @@ def test_batch(waves, kind, normalise):
         assert (found - front_end(wave[None])[0]).abs().max() < NEAR.get(kind, 1e-3)
 
 
-@pytest.mark.parametrize("how", ["mean", "mean_variance"])
+@pytest.mark.parametrize("how", ["cmn", "cmvn"])
 def test_means(waves, how):
     plain = values(settings_of("lfcc"), waves[0])
     found = values(settings_of("lfcc", normalise=how), waves[0])
     assert np.abs(found.mean(1)).max() < 1e-3
-    spread = found.std(1) if how == "mean_variance" else (found - plain).std(1) + 1
+    spread = found.std(1) if how == "cmvn" else (found - plain).std(1) + 1
     np.testing.assert_allclose(spread, 1, atol=1e-3)
     for gain in 0.1, 0.5:
         assert np.abs(values(settings_of("lfcc", normalise=how), gain * waves[0]) - found).max() < 0.01
@@ -270,7 +270,7 @@ def test_means(waves, how):
     assert np.abs(slopes - librosa.feature.delta(found)).max() < 1e-3
 
 
-@pytest.mark.parametrize("how", ["sliding_mean", "sliding_mean_variance"])
+@pytest.mark.parametrize("how", ["sliding_cmn", "sliding_cmvn"])
 def test_sliding(waves, how):
     wave = np.concatenate(waves)
     plain = values(settings_of("mfcc"), wave).astype(float)
@@ -279,7 +279,7 @@ def test_sliding(waves, how):
     for frame in 0, 1, 375, 376, 1000, plain.shape[1] - 100, plain.shape[1] - 1:
         around = plain[:, max(0, frame - 375) : frame + 376]  # 1.5 s at 250 frames a second
         wanted = plain[:, frame] - around.mean(1)
-        if how == "sliding_mean_variance":
+        if how == "sliding_cmvn":
             wanted = wanted / around.std(1)
         np.testing.assert_allclose(found[:, frame], wanted, atol=1e-3)
     silence = values(settings_of("mfcc", normalise=how), np.zeros(70000, np.float32))
@@ -287,7 +287,7 @@ def test_sliding(waves, how):
 
 
 @every_kind
-@pytest.mark.parametrize("normalise", ["none", "mean_variance"])
+@pytest.mark.parametrize("normalise", ["none", "cmvn"])
 def test_gradients(waves, kind, normalise):
     front_end = features.build(settings_of(kind, deltas=1, normalise=normalise)).double()
     wave = torch.from_numpy(waves[0][2000:10000]).double().requires_grad_()
@@ -318,7 +318,7 @@ def test_silence(waves, kind, normalise):
 def test_onnx(waves, tmp_path):
     """All kinds in one graph, since most of the time of an export goes by whatever is exported."""
     onnxruntime = pytest.importorskip("onnxruntime")
-    ways = [*WAYS[:4], "mean", WAYS[4], "none", "sliding_mean_variance", "none"]
+    ways = [*WAYS[:4], "cmn", WAYS[4], "none", "sliding_cmvn", "none"]
     front_ends = [
         features.build(settings_of(kind, normalise=how, deltas=2 if kind == "lfcc" else 0))
         for kind, how in zip(OWN, ways, strict=True)
@@ -354,7 +354,7 @@ def test_onnx(waves, tmp_path):
         (dict(kind="mfc"), r"^features.kind: there is no 'mfc'; did you mean 'mfcc'\?"),
         (dict(kind="mfcc+wavelets"), r"did you mean 'mfcc\+wavelet'\?"),
         (settings_of("lfcc", n_filter=40), r"^features.n_filter: lfcc has no such setting; did you mean 'n_filters'\?"),
-        (settings_of("mfcc", normalise="means"), r"^features.normalise: there is no 'means'; did you mean 'mean'\?"),
+        (settings_of("mfcc", normalise="cmm"), r"^features.normalise: there is no 'cmm'; did you mean 'cmn'\?"),
         (settings_of("mfcc", n_mfcc=41), "^features: 41 cepstral coefficients cannot come from 40 bands$"),
         (settings_of("lfcc", n_lfcc=41), "^features: 41 cepstral coefficients cannot come from 40 bands$"),
         (

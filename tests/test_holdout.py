@@ -132,12 +132,12 @@ def test_resumed(store, scores, monkeypatch, tmp_path):
 
 
 def test_recipe():
-    train = TRAIN | {"batch_size": 32, "averaging": 0.99, "lr": 1.0e-3, "init_from": "models/other"}
+    train = TRAIN | {"batch_size": 32, "ema_decay": 0.99, "lr": 1.0e-3, "init_from": "models/other"}
     short = holdout._recipe(train, 4000)
     assert (short["max_epochs"], short["batch_size"], short["lr"], short["init_from"]) == (1, 16, 2.0e-3, "")
-    assert short["averaging"] == pytest.approx(0.96)
-    assert holdout._recipe(train, 60)["averaging"] == 0.0
-    assert holdout._recipe(train | {"averaging": 0.5}, 4000)["averaging"] == 0.5
+    assert short["ema_decay"] == pytest.approx(0.96)
+    assert holdout._recipe(train, 60)["ema_decay"] == 0.0
+    assert holdout._recipe(train | {"ema_decay": 0.5}, 4000)["ema_decay"] == 0.5
     assert holdout._recipe(train | {"batch_size": 2}, 40)["batch_size"] == 2
     assert short["time_masks"] == train["time_masks"]
 

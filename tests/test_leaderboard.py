@@ -78,11 +78,11 @@ def waveforms(tmp_path_factory) -> dict[str, Path]:
                 condition="known" if fake and split == "eval" else "", pair_id="",
             )
         )  # fmt: skip
-    for holds in store.HOLDS:
+    for content in store.CONTENTS:
         settings = params.overlaid(SMALL, COMMITTED)["features"]
-        store.extract(pd.DataFrame(rows), folder, folder / holds, settings, holds=holds)
+        store.extract(pd.DataFrame(rows), folder, folder / content, settings, content=content)
     pd.DataFrame(rows).reindex(columns=corpora.COLUMNS, fill_value="").to_csv(folder / "protocol.csv", index=False)
-    return {holds: folder / holds for holds in store.HOLDS}
+    return {content: folder / content for content in store.CONTENTS}
 
 
 SYSTEMS = (
@@ -164,7 +164,7 @@ def test_measures(results, waveforms):
 def test_resumes(results, waveforms, begun):
     folder, found = results
     assert run(SYSTEMS, waveforms, folder) == found and not begun
-    changed = (SYSTEMS[0], SYSTEMS[1], system("regression", baseline="logistic", features={"normalise": "mean"}))
+    changed = (SYSTEMS[0], SYSTEMS[1], system("regression", baseline="logistic", features={"normalise": "cmn"}))
     saved = []
     again = run(changed, waveforms, folder, save=saved.append)
     assert [job.system.name for job in begun] == ["regression"]
@@ -209,7 +209,7 @@ def test_measured_again(results, waveforms, begun, tmp_path, monkeypatch):
     folder = shutil.copytree(results[0], tmp_path / "runs")
     found = results[1]
     monkeypatch.setattr(leaderboard, "scored", None)  # nothing is trained or scored
-    other = system("network", calibrate={"policy": "few_misses"})
+    other = system("network", calibrate={"policy": "min_tpr"})
     (row,) = run([other], waveforms, folder)
     assert len(begun) == 1 and row["threshold"] != found[0]["threshold"]
     assert row["eval"]["all"]["eer"] == found[0]["eval"]["all"]["eer"] and row["minutes"] == found[0]["minutes"]
@@ -409,7 +409,7 @@ def test_copies_left_out(waveforms, tmp_path, monkeypatch, number):
     table = pd.read_csv(waveforms["waveforms"].parent / "protocol.csv", dtype=str, keep_default_na=False)
     settings = system("mine").settings
     root = waveforms["waveforms"].parent
-    store.extract(table, root, tmp_path / "store", settings["features"], holds="waveforms", copies=2)
+    store.extract(table, root, tmp_path / "store", settings["features"], content="waveforms", copies=2)
     found, fit = {}, systems.training.fit
 
     def seen(*given, **options):

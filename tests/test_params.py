@@ -155,7 +155,7 @@ CHOICES = [  # what the schema offers, what the library has
     (params.Corpus.model_fields["subset"].annotation, scorefiles.SUBSETS),
     (FEATURES["kind"].annotation, features.KINDS),
     (FEATURES["normalise"].annotation, WAYS),
-    (params.Extract.model_fields["holds"].annotation, store.HOLDS),
+    (params.Extract.model_fields["content"].annotation, store.CONTENTS),
     (params.Compute.model_fields["accelerator"].annotation, distributed.ACCELERATORS),
     (MODEL["name"].annotation, models.NETWORKS),
     (params.Aasist.model_fields["size"].annotation, aasist.SIZES),

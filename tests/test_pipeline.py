@@ -138,7 +138,7 @@ def test_injected(monkeypatch):
     extract = run.injected(ROOT / "notebooks/10_extract.ipynb", settings)
     assert list(extract) == ["corpus", "features", "extract"] and extract["features"] == settings["features"]
     assert list(extract["corpus"]) == ["format", "eval_format", "bonafide", "subset"]
-    assert list(extract["extract"]) == ["holds", "copies", "min_seconds", "max_bad_fraction"]
+    assert list(extract["extract"]) == ["content", "copies", "min_seconds", "max_bad_fraction"]
     code = (ROOT / "notebooks/10_extract.ipynb").read_text("utf-8").replace("\\", "")
     assert 'params.read("extract")["workers"]' in code  # not on record, so read where it is used
     settings["extract"]["workers"] += 1

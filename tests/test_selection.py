@@ -63,7 +63,7 @@ def waveforms(tmp_path_factory) -> Path:
             )
         )  # fmt: skip
     settings = params.overlaid(SMALL, ROOT / "params.yaml")["features"]
-    store.extract(pd.DataFrame(rows), folder, folder / "waveforms", settings, holds="waveforms", copies=2)
+    store.extract(pd.DataFrame(rows), folder, folder / "waveforms", settings, content="waveforms", copies=2)
     return folder / "waveforms"
 
 

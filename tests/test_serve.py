@@ -143,7 +143,7 @@ def test_windows_of_a_long_recording(client, detector, speech_files):
 def test_decisions_are_by_the_policy_asked_for(client, detector, speech_files):
     contents = [path.read_bytes() for path in speech_files[:5]]
     llrs = sorted(found["llr"] for found in send(client(), *contents).json()["files"])
-    thresholds = {"equal_error": llrs[2], "min_cost": llrs[0], "few_misses": llrs[4] + 1}
+    thresholds = {"equal_error": llrs[2], "min_cost": llrs[0], "min_tpr": llrs[4] + 1}
     asked, seen = client(Detector(detector.backend, detector.calibrated, thresholds, "equal_error")), []
     for policy, threshold in thresholds.items():
         answer = send(asked, *contents, policy=policy).json()
@@ -174,7 +174,7 @@ def test_model_is_described(folder, service):
     about = httpx.get(f"{service.url}/v1/model").json()
     for name, file in (("network_sha256", "network.safetensors"), ("calibration_sha256", "calibration.json")):
         assert about["model"][name] == hashlib.sha256((folder / file).read_bytes()).hexdigest()
-    assert about["thresholds"] == {"equal_error": 0.3, "min_cost": -0.4, "few_false_alarms": -1.0}
+    assert about["thresholds"] == {"equal_error": 0.3, "min_cost": -0.4, "max_fpr": -1.0}
     assert about["policy"] == "equal_error" and about["bounds"]["max_seconds"] == 600
 
 
@@ -580,7 +580,7 @@ def test_page(browser, service, detector, speech_files, screen):
     page.wait_for_selector("svg rect.bonafide, svg rect.spoof", state="attached")
     assert page.locator("svg line.threshold").count() == 1
     # another policy asks again
-    page.select_option("#policy", "few_false_alarms")
+    page.select_option("#policy", "max_fpr")
     page.wait_for_selector(".meaning:has-text('−1.00')")
     # the microphone
     page.get_by_role("button", name="Record").press("Enter")

@@ -244,7 +244,7 @@ def test_broken_recording_with_copies(speech, speech_files, tmp_path):
     table = table_of(speech_files[:6])
     for path in speech_files[:6]:
         (tmp_path / path.name).write_bytes(path.read_bytes() if path != speech_files[0] else b"no sound")
-    settings = dict(holds="waveforms", copies=2)
+    settings = dict(content="waveforms", copies=2)
     with pytest.raises(UserError, match=f"^1 of 6 recordings cannot be used.*: {speech_files[0].name}: [^;]*All are"):
         store.extract(table, tmp_path, tmp_path / "features", SETTINGS, **settings)
     summary = store.extract(table, tmp_path, tmp_path / "features", SETTINGS, max_bad_fraction=0.2, **settings)
@@ -255,7 +255,7 @@ def test_broken_recording_with_copies(speech, speech_files, tmp_path):
 def test_copies(speech, speech_files, tmp_path):
     table = table_of(speech_files[:6], 2)
     table.loc[table["utt_id"].str.startswith(speech_files[5].stem), "split"] = "eval"
-    summary = store.extract(table, speech, tmp_path / "one", SETTINGS, holds="waveforms", copies=2, workers=2)
+    summary = store.extract(table, speech, tmp_path / "one", SETTINGS, content="waveforms", copies=2, workers=2)
     assert (summary.utterances, summary.copies) == (12, 10)
     opened = store.Store(tmp_path / "one")
     added = opened.table.drop(opened.recordings.index)
@@ -269,7 +269,7 @@ def test_copies(speech, speech_files, tmp_path):
         assert np.abs(x - y).max() > 0.001
     # no other recording beside it changes a copy
     fewer = table[table["utt_id"].isin(added["pair_id"].unique()[:2])]
-    store.extract(fewer, speech, tmp_path / "two", SETTINGS, holds="waveforms", copies=1)
+    store.extract(fewer, speech, tmp_path / "two", SETTINGS, content="waveforms", copies=1)
     again = store.Store(tmp_path / "two")
     for copy in again.table.drop(again.recordings.index).itertuples():
         np.testing.assert_array_equal(again.read(copy.Index), opened.read(row_of[copy.utt_id]))

@@ -17,7 +17,7 @@
 | waveforms | a store of them trains as one of features does, and changes them at random, a couple alike |
 | mixup | targets and maps are mixed alike |
 | adversarial | no sample moves beyond the bound, and the loss grows |
-| averaging | what is kept is the moving average of the weights, and with 0 the last ones |
+| ema_decay | what is kept is the moving average of the weights, and with 0 the last ones |
 | crops | short utterances wrap, masks hit all channels of a coefficient alike and take the mean |
 | schedule, patience, best epoch | as documented |
 | init_from, freeze | start from a network; shapes that differ are named; frozen parts stay the same to the bit |
@@ -74,7 +74,7 @@ TRAIN = dict(
     adversarial=0.0,
     adversarial_db=[30.0, 60.0],
     adversarial_steps=1,
-    averaging=0.5,
+    ema_decay=0.5,
     init_from="",
     freeze_cnn_epochs=0,
 )
@@ -117,7 +117,7 @@ def write_index(folder: Path, rows, features: dict, **meta) -> None:
     """What makes a store of a folder with shards."""
     indexes.write(folder, pd.DataFrame(rows))
     sums = {path.name: checksum(path) for path in folder.glob("shard-*.npy")}
-    meta |= dict(features=features, holds="features", version=VERSION, checksums=sums)
+    meta |= dict(features=features, content="features", version=VERSION, checksums=sums)
     (folder / "meta.json").write_text(
         json.dumps(meta | {"frame_rate": features["sample_rate"] / features["hop_length"]})
     )
@@ -436,14 +436,14 @@ def test_averaging(store, tmp_path, monkeypatch):
         seen.append(self.network.output.weight.detach().clone())
 
     monkeypatch.setattr(training.Training, "step", look)
-    fit(store, tmp_path, averaging=0.75, max_epochs=1)
+    fit(store, tmp_path, ema_decay=0.75, max_epochs=1)
     expected = seen[0]
     for weight in seen[1:]:
         expected = 0.75 * expected + 0.25 * weight
     kept = load_file(tmp_path / "network/network.safetensors")["output.weight"]
     torch.testing.assert_close(kept, expected)
     seen.clear()
-    fit(store, tmp_path, name="last", averaging=0.0, max_epochs=1)
+    fit(store, tmp_path, name="last", ema_decay=0.0, max_epochs=1)
     torch.testing.assert_close(load_file(tmp_path / "last/network.safetensors")["output.weight"], seen[-1])
 
 
@@ -651,9 +651,9 @@ def waveforms(tmp_path_factory) -> dict[str, Path]:
             )
         )  # fmt: skip
     table = pd.DataFrame(rows)
-    for holds in storing.HOLDS:
-        storing.extract(table, folder, folder / holds, FEATURES, holds=holds)
-    return {holds: folder / holds for holds in storing.HOLDS}
+    for content in storing.CONTENTS:
+        storing.extract(table, folder, folder / content, FEATURES, content=content)
+    return {content: folder / content for content in storing.CONTENTS}
 
 
 def test_waveforms_are_held(waveforms):
@@ -687,7 +687,7 @@ def test_waveforms_are_changed(waveforms, tmp_path):
         assert json.loads((folder / "network.json").read_text())["augment"] == CHANGES
     here, again = (bytes_of(tmp_path / name)["network.safetensors"] for name in ("here", "again"))
     assert here == again
-    with pytest.raises(UserError, match="the store holds features: set extract.holds: waveforms"):
+    with pytest.raises(UserError, match="the store holds features: set extract.content: waveforms"):
         training.fit(waveforms["features"], tmp_path / "none", augment=CHANGES, threads=1, **how)
 
 

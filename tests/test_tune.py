@@ -45,7 +45,7 @@ from aasist_lib.training import loop
 ROOT = Path(__file__).parents[1]
 SPEECH = sorted((ROOT / "tests/speech").glob("*.flac"))
 SMALL = {
-    "extract": {"holds": "waveforms", "copies": 0},
+    "extract": {"content": "waveforms", "copies": 0},
     "features": {
         "kind": "logspec",
         "n_fft": 512,
@@ -55,7 +55,7 @@ SMALL = {
         "logspec": {"n_bands": 16},
     },
     "model": {"cnn_attention": {"width": 8, "heads": 2, "spectrum": False}},
-    "train": {"batch_size": 4, "crop_seconds": 0.5, "averaging": 0.5, "warmup_fraction": 0.0},
+    "train": {"batch_size": 4, "crop_seconds": 0.5, "ema_decay": 0.5, "warmup_fraction": 0.0},
 }
 FILE = {
     "trials": 8, "seed": 3, "epochs": 3, "draws": 48, "prune": {"trials": 2, "epochs": 1}, "change": SMALL,
@@ -389,7 +389,7 @@ def test_the_committed_file():
         ({"space": {"train.max_epochs": {"low": 1, "high": 9}}}, "train.max_epochs: a trial has as many as `epochs`"),
         ({"space": {"train.batch_size": {"choices": [4]}}}, "train.batch_size is in change and in space"),
         (
-            {"change": {"extract": {"holds": "features"}}, "space": {"augment.room": {"low": 0.0, "high": 0.5}}},
+            {"change": {"extract": {"content": "features"}}, "space": {"augment.room": {"low": 0.0, "high": 0.5}}},
             "(augment.room), which needs waveforms",
         ),
     ],

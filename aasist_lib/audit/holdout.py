@@ -111,8 +111,8 @@ def _recipe(train: Mapping, draws: int) -> dict:
     """
     batch = max(2, train["batch_size"] // FASTER)
     # over at most a tenth of the steps, or the average would still contain the initial weights
-    averaging = min(train["averaging"], max(0.0, 1 - 10 * batch / draws))
-    short = {"max_epochs": 1, "batch_size": batch, "lr": FASTER * train["lr"], "averaging": averaging}
+    ema_decay = min(train["ema_decay"], max(0.0, 1 - 10 * batch / draws))
+    short = {"max_epochs": 1, "batch_size": batch, "lr": FASTER * train["lr"], "ema_decay": ema_decay}
     return dict(train) | short | {"init_from": "", "freeze_cnn_epochs": 0}
 
 

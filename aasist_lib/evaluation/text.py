@@ -99,8 +99,8 @@ def headline_table(table: Mapping[str, Mapping]) -> pd.DataFrame:
 POLICIES = {
     "equal_error": ("both mistakes equally often", ""),
     "min_cost": ("the cheapest mistakes at the given prior and costs", ""),
-    "few_false_alarms": ("at most {} of real voices called fake", "max_bonafide_rejected"),
-    "few_misses": ("at least {} of fakes caught", "min_spoof_found"),
+    "max_fpr": ("at most {} of real voices called fake", "max_fpr"),
+    "min_tpr": ("at least {} of fakes caught", "min_tpr"),
 }
 PER_THOUSAND = {
     "bonafide_rejected": "Of 1,000 real voices, called fake",

@@ -10,7 +10,7 @@ from aasist_lib.base.errors import UserError
 
 SLIDING_SECONDS = 3.0
 VARIANCE_FLOOR = 1e-2  # dB²: keeps silence, which hardly varies, from being scaled up to look like speech
-WAYS = ("none", "mean", "mean_variance", "sliding_mean", "sliding_mean_variance")
+WAYS = ("none", "cmn", "cmvn", "sliding_cmn", "sliding_cmvn")
 
 
 class Normalise(nn.Module):
@@ -26,7 +26,7 @@ class Normalise(nn.Module):
 
     Examples
     --------
-    >>> Normalise("mean", 100.0)(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
+    >>> Normalise("cmn", 100.0)(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
     tensor([[[-1.,  1.],
              [ 0.,  0.]]])
     """

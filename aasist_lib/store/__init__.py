@@ -2,6 +2,6 @@
 
 from aasist_lib.store.indexes import PLACE
 from aasist_lib.store.scoring import logit, scores
-from aasist_lib.store.store import HOLDS, Store, extract
+from aasist_lib.store.store import CONTENTS, Store, extract
 
-__all__ = ["HOLDS", "PLACE", "Store", "extract", "logit", "scores"]
+__all__ = ["CONTENTS", "PLACE", "Store", "extract", "logit", "scores"]

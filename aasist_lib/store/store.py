@@ -6,7 +6,7 @@ A store is a folder of
   front-end says; waveforms (samples, 1), int16, full scale at 32,768
 - `index.arrow`: the table of utterances with `shard`, `start`, `frames` and `seconds` of each; see `indexes`
 - `rejected.csv`: recordings that could not be used (`utt_id, path, reason, detail`)
-- `meta.json`: what it `holds`, feature settings, `coefficients`, `channels`, `frame_rate`, `checksums`, layout version
+- `meta.json`: `content`, feature settings, `coefficients`, `channels`, `frame_rate`, `checksums`, layout version
 
 A shard holds a fixed range of the table's rows and depends on nothing else, so that any number of processes, killed and
 restarted, writes the same bytes.
@@ -39,9 +39,9 @@ from aasist_lib.corpora.copies import is_vocoded, with_vocoded
 from aasist_lib.store import indexes
 from aasist_lib.store.indexes import PLACE
 
-VERSION = 2  # of the layout on disk
+VERSION = 3  # of the layout on disk
 NEEDED = ["utt_id", "path", "label", "split"]
-HOLDS = ("features", "waveforms")
+CONTENTS = ("features", "waveforms")
 FULL_SCALE = 2**15  # of waveforms
 NUMBERS = {"float32": "<f4", "float16": "<f2"}
 RECORD = {"reason": "str", "detail": "str", "checksum": "str"}  # beside the place, of each utterance of a shard
@@ -73,7 +73,7 @@ def extract(
     folder,
     features: dict,
     *,
-    holds: str = "features",
+    content: str = "features",
     copies: int = 0,
     workers: int = 1,
     min_seconds: float = 0.25,
@@ -94,7 +94,7 @@ def extract(
         Written whole or not at all.
     features
         The section `features` of params.yaml, see `aasist_lib.features.build`.
-    holds
+    content
         "features" or "waveforms"; always the latter for the kind `waveform`.
     copies
         Vocoder copies per bona fide recording of train, added as spoofs of the attack `resynthesis`
@@ -116,9 +116,7 @@ def extract(
     """
     from aasist_lib.base.progress import progress
 
-    if holds not in HOLDS:
-        raise UserError(f"extract.holds: '{holds}' is none of {', '.join(HOLDS)}")
-    holds = "waveforms" if features.get("kind") == "waveform" else holds
+    content = "waveforms" if features.get("kind") == "waveform" else content
     audio_root, folder = Path(audio_root), Path(folder)
     front_end = build(features)
     _check(table, audio_root)
@@ -127,13 +125,13 @@ def extract(
     states = _states(table, audio_root)
     own = ~is_vocoded(table)
     _check_missing(table[own], states[own], max_bad_fraction)
-    _start_or_go_on(partial, _key(table, states, [features, holds], min_seconds))
+    _start_or_go_on(partial, _key(table, states, [features, content], min_seconds))
     made, size = is_vocoded(table), rows_per_shard(len(table))
 
     def job(number: int) -> Job:
         rows = slice(number * size, (number + 1) * size)
         names = (table[name].iloc[rows].tolist() for name in ("utt_id", "path"))
-        return Job(number, *names, made[rows].tolist(), audio_root, partial, features, min_seconds, holds)
+        return Job(number, *names, made[rows].tolist(), audio_root, partial, features, min_seconds, content)
 
     numbers = range(math.ceil(len(table) / size))
     waiting = [number for number in numbers if not _is_done(partial, number)]
@@ -159,7 +157,7 @@ def extract(
     indexes.write(partial, index)
     meta = {
         "version": VERSION,
-        "holds": holds,
+        "content": content,
         "features": features,
         "coefficients": front_end.coefficients,
         "channels": front_end.channels,
@@ -186,7 +184,7 @@ class Store:
     ----------
     table
         The index; row numbers are positions in it. It is mapped from its file: copy it to change it.
-    holds
+    content
         "features" or "waveforms".
     coefficients, channels
         Rows of a feature map, and the groups of equal size that they form.
@@ -213,12 +211,12 @@ class Store:
                 f"{self.folder}: layout {meta.get('version')} of a store, this code reads {VERSION}; extract again"
             )
         self.table, self.checksums = indexes.read(self.folder), meta["checksums"]
-        self.holds, self.features = meta["holds"], features or meta["features"]
-        if self.holds == "features":
+        self.content, self.features = meta["content"], features or meta["features"]
+        if self.content == "features":
             if self.features != meta["features"]:
                 raise UserError(
                     f"{self.folder} holds features of other settings, {meta['features']}, than {self.features}: "
-                    "extract again with these, or with extract.holds: waveforms"
+                    "extract again with these, or with extract.content: waveforms"
                 )
             self.front_end, self.coefficients, self.channels = None, meta["coefficients"], meta["channels"]
             self.frame_rate = self.rate = meta["frame_rate"]
@@ -258,7 +256,7 @@ class Store:
         mapped = self._shard(shard)
         held = np.array(mapped[first + start : first + stop].T, np.float32, order="C")
         mapped._mmap.madvise(mmap.MADV_DONTNEED)  # else all pages ever read count as this process's memory
-        return held if self.holds == "features" else held / FULL_SCALE
+        return held if self.content == "features" else held / FULL_SCALE
 
     def maps(self, held: torch.Tensor) -> torch.Tensor:
         """Feature maps, (batch, coefficients, frames), of a batch of what `read` gives."""
@@ -454,7 +452,7 @@ class Job:
     partial: Path
     features: dict
     min_seconds: float
-    holds: str = "features"
+    content: str = "features"
 
 
 def _in_processes(jobs: Iterable[Job], workers: int, compute: dict | None):
@@ -487,14 +485,14 @@ def _work(job: Job) -> None:
     front_end = build(job.features)
     shard, records = job.partial / shard_name(job.number), []
     with files.replacing(shard) as beside, open(beside, "w+b") as file, torch.inference_mode():
-        shape = (NUMBERS[front_end.number], front_end.coefficients) if job.holds == "features" else ("<i2", 1)
+        shape = (NUMBERS[front_end.number], front_end.coefficients) if job.content == "features" else ("<i2", 1)
         _write_header(file, 0, *shape)
         start = 0
         for path, utt_id, made in zip(job.paths, job.utt_ids, job.made, strict=True):
             place = {"frames": 0, "seconds": 0.0, "reason": "", "detail": ""}
             try:
                 waveform = _waveform(job.audio_root / path, front_end, job.min_seconds, utt_id if made else "")
-                content = _features(waveform, front_end) if job.holds == "features" else _integers(waveform)
+                content = _features(waveform, front_end) if job.content == "features" else _integers(waveform)
             except audio.BadAudio as error:
                 place |= {"reason": error.reason, "detail": error.detail}
             else:

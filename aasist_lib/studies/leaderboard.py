@@ -186,7 +186,7 @@ def measured(job: Job) -> dict:
 
 def _measures(dev: pd.DataFrame, test: pd.DataFrame, compared: pd.DataFrame, settings: dict, seed: int) -> dict:
     costs = settings["calibrate"]
-    limits = {name: costs[name] for name in ("max_bonafide_rejected", "min_spoof_found")}
+    limits = {name: costs[name] for name in ("max_fpr", "min_tpr")}
     prices = {name: costs[name] for name in ("prior_spoof", "cost_miss", "cost_false_alarm")}
     threshold = calibration.thresholds(*evaluation.split_classes(dev), **prices, **limits)[costs["policy"]]
     drawn = {"replicates": settings["evaluate"]["bootstrap"], "seed": seed}

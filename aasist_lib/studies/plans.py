@@ -81,7 +81,7 @@ def waveforms(root: Path, workers: int, systems: Sequence[System] = ()) -> Path:
     """
     settings = params.load(root / "params.yaml")
     table, _ = corpora.from_settings(root / "data", settings["corpus"])
-    features, extract = settings["features"], settings["extract"] | {"holds": "waveforms", "workers": workers}
+    features, extract = settings["features"], settings["extract"] | {"content": "waveforms", "workers": workers}
     extract["copies"] = max(COPIES, extract["copies"], *(system.settings["extract"]["copies"] for system in systems))
     asked = [features["sample_rate"], {name: value for name, value in extract.items() if name != "workers"}]
     key = hashlib.sha256()

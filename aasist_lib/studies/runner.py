@@ -121,8 +121,10 @@ def of_store(store: Path) -> str:
 
 def check_waveforms(store: Path, users: str) -> None:
     """UserError where a store holds features, or there is none; `users` (systems, trials) name who shares it."""
-    if Store(store).holds != "waveforms":
-        raise UserError(f"{store} holds features, and {users} differ in theirs: extract with extract.holds: waveforms")
+    if Store(store).content != "waveforms":
+        raise UserError(
+            f"{store} holds features, and {users} differ in theirs: extract with extract.content: waveforms"
+        )
 
 
 def _work(measure: Callable[[Job], dict], job: Job) -> None:

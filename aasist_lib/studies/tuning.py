@@ -44,7 +44,7 @@ SPACE = Path("experiments/tune.yaml")
 BEST = Path("experiments/tuned.yaml")
 WORK = Path("build/tune")
 SECTIONS = ("features", "model", "augment", "train")  # settings that a trial's result depends on
-EXTRACT = ("extract.holds", "extract.copies")  # and these of extract
+EXTRACT = ("extract.content", "extract.copies")  # and these of extract
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)  # states that count as tried; killed trials do not
 DIGITS = 3  # significant digits of sampled numbers, so that settings stay readable
 FEWEST_FOR_IMPORTANCE = 8  # complete trials; importance is unreliable even then
@@ -190,10 +190,10 @@ class Plan:
                 raise UserError(
                     f"{self.file}: extract.copies: trials share a store that has {plans.COPIES}: ask for fewer"
                 )
-            if (changes or settings["train"]["adversarial"]) and settings["extract"]["holds"] != "waveforms":
+            if (changes or settings["train"]["adversarial"]) and settings["extract"]["content"] != "waveforms":
                 raise UserError(
                     f"{self.file}: sound is to be changed ({', '.join(case)}), which needs waveforms: add "
-                    "`extract: {holds: waveforms}` to change"
+                    "`extract: {content: waveforms}` to change"
                 )
 
 

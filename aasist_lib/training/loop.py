@@ -1,7 +1,7 @@
 """The training run: from a store to the weights of a network, reproducible bit for bit.
 
 Training steps on crops (`sampling`) move the weights; scored on dev and kept is an exponential moving average of them
-(`averaging`). A checkpoint after each epoch lets a killed run resume with the same result.
+(`ema_decay`). A checkpoint after each epoch lets a killed run resume with the same result.
 """
 
 from __future__ import annotations
@@ -148,10 +148,10 @@ class Training:
         self.device, self.threads = torch.device(device), threads
         self.augment = Augment(augment or {}, store.features["sample_rate"])
         self.loss, self.masks = losses.LOSSES[settings.loss], Masks(store, settings, seed)
-        if store.holds != "waveforms" and (self.augment or settings.adversarial):
+        if store.content != "waveforms" and (self.augment or settings.adversarial):
             raise UserError(
                 "augment and train.adversarial change waveforms, and the store holds features: set "
-                "extract.holds: waveforms, or every probability to 0"
+                "extract.content: waveforms, or every probability to 0"
             )
         if settings.freeze_cnn_epochs and not hasattr(network, "cnn"):
             raise UserError("train.freeze_cnn_epochs: this network has no convolutional part to freeze: set it to 0")
@@ -170,7 +170,7 @@ class Training:
         self.share = distributed.share(self.batch_size)
         self.parallel = distributed.parallel(network, settings.freeze_cnn_epochs > 0)
         # buffers too: the running statistics of batch normalisation belong to their weights
-        decay = get_ema_multi_avg_fn(settings.averaging)
+        decay = get_ema_multi_avg_fn(settings.ema_decay)
         self.average = AveragedModel(network, multi_avg_fn=decay, use_buffers=True).requires_grad_(False).eval()
         weights, others = ([p for p in network.parameters() if (p.ndim > 1) == large] for large in (True, False))
         self.optimizer = torch.optim.AdamW(  # no decay of biases and normalisation scales
@@ -399,7 +399,7 @@ def _start_from(network: nn.Module, folder: Path) -> None:
 def _key(store: Store, network: nn.Module, settings, augment, seed: int, threads: int, leave_out, draws) -> str:
     """Hash of everything that the result depends on; a checkpoint with the same key may be resumed."""
     options = [dataclasses.asdict(network.options), settings.model_dump(), augment]
-    about = [*options, store.features, store.holds, seed, threads, draws, torch.__version__]
+    about = [*options, store.features, store.content, seed, threads, draws, torch.__version__]
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for piece in indexes.text(store.table):
         key.update(piece)

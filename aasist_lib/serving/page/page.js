@@ -4,10 +4,10 @@
 const POLICIES = {
   equal_error: "Where, among the voices of the development set, fakes let through and real voices called fake are equally frequent.",
   min_cost: "Where errors cost least, if fakes are rare and letting one through is ten times as bad.",
-  few_false_alarms: "Where few real voices are called fake; more fakes pass.",
-  few_misses: "Where few fakes pass; more real voices are called fake.",
+  max_fpr: "Where few real voices are called fake; more fakes pass.",
+  min_tpr: "Where few fakes pass; more real voices are called fake.",
 };
-const NAMES = { equal_error: "equal errors", min_cost: "least cost", few_false_alarms: "few false alarms", few_misses: "few fakes missed" };
+const NAMES = { equal_error: "equal errors", min_cost: "least cost", max_fpr: "few false positives", min_tpr: "few fakes missed" };
 const LONGEST = 300; // seconds recorded
 
 const at = (id) => document.getElementById(id);
