@@ -412,10 +412,8 @@ def _explain(error: dict, schema: type[Section], name: str) -> str:
     key = ": ".join(filter(None, (name, ".".join(map(str, where)))))
     if kind == "extra_forbidden":
         known = _keys(schema, where[:-1])
-        renamed = RENAMED.get(where[-1])
-        return (
-            f"{key} is not a setting: {f'it is now {renamed}' if renamed in known else files.nearest(where[-1], known)}"
-        )
+        new = RENAMED.get(where[-1])
+        return f"{key} is not a setting: {f'it is now {new}' if new in known else files.nearest(where[-1], known)}"
     if kind == "missing":
         return f"{key} is missing"
     if kind in ("float_type", "int_type") and isinstance(value, str):

@@ -149,6 +149,16 @@ def test_no_settings(tmp_path, text, said):
         params.load(tmp_path / "absent.yaml")
 
 
+def test_renamed():
+    """Keys and values of before are refused with what they are called now."""
+    for changes, message in (
+        ({"train": {"averaging": 0.5}}, "train.averaging is not a setting: it is now ema_decay"),
+        ({"calibrate": {"policy": "few_misses"}}, "calibrate.policy: 'few_misses' is now 'min_tpr'"),
+    ):
+        with pytest.raises(UserError, match=f"^changes: {message}$"):
+            params.overlaid(changes)
+
+
 FEATURES, MODEL, AUGMENT = params.Features.model_fields, params.Model.model_fields, params.Augment.model_fields
 CHOICES = [  # what the schema offers, what the library has
     (params.Format, corpora.FORMATS),
@@ -162,7 +172,7 @@ CHOICES = [  # what the schema offers, what the library has
     (get_args(AUGMENT["rawboost_kinds"].annotation)[0], rawboost.KINDS),
     (params.Train.model_fields["loss"].annotation, losses.LOSSES),
     (params.Calibrate.model_fields["policy"].annotation, calibration.POLICIES),
-    (params.Calibrate.model_fields["policy"].annotation, evaluation.tables.POLICIES),
+    (params.Calibrate.model_fields["policy"].annotation, evaluation.text.POLICIES),
 ]
 
 
