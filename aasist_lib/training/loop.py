@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from aasist_lib import metrics, models, params
 from aasist_lib.augment import Augment
+from aasist_lib.augment.adversarial import pgd
 from aasist_lib.base import files, paths, provenance
 from aasist_lib.base.errors import UserError, tells_of_full_disk
 from aasist_lib.base.jobs import reproducible
@@ -243,20 +244,18 @@ class Training:
     def _adversarial(self, held: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
         """Adversarial waveforms within an L-infinity bound: FGSM for one step, PGD for several."""
         self.network.eval()  # keeps adversarial iterates out of the running statistics
-        steps, size = self.settings.adversarial_steps, (self.processes, len(held), 1, 1)
-        db = rng.uniform(*self.settings.adversarial_db, size=size)[self.rank]
+        db = rng.uniform(*self.settings.adversarial_db, size=(self.processes, len(held), 1, 1))[self.rank]
         bound = held.norm(dim=2, keepdim=True) / held.shape[2] ** 0.5 * torch.from_numpy(10 ** (-db / 20)).float()
-        moved = held
-        for _ in range(steps):
-            leaf = moved.detach().requires_grad_()
+
+        def gradient(waveforms: Tensor) -> Tensor:
+            leaf = waveforms.detach().requires_grad_()
             outputs = self.network(self.store.maps(leaf).to(self.device))
-            loss = self.loss(outputs, targets.to(self.device)).sum()
-            (gradient,) = torch.autograd.grad(loss, leaf)
-            step = bound * (1.0 if steps == 1 else 2.5 / steps) * gradient.nan_to_num().sign()
-            moved = torch.minimum(torch.maximum(moved + step, held - bound), held + bound)
+            return torch.autograd.grad(self.loss(outputs, targets.to(self.device)).sum(), leaf)[0]
+
+        moved = pgd(gradient, held, bound, self.settings.adversarial_steps)
         self.network.train()
         self._freeze()
-        return moved.detach()
+        return moved
 
     @torch.no_grad()
     def evaluate(self) -> dict:
