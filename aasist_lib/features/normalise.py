@@ -35,7 +35,7 @@ class Normalise(nn.Module):
         super().__init__()
         if how not in WAYS:
             raise UserError(f"features.normalise: there is no {how!r}; {files.nearest(how, WAYS)}")
-        self.how, self.variance = how, how.endswith("variance")
+        self.how, self.variance = how, how.endswith("cmvn")
         self.half = round(SLIDING_SECONDS / 2 * frame_rate) if how.startswith("sliding") else None
 
     def forward(self, x: Tensor) -> Tensor:
