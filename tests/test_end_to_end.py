@@ -178,8 +178,9 @@ def test_an_experiment(clone, run):
     assert "Running stage" not in run("dvc", "repro")
     params = clone / "params.yaml"
     params.write_text(re.sub(r"^  lr: \S+", "  lr: 3.0e-4", params.read_text("utf-8"), flags=re.MULTILINE), "utf-8")
-    again = [line for line in run("dvc", "repro").splitlines() if "Running stage" in line]
-    assert again == ["Running stage 'report':"]  # all else comes from the run cache
+    again = {line for line in run("dvc", "repro").splitlines() if "Running stage" in line}
+    # these depend on the text of params.yaml; all else comes from the run cache
+    assert again == {f"Running stage '{name}':" for name in ("model_card", "results", "report")}
     run("git", "checkout", "--", ".")
     run("dvc", "checkout")
 
